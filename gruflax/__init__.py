@@ -1,0 +1,40 @@
+"""gruflax: the GRU for JAX, as pure functions and Flax modules, exact against Keras."""
+
+from gruflax.functional import (
+    DropoutMasks as DropoutMasks,
+    GRUConfig as GRUConfig,
+    draw_dropout_masks as draw_dropout_masks,
+    dropout_mask as dropout_mask,
+    gru_cell_step as gru_cell_step,
+    gru_sequence as gru_sequence,
+    init_gru_params as init_gru_params,
+    lengths_to_mask as lengths_to_mask,
+    mask_to_lengths as mask_to_lengths,
+)
+from gruflax.linen import (
+    GRU as GRU,
+    RNN as RNN,
+    GRUCell as GRUCell,
+    constraints as constraints,
+    reset_states as reset_states,
+    total_loss as total_loss,
+)
+
+
+__all__ = [
+    "GRU",
+    "RNN",
+    "DropoutMasks",
+    "GRUCell",
+    "GRUConfig",
+    "constraints",
+    "draw_dropout_masks",
+    "dropout_mask",
+    "gru_cell_step",
+    "gru_sequence",
+    "init_gru_params",
+    "lengths_to_mask",
+    "mask_to_lengths",
+    "reset_states",
+    "total_loss",
+]

@@ -1,0 +1,70 @@
+"""The static description of a GRU."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from gruflax.functional.activations import get_activation
+
+
+Activation = str | Callable[[jax.Array], jax.Array] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GRUConfig:
+    """What a GRU computes: frozen, hashable, and static under `jax.jit`.
+
+    Args:
+        activation: of the candidate; a Keras name, a callable, or None for linear.
+        recurrent_activation: of the update and the reset gate; the same forms.
+        use_bias: whether `params` holds a bias.
+        reset_after: True applies the reset gate after the recurrent product, as cuDNN, torch and
+            Keras 3 do (bias `[2, 3u]`); False applies it to the state before the product, as the
+            paper and Keras 1 do (bias `[3u]`).
+        dropout: rate in [0, 1] at which input features are dropped, one mask for all steps.
+        recurrent_dropout: rate in [0, 1] at which state units are dropped, one mask for all steps.
+        implementation: 1 gives each gate dropout masks of its own, 2 shares one. A recurrent
+            dropout makes it 1, as in Keras 3.8 and TensorFlow 2.2.
+
+    Raises:
+        TypeError: an activation is neither a name, a callable nor None, or a rate is no number.
+        ValueError: an activation's name is unknown, a rate is outside [0, 1], or
+            `implementation` is neither 1 nor 2.
+
+    Sources: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical
+    Machine Translation", arXiv:1406.1078 (v1 resets after the product, v3 before it); Keras 3.
+    """
+
+    activation: Activation = "tanh"
+    recurrent_activation: Activation = "sigmoid"
+    use_bias: bool = True
+    reset_after: bool = True
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    implementation: int = 2
+
+    def __post_init__(self):
+        get_activation(self.activation)
+        get_activation(self.recurrent_activation)
+        for name in ("dropout", "recurrent_dropout"):
+            object.__setattr__(self, name, _checked_rate(name, getattr(self, name)))
+        if self.implementation not in (1, 2):
+            raise ValueError(f"implementation must be 1 or 2, got {self.implementation!r}.")
+        if self.recurrent_dropout:
+            object.__setattr__(self, "implementation", 1)
+
+    @property
+    def gate_masks(self) -> int:
+        """How many dropout masks of each kind are drawn: one for all gates, or one a gate."""
+        return 3 if self.implementation == 1 else 1
+
+
+def _checked_rate(name: str, rate: float) -> float:
+    try:
+        rate = float(rate)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number in [0, 1], got {rate!r}.") from None
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1], got {rate}.")
+    return rate

@@ -1,0 +1,123 @@
+"""A GRU over a whole sequence."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from gruflax.functional.checks import check_state, compute_dtype
+from gruflax.functional.config import GRUConfig
+from gruflax.functional.dropout import DropoutMasks, resolve_dropout_masks
+from gruflax.functional.loops import (
+    Steps,
+    carry_through,
+    in_order,
+    scan_loop,
+    unrolled_loop,
+    visible_outputs,
+)
+from gruflax.functional.masks import steps_to_mask, valid_steps
+from gruflax.functional.params import Params, cast_params, check_params
+from gruflax.functional.step import step
+
+
+LOOPS = ("auto", "scan")
+
+
+def gru_sequence(
+    params: Params,
+    inputs: jax.Array,
+    *,
+    config: GRUConfig = GRUConfig(),
+    initial_state: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    seq_lengths: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    reset_state: ArrayLike | None = None,
+    rng: jax.Array | None = None,
+    dropout_masks: DropoutMasks | None = None,
+    go_backwards: bool = False,
+    time_major: bool = False,
+    unroll: bool = False,
+    return_sequences: bool = True,
+    zero_output_for_mask: bool = False,
+    loop: str = "auto",
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Runs a GRU over a sequence.
+
+    Args:
+        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
+            columns z | r | h.
+        inputs: `[..., t, f]` with any number of batch axes, none included.
+        config: the GRU.
+        initial_state: `[..., u]`; None is zeros.
+        mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False (or zero) the state and the
+            output stay what they were, and nothing of that input, NaN included, goes anywhere.
+        seq_lengths: `[...]` integers: only the first so many steps count. With `mask`, both must
+            say so.
+        reset: `[..., t]` or `[..., t, 1]`, any dtype; where it is True the state goes back to
+            `reset_state` before that step.
+        reset_state: `[..., u]`; None is the initial state. To carry a state from call to call and
+            yet start episodes from zeros, as reinforcement learning does, give zeros here.
+        rng: JAX random key for dropout, or None for inference. One key gives one set of masks,
+            the same at every step.
+        dropout_masks: masks to use instead of drawing them.
+        go_backwards: processes the last step first; outputs come in the order of processing.
+        time_major: `inputs`, `mask`, `reset` and outputs have time as the first axis.
+        unroll: a Python loop instead of `lax.scan`: compile time grows with the sequence.
+        return_sequences: returns the output of every step; False never stores them.
+        zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
+        loop: "scan" is `lax.scan` over the step; "auto" is the fastest loop for the platform. All
+            give the same numbers.
+        dtype: to compute in; None promotes the dtypes of `params` and `inputs`.
+        precision: of the products, as in `jax.numpy.dot`.
+
+    Returns:
+        `(outputs, state)`: `[..., t, u]`, or the last output `[..., u]` without
+        `return_sequences`; and the state after the last step `[..., u]`. Both in the compute dtype.
+
+    Raises:
+        TypeError: `dtype` is not a floating dtype, or `seq_lengths` are not integers.
+        ValueError: a shape does not fit or `loop` is unknown; the message names the argument.
+
+    Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the README says which
+    one this follows.
+    """
+    if loop not in LOOPS:
+        raise ValueError(f"loop must be one of {LOOPS}, got {loop!r}.")
+    features, units = check_params(params, config)
+    inputs = _time_major_inputs(inputs, features, time_major)
+    dtype = compute_dtype(dtype, params, inputs)
+    time, *batch_axes, _ = inputs.shape
+    batch_shape = tuple(batch_axes)
+    steps = Steps(
+        inputs.astype(dtype),
+        valid_steps(mask, seq_lengths, batch_shape, time, time_major),
+        steps_to_mask("reset", reset, batch_shape, time, time_major),
+    )
+    steps = in_order(steps, go_backwards)
+    state = check_state("initial_state", initial_state, batch_shape, units, dtype)
+    start = state if reset_state is None else reset_state
+    start = check_state("reset_state", start, batch_shape, units, dtype)
+    masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
+    one_step = functools.partial(
+        step, cast_params(params, dtype), config=config, masks=masks, precision=precision
+    )
+    run = unrolled_loop if unroll else scan_loop
+    state, states = run(carry_through(one_step, start), state, steps, return_sequences)
+    shown = steps.valid if zero_output_for_mask else None
+    outputs = visible_outputs(state, states, shown)
+    return (jnp.moveaxis(outputs, 0, -2) if return_sequences and not time_major else outputs), state
+
+
+def _time_major_inputs(inputs: ArrayLike, features: int, time_major: bool) -> jax.Array:
+    """Brings the inputs to `[t, ..., f]`."""
+    inputs = jnp.asarray(inputs)
+    if inputs.ndim < 2 or inputs.shape[-1] != features:
+        wanted = f"(time, ..., {features})" if time_major else f"(..., time, {features})"
+        raise ValueError(f"inputs must have shape {wanted}, got {inputs.shape}.")
+    return inputs if time_major else jnp.moveaxis(inputs, -2, 0)

@@ -1,0 +1,204 @@
+"""One step of a GRU: the arithmetic that every loop shares."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from gruflax.functional.activations import get_activation
+from gruflax.functional.checks import check_state, compute_dtype
+from gruflax.functional.config import GRUConfig
+from gruflax.functional.dropout import DropoutMasks, resolve_dropout_masks
+from gruflax.functional.params import Params, cast_params, check_params
+
+
+def update_and_reset(
+    x_projection: jax.Array, state_projection: jax.Array, config: GRUConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Computes the update gate z and the reset gate r from their projections.
+
+    Args:
+        x_projection: `[..., 2u]`, of the input, z | r.
+        state_projection: `[..., 2u]`, of the state.
+        config: the GRU.
+
+    Returns:
+        `(z, r)`, each `[..., u]`.
+    """
+    gates = get_activation(config.recurrent_activation)
+    update, reset = jnp.split(x_projection + state_projection, 2, axis=-1)
+    # Gate by gate, so that an activation over the last axis (softmax) sees one gate's units.
+    return gates(update), gates(reset)
+
+
+def blend(
+    update: jax.Array, candidate_projection: jax.Array, state: jax.Array, config: GRUConfig
+) -> jax.Array:
+    """Moves the state towards the candidate: `z h + (1 - z) activation(candidate)`.
+
+    Args:
+        update: `[..., u]`, the update gate z.
+        candidate_projection: `[..., u]`, the candidate before its activation.
+        state: `[..., u]`, the state before the step, never dropped.
+        config: the GRU.
+
+    Returns:
+        `[..., u]`, the state after the step.
+    """
+    candidate = get_activation(config.activation)(candidate_projection)
+    return update * state + (1 - update) * candidate
+
+
+def project(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    masks: jax.Array | None = None,
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """Computes `x @ kernel + bias`, with inputs dropped for all gates alike or gate by gate.
+
+    Args:
+        x: `[..., f]`.
+        kernel: `[f, k]`, the columns of as many gates as `masks` has entries.
+        bias: `[k]`, or None.
+        masks: `[n, ..., f]`: one for all gates or one a gate; or None.
+        precision: of the product.
+
+    Returns:
+        `[..., k]`.
+    """
+    if masks is None:
+        result = jnp.dot(x, kernel, precision=precision)
+    elif masks.shape[0] == 1:
+        result = jnp.dot(x * masks[0], kernel, precision=precision)
+    else:
+        blocks = jnp.split(kernel, masks.shape[0], axis=-1)
+        result = jnp.concatenate(
+            [
+                jnp.dot(x * mask, block, precision=precision)
+                for mask, block in zip(masks, blocks, strict=True)
+            ],
+            axis=-1,
+        )
+    return result if bias is None else result + jnp.expand_dims(bias, range(result.ndim - 1))
+
+
+def split_bias(params: Params, config: GRUConfig) -> tuple[jax.Array | None, jax.Array | None]:
+    """Returns the bias of the input's and of the state's projection, each `[3u]` or None."""
+    if not config.use_bias:
+        return None, None
+    return tuple(params["bias"]) if config.reset_after else (params["bias"], None)
+
+
+def advance(
+    params: Params,
+    x_projection: jax.Array,
+    state: jax.Array,
+    config: GRUConfig,
+    masks: jax.Array | None = None,
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """Takes one step from a projected input.
+
+    Args:
+        params: of the GRU, in the compute dtype.
+        x_projection: `[..., 3u]`, the input's projection, bias included.
+        state: `[..., u]`.
+        config: the GRU.
+        masks: `[n, ..., u]`, recurrent dropout masks, or None.
+        precision: of the products.
+
+    Returns:
+        `[..., u]`, the state after the step.
+    """
+    kernel, (_, bias) = params["recurrent_kernel"], split_bias(params, config)
+    gate_columns = 2 * state.shape[-1]
+    x_gates, x_candidate = jnp.split(x_projection, [gate_columns], axis=-1)
+    if config.reset_after:
+        projection = project(state, kernel, bias, masks, precision)
+        state_gates, state_candidate = jnp.split(projection, [gate_columns], axis=-1)
+        update, reset = update_and_reset(x_gates, state_gates, config)
+        candidate = x_candidate + reset * state_candidate
+    else:
+        gate_kernel, candidate_kernel = jnp.split(kernel, [gate_columns], axis=-1)
+        gate_masks, candidate_mask = (None, None) if masks is None else (masks[:2], masks[-1:])
+        state_gates = project(state, gate_kernel, None, gate_masks, precision)
+        update, reset = update_and_reset(x_gates, state_gates, config)
+        candidate = x_candidate + project(
+            reset * state, candidate_kernel, None, candidate_mask, precision
+        )
+    return blend(update, candidate, state, config)
+
+
+def step(
+    params: Params,
+    state: jax.Array,
+    x: jax.Array,
+    config: GRUConfig,
+    masks: DropoutMasks = DropoutMasks(),
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """Takes one step from an input, everything checked and in the compute dtype.
+
+    Args:
+        params: of the GRU.
+        state: `[..., u]`.
+        x: `[..., f]`.
+        config: the GRU.
+        masks: dropout masks of the input and the state.
+        precision: of the products.
+
+    Returns:
+        `[..., u]`, the state after the step.
+    """
+    bias, _ = split_bias(params, config)
+    x_projection = project(x, params["kernel"], bias, masks.inputs, precision)
+    return advance(params, x_projection, state, config, masks.recurrent, precision)
+
+
+def gru_cell_step(
+    params: Params,
+    state: jax.Array,
+    x: jax.Array,
+    rng: jax.Array | None = None,
+    *,
+    config: GRUConfig = GRUConfig(),
+    dropout_masks: DropoutMasks | None = None,
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Takes one step; made for `jax.lax.scan`.
+
+    Args:
+        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
+            columns z | r | h.
+        state: `[..., u]`.
+        x: `[..., f]`, with the batch axes of `state`.
+        rng: JAX random key for dropout, or None for inference. The masks depend on the key and the
+            shapes only: the same key at every step gives the same masks at every step.
+        config: the GRU.
+        dropout_masks: masks to use instead of drawing them.
+        dtype: to compute in; None promotes the dtypes of `params` and `x`.
+        precision: of the products, as in `jax.numpy.dot`.
+
+    Returns:
+        `(state, output)`, both `[..., u]` in the compute dtype, and the same array.
+
+    Raises:
+        TypeError: `dtype` is not a floating dtype.
+        ValueError: a shape does not fit; the message names the argument.
+
+    Sources: Keras 3 and `tf.compat.v1.keras.layers.GRUCell`; arXiv:1406.1078.
+    """
+    features, units = check_params(params, config)
+    dtype = compute_dtype(dtype, params, x)
+    params = cast_params(params, dtype)
+    x = jnp.asarray(x).astype(dtype)
+    if x.ndim == 0 or x.shape[-1] != features:
+        raise ValueError(f"x must have shape (..., {features}), got {x.shape}.")
+    batch_shape = x.shape[:-1]
+    state = check_state("state", state, batch_shape, units, dtype)
+    masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
+    state = step(params, state, x, config, masks, precision)
+    return state, state

@@ -1,0 +1,186 @@
+"""The GRU cell as a Flax module."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from gruflax.functional.config import Activation
+from gruflax.functional.params import check_size
+from gruflax.functional.sequence import gru_sequence
+from gruflax.functional.step import gru_cell_step
+from gruflax.linen.config import Configurable
+from gruflax.linen.weights import check_fields, config_of, declare_params, dropout_key
+
+
+Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
+
+
+class GRUCell(Configurable, nn.RNNCellBase):
+    """One step of a GRU: Keras' `GRUCell` as a `flax.linen` RNN cell.
+
+    It runs wherever Flax' cells run: in `flax.linen.RNN`, `nn.Bidirectional`, `nn.scan`,
+    `nn.vmap`, and in `gruflax.RNN`, which takes its fast loop. Parameters: `kernel` [f, 3u],
+    `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or [3u]; columns z | r | h.
+
+    Dropout masks are drawn at each call from the "dropout" stream. In `flax.linen.RNN`,
+    `split_rngs={"params": False, "dropout": False}` gives the same masks at every step, as in
+    Keras.
+
+    Attributes:
+        units: size of the state.
+        activation: of the candidate: a Keras name, config dict or callable; None is linear.
+        recurrent_activation: of the update and the reset gate.
+        use_bias: whether there is a bias.
+        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`.
+        recurrent_initializer: the same, for `recurrent_kernel`.
+        bias_initializer: the same, for `bias`.
+        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; sown into "losses".
+        recurrent_regularizer: the same, for `recurrent_kernel`.
+        bias_regularizer: the same, for `bias`.
+        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
+            `gruflax.constraints`.
+        recurrent_constraint: the same, for `recurrent_kernel`.
+        bias_constraint: the same, for `bias`.
+        dropout: rate in [0, 1] at which input features are dropped.
+        recurrent_dropout: rate in [0, 1] at which state units are dropped.
+        reset_after: whether the reset gate acts after the recurrent product (cuDNN, torch,
+            Keras 3) or before it (the paper, Keras 1).
+        seed: gives the dropout key when the "dropout" stream is absent.
+        implementation: 1 draws dropout masks for each gate, 2 shares one.
+        dtype: to compute in; None promotes parameters and inputs.
+        param_dtype: of the parameters.
+        precision: of the products, as in `jax.numpy.dot`.
+
+    Sources: Keras 3's `GRUCell`; arXiv:1406.1078.
+    """
+
+    units: int
+    activation: Activation | Mapping[str, Any] = "tanh"
+    recurrent_activation: Activation | Mapping[str, Any] = "sigmoid"
+    use_bias: bool = True
+    kernel_initializer: Identifier = "glorot_uniform"
+    recurrent_initializer: Identifier = "orthogonal"
+    bias_initializer: Identifier = "zeros"
+    kernel_regularizer: Identifier = None
+    recurrent_regularizer: Identifier = None
+    bias_regularizer: Identifier = None
+    kernel_constraint: Identifier = None
+    recurrent_constraint: Identifier = None
+    bias_constraint: Identifier = None
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    reset_after: bool = True
+    seed: int | None = None
+    implementation: int = 2
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+
+    def __post_init__(self):
+        check_fields(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, states: ArrayLike | tuple | list, inputs: ArrayLike, training: bool = False
+    ) -> tuple[Any, jax.Array]:
+        """Takes one step.
+
+        Args:
+            states: `[..., u]`, or a tuple or list of one such array, as Keras passes it.
+            inputs: `[..., f]`.
+            training: whether to apply dropout.
+
+        Returns:
+            `(states, output)`: the new state, nested as it was given, and the output `[..., u]`.
+
+        Raises:
+            ValueError: a shape does not fit, or there is more than one state.
+        """
+        params = declare_params(self, np.shape(inputs)[-1])
+        state, output = gru_cell_step(
+            params,
+            single_state("states", states),
+            inputs,
+            dropout_key(self, training),
+            config=config_of(self),
+            dtype=self.dtype,
+            precision=self.precision,
+        )
+        return (type(states)([state]) if isinstance(states, (tuple, list)) else state), output
+
+    @nn.compact
+    def sequence(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_state: ArrayLike | tuple | list | None = None,
+        training: bool = False,
+        **options: Any,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Runs the cell over a sequence by `gruflax.functional.gru_sequence`.
+
+        Args:
+            inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+            initial_state: `[..., u]`, or a tuple or list of one such array; None is zeros.
+            training: whether to apply dropout.
+            **options: of `gru_sequence`: `mask`, `seq_lengths`, `reset`, `go_backwards`, ...
+
+        Returns:
+            `(outputs, state)`: `[..., t, u]` or the last output `[..., u]`, and the state `[..., u]`.
+        """
+        params = declare_params(self, np.shape(inputs)[-1])
+        return gru_sequence(
+            params,
+            inputs,
+            config=config_of(self),
+            initial_state=single_state("initial_state", initial_state),
+            rng=dropout_key(self, training),
+            dtype=self.dtype,
+            precision=self.precision,
+            **options,
+        )
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> jax.Array:
+        """Returns the state before the first step, for Flax.
+
+        Args:
+            rng: unused: the state is zeros.
+            input_shape: of one step, `(..., f)`.
+
+        Returns:
+            `[..., u]` zeros in the compute dtype.
+        """
+        del rng
+        return jnp.zeros((*input_shape[:-1], self.units), self.dtype or self.param_dtype)
+
+    @nn.nowrap
+    def get_initial_state(self, batch_size: int) -> tuple[jax.Array]:
+        """Returns the state before the first step, for Keras: a tuple of `[batch_size, u]` zeros."""
+        check_size("batch_size", batch_size)
+        return (self.initialize_carry(None, (batch_size, 1)),)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Returns 1: an input step is `[..., f]`."""
+        return 1
+
+
+def single_state(name: str, states: Any) -> Any:
+    """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is.
+
+    Raises:
+        ValueError: there is not exactly one.
+    """
+    if not isinstance(states, (tuple, list)):
+        return states
+    if len(states) != 1:
+        raise ValueError(f"{name} must be one state for a GRU, got {len(states)}.")
+    return states[0]

@@ -1,0 +1,101 @@
+"""Constraints on weights, as a step of the optimiser."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+
+from gruflax.linen.weights import ROLES, option
+
+
+Path = tuple[str, ...]
+Constraint = Callable[[jax.Array], jax.Array]
+
+# The axes that a layer gives its weights; a vmapped or scanned layer's have more in front.
+_RANKS = {"kernel": 2, "recurrent_kernel": 2}
+
+
+def collect_constraints(
+    model: nn.Module, *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
+) -> dict[Path, tuple[Constraint, int]]:
+    """Finds the constrained weights of a model, without computing anything.
+
+    Args:
+        model: an unbound Flax module with gruflax layers anywhere in it.
+        *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s.
+        rngs: streams that `model.init` needs besides "params" and "dropout".
+        **kwargs: of the call.
+
+    Returns:
+        For each path below "params" a constraint and the rank of the weight that it is for.
+    """
+    found = {}
+
+    def watch(call, call_args, call_kwargs, context):
+        module = context.module
+        for name, role in ROLES.items():
+            if getattr(module, f"{role}_constraint", None) is not None:
+                rank = _RANKS.get(name) or (2 if module.reset_after else 1)
+                found[(*module.path, name)] = (option(module, name, "constraint"), rank)
+        return call(*call_args, **call_kwargs)
+
+    key = jax.random.key(0)
+    streams = {"params": key, "dropout": key, **(rngs or {})}
+    with nn.intercept_methods(watch):
+        jax.eval_shape(lambda *args: model.init(streams, *args, **kwargs), *args)
+    return found
+
+
+def constraints(
+    model: nn.Module, *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
+) -> optax.GradientTransformation:
+    """Makes the optimiser step that applies a model's weight constraints, as Keras' `fit` does.
+
+    It belongs last in the chain: it turns each update into one that ends at the constrained weight.
+    Weights of layers under `nn.vmap` or `nn.scan` are constrained one by one.
+
+        optimizer = optax.chain(optax.adam(1e-3), gruflax.constraints(model, inputs))
+
+    Args:
+        model: an unbound Flax module with gruflax layers anywhere in it.
+        *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s.
+        rngs: streams that `model.init` needs besides "params" and "dropout".
+        **kwargs: of the call.
+
+    Returns:
+        A transformation of updates of `variables["params"]`.
+
+    Raises:
+        ValueError: at `init`, a constrained weight is not among the parameters; at `update`, no
+            parameters are given.
+    """
+    found = collect_constraints(model, *args, rngs=rngs, **kwargs)
+
+    def init(params):
+        paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        missing = sorted(set(found) - set(paths))
+        if missing:
+            raise ValueError(f"params must hold the constrained weights {missing}, got {paths}.")
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("params must be given to update: constraints act on the weights.")
+
+        def constrained(path, delta, weight):
+            if _names(path) not in found:
+                return delta
+            constraint, rank = found[_names(path)]
+            for _ in range(weight.ndim - rank):
+                constraint = jax.vmap(constraint)
+            return constraint(weight + delta) - weight
+
+        return jax.tree_util.tree_map_with_path(constrained, updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _names(path: tuple[Any, ...]) -> Path:
+    return tuple(str(getattr(entry, "key", entry)) for entry in path)

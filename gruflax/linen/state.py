@@ -1,0 +1,132 @@
+"""The state that stateful layers keep between calls: a Flax variable collection."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.core import copy
+
+
+COLLECTION = "recurrent_state"
+
+
+def load_state(layer: nn.Module, zeros: Any) -> Any:
+    """Reads what the last call left behind.
+
+    Args:
+        layer: a stateful layer.
+        zeros: arrays or `jax.ShapeDtypeStruct`s of the shapes that fit the inputs, `[..., u]`.
+
+    Returns:
+        The stored state; None where nothing is stored.
+
+    Raises:
+        ValueError: the stored state has other shapes, as when the batch size changed.
+    """
+    if not layer.has_variable(COLLECTION, "h"):
+        return None
+    stored = layer.get_variable(COLLECTION, "h")
+    check_states(stored, zeros, "the stored state", "a stateful layer keeps its batch size")
+    return stored
+
+
+def store_state(layer: nn.Module, state: Any) -> None:
+    """Keeps a state for the next call, where the collection may be written; zeros at init."""
+    if layer.is_initializing():
+        state = jax.tree.map(jnp.zeros_like, state)
+    if layer.is_mutable_collection(COLLECTION):
+        layer.put_variable(COLLECTION, "h", state)
+
+
+def check_states(given: Any, wanted: Any, name: str, remedy: str = "") -> None:
+    """Raises a ValueError unless two pytrees hold equally many arrays of equal shapes."""
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (given, wanted)]
+    if len(shapes[0]) != len(shapes[1]):
+        raise ValueError(f"{name} must be {len(shapes[1])} arrays, got {len(shapes[0])}.")
+    if shapes[0] != shapes[1]:
+        hint = f" ({remedy})" if remedy else ""
+        raise ValueError(f"{name} must have shapes {shapes[1]}, got {shapes[0]}{hint}.")
+
+
+def replaced_states(stored: Any, states: Any) -> Any:
+    """Returns `stored` with new values: zeros, or those of `states`.
+
+    Args:
+        stored: a pytree of states.
+        states: None, or as many arrays of the same shapes in any nesting, in order.
+
+    Returns:
+        A pytree like `stored`.
+
+    Raises:
+        ValueError: another number of arrays, or other shapes.
+    """
+    if states is None:
+        return jax.tree.map(jnp.zeros_like, stored)
+    check_states(states, stored, "states")
+    leaves, treedef = jax.tree.flatten(stored)
+    new = [
+        jnp.asarray(value).astype(leaf.dtype)
+        for value, leaf in zip(jax.tree.leaves(states), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, new)
+
+
+def reset_states(variables: Mapping[str, Any], states: Any = None) -> Mapping[str, Any]:
+    """Resets every stateful layer of a model: a pure function, fit for jit.
+
+    Args:
+        variables: of a model, with the collection "recurrent_state".
+        states: None for zeros, or an array `[..., u]` for each stateful layer, in any nesting, in
+            the order of the collection's leaves.
+
+    Returns:
+        New variables; all other collections are as they were.
+
+    Raises:
+        AttributeError: no layer of the model is stateful.
+        ValueError: another number of states, or other shapes.
+    """
+    if COLLECTION not in variables:
+        raise AttributeError(
+            f"Layer must be stateful: variables hold no {COLLECTION!r}, got {sorted(variables)}."
+        )
+    return copy(variables, {COLLECTION: replaced_states(variables[COLLECTION], states)})
+
+
+class Resettable(nn.Module):
+    """The methods by which Keras resets a stateful layer.
+
+    They write the collection "recurrent_state": call them on a bound module, or by
+    `layer.apply(variables, method="reset_states", mutable=["recurrent_state"])`.
+    """
+
+    def reset_states(self, states: Any = None) -> None:
+        """Resets the stored state.
+
+        Args:
+            states: None for zeros, or `[..., u]`, or a tuple or list of it.
+
+        Raises:
+            AttributeError: the layer is not stateful.
+            ValueError: nothing is stored yet, so that the batch size is unknown; the collection
+                may not be written; or another number of states, or other shapes.
+        """
+        if not self.stateful:
+            raise AttributeError(f"Layer must be stateful, got stateful={self.stateful}.")
+        if not self.has_variable(COLLECTION, "h"):
+            raise ValueError(
+                "a stateful layer needs to know its batch size: call init, or apply with "
+                f"mutable=[{COLLECTION!r}], before reset_states."
+            )
+        if not self.is_mutable_collection(COLLECTION):
+            raise ValueError(f"reset_states writes {COLLECTION!r}: pass mutable=[{COLLECTION!r}].")
+        stored = self.get_variable(COLLECTION, "h")
+        self.put_variable(COLLECTION, "h", replaced_states(stored, states))
+
+    def reset_state(self) -> None:
+        """Resets the stored state to zeros, as `reset_states()` does."""
+        self.reset_states()

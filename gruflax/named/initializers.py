@@ -1,0 +1,222 @@
+"""Keras' initializers, over `jax.nn.initializers`."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from gruflax.functional.params import orthogonal
+from gruflax.named.registry import Registry
+
+
+Shape = tuple[int, ...]
+_MODES = ("fan_in", "fan_out", "fan_avg")
+_DISTRIBUTIONS = {
+    "normal": "truncated_normal",
+    "truncated_normal": "truncated_normal",
+    "untruncated_normal": "normal",
+    "uniform": "uniform",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """Every weight is `value`."""
+
+    value: float = 0.0
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Returns an array of `shape` and `dtype`; `key` is not used."""
+        return jnp.full(shape, self.value, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Zeros:
+    """Every weight is 0."""
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Returns an array of `shape` and `dtype`; `key` is not used."""
+        return jnp.zeros(shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ones:
+    """Every weight is 1."""
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Returns an array of `shape` and `dtype`; `key` is not used."""
+        return jnp.ones(shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """A matrix with `gain` on its diagonal."""
+
+    gain: float = 1.0
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Returns a matrix of `shape` and `dtype`; `key` is not used."""
+        if len(shape) != 2:
+            raise ValueError(f"Identity makes matrices only, got shape {shape}.")
+        return self.gain * jnp.eye(*shape, dtype=dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomNormal:
+    """A normal distribution; `seed`, where given, replaces the key."""
+
+    mean: float = 0.0
+    stddev: float = 0.05
+    seed: int | None = None
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draws an array of `shape` and `dtype`."""
+        return self.mean + self.stddev * jax.random.normal(_key(key, self.seed), shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedNormal:
+    """A normal distribution without what lies beyond two standard deviations."""
+
+    mean: float = 0.0
+    stddev: float = 0.05
+    seed: int | None = None
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draws an array of `shape` and `dtype`."""
+        draw = jax.random.truncated_normal(_key(key, self.seed), -2.0, 2.0, shape, dtype)
+        return self.mean + self.stddev * draw
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomUniform:
+    """A uniform distribution between `minval` and `maxval`."""
+
+    minval: float = -0.05
+    maxval: float = 0.05
+    seed: int | None = None
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draws an array of `shape` and `dtype`."""
+        return jax.random.uniform(_key(key, self.seed), shape, dtype, self.minval, self.maxval)
+
+
+@dataclasses.dataclass(frozen=True)
+class VarianceScaling:
+    """A distribution with variance `scale / n`, n the fan of the fused matrix.
+
+    Attributes:
+        scale: factor of the variance.
+        mode: "fan_in", "fan_out" or "fan_avg".
+        distribution: "truncated_normal", "untruncated_normal" or "uniform".
+        seed: replaces the key where given.
+
+    Raises:
+        ValueError: `scale` is not positive, or another mode or distribution.
+    """
+
+    scale: float = 1.0
+    mode: str = "fan_in"
+    distribution: str = "truncated_normal"
+    seed: int | None = None
+
+    def __post_init__(self):
+        if self.scale <= 0:
+            raise ValueError(f"scale must be positive, got {self.scale}.")
+        if self.mode not in _MODES:
+            raise ValueError(f"mode must be one of {_MODES}, got {self.mode!r}.")
+        if self.distribution not in _DISTRIBUTIONS:
+            raise ValueError(
+                f"distribution must be one of {sorted(_DISTRIBUTIONS)}, got {self.distribution!r}."
+            )
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draws an array of `shape` and `dtype`."""
+        draw = jax.nn.initializers.variance_scaling(
+            self.scale, self.mode, _DISTRIBUTIONS[self.distribution]
+        )
+        key = _key(key, self.seed)
+        if len(shape) == 1:
+            # To Keras a vector's fans are both its length: as a row of a square matrix.
+            return draw(key, (*shape, *shape), dtype)[0]
+        return draw(key, shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Orthogonal:
+    """A matrix with orthonormal rows or columns, times `gain`; any floating dtype.
+
+    Source: arXiv:1312.6120.
+    """
+
+    gain: float = 1.0
+    seed: int | None = None
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draws an array of `shape` and `dtype`."""
+        return self.gain * orthogonal(_key(key, self.seed), shape, dtype)
+
+
+def _key(key: jax.Array, seed: int | None) -> jax.Array:
+    return key if seed is None else jax.random.key(seed)
+
+
+def _scaled(name: str, scale: float, mode: str, distribution: str, source: str) -> type:
+    """Makes one of the named special cases of `VarianceScaling`, with a seed as its only field."""
+
+    def call(self, key, shape, dtype=jnp.float32):
+        return VarianceScaling(scale, mode, distribution, self.seed)(key, shape, dtype)
+
+    return dataclasses.make_dataclass(
+        name,
+        [("seed", int | None, None)],
+        namespace={
+            "__call__": call,
+            "__doc__": f"VarianceScaling({scale}, {mode!r}, {distribution!r}). Source: {source}.",
+            "__module__": __name__,
+        },
+        frozen=True,
+    )
+
+
+_GLOROT = 'Glorot and Bengio, "Understanding the difficulty of training deep feedforward networks"'
+_HE = "arXiv:1502.01852"
+_LECUN = 'LeCun et al., "Efficient BackProp"'
+
+GlorotNormal = _scaled("GlorotNormal", 1.0, "fan_avg", "truncated_normal", _GLOROT)
+GlorotUniform = _scaled("GlorotUniform", 1.0, "fan_avg", "uniform", _GLOROT)
+HeNormal = _scaled("HeNormal", 2.0, "fan_in", "truncated_normal", _HE)
+HeUniform = _scaled("HeUniform", 2.0, "fan_in", "uniform", _HE)
+LecunNormal = _scaled("LecunNormal", 1.0, "fan_in", "truncated_normal", _LECUN)
+LecunUniform = _scaled("LecunUniform", 1.0, "fan_in", "uniform", _LECUN)
+
+_CLASSES = (
+    Constant,
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    Identity,
+    LecunNormal,
+    LecunUniform,
+    Ones,
+    Orthogonal,
+    RandomNormal,
+    RandomUniform,
+    TruncatedNormal,
+    VarianceScaling,
+    Zeros,
+)
+_ALIASES: dict[str, Callable] = {
+    "IdentityInitializer": Identity,
+    "OrthogonalInitializer": Orthogonal,
+    "normal": RandomNormal,
+    "one": Ones,
+    "uniform": RandomUniform,
+    "zero": Zeros,
+}
+_REGISTRY = Registry("initializer", {cls.__name__: cls for cls in _CLASSES}, _ALIASES)
+get = _REGISTRY.get
+serialize = _REGISTRY.serialize

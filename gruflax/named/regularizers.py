@@ -1,0 +1,104 @@
+"""Keras' regularizers: the loss of one weight or output."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from gruflax.functional.checks import at_least_float32
+from gruflax.named.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class L1L2:
+    """Both penalties: `l1 sum |w| + l2 sum w^2`.
+
+    Attributes:
+        l1: factor of the sum of absolute values.
+        l2: factor of the sum of squares.
+    """
+
+    l1: float = 0.0
+    l2: float = 0.0
+
+    def __call__(self, weight: jax.Array) -> jax.Array:
+        """Returns the loss, a scalar, of an array of any shape."""
+        weight = _wide(weight)
+        return self.l1 * jnp.abs(weight).sum() + self.l2 * jnp.square(weight).sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class L1:
+    """The penalty `l1 sum |w|`.
+
+    Attributes:
+        l1: the factor.
+    """
+
+    l1: float = 0.01
+
+    def __call__(self, weight: jax.Array) -> jax.Array:
+        """Returns the loss, a scalar, of an array of any shape."""
+        return self.l1 * jnp.abs(_wide(weight)).sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class L2:
+    """The penalty `l2 sum w^2`.
+
+    Attributes:
+        l2: the factor.
+    """
+
+    l2: float = 0.01
+
+    def __call__(self, weight: jax.Array) -> jax.Array:
+        """Returns the loss, a scalar, of an array of any shape."""
+        return self.l2 * jnp.square(_wide(weight)).sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class OrthogonalRegularizer:
+    """A penalty on the cosines between the rows, or the columns, of a matrix.
+
+    Attributes:
+        factor: of the mean absolute cosine.
+        mode: "rows" or "columns".
+
+    Raises:
+        ValueError: another mode.
+    """
+
+    factor: float = 0.01
+    mode: str = "rows"
+
+    def __post_init__(self):
+        if self.mode not in ("rows", "columns"):
+            raise ValueError(f"mode must be 'rows' or 'columns', got {self.mode!r}.")
+
+    def __call__(self, weight: jax.Array) -> jax.Array:
+        """Returns the loss, a scalar, of a matrix `[rows, columns]`."""
+        if weight.ndim != 2:
+            raise ValueError(f"weight must be a matrix, got shape {weight.shape}.")
+        vectors = _wide(weight if self.mode == "rows" else weight.T)
+        squares = jnp.square(vectors).sum(axis=1, keepdims=True)
+        vectors = vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+        count = vectors.shape[0]
+        cosines = jnp.abs(vectors @ vectors.T) * (1 - jnp.eye(count, dtype=vectors.dtype))
+        return self.factor * 0.5 * cosines.sum() / (count * (count - 1) / 2)
+
+
+def _wide(weight: jax.Array) -> jax.Array:
+    # A sum over thousands of 16-bit squares would lose its digits.
+    return weight.astype(at_least_float32(weight.dtype))
+
+
+def _l1_l2() -> L1L2:
+    """TensorFlow 1's name, with its factors; Keras 3's class has none by default."""
+    return L1L2(l1=0.01, l2=0.01)
+
+
+_CLASSES = (L1, L1L2, L2, OrthogonalRegularizer)
+_REGISTRY = Registry("regularizer", {cls.__name__: cls for cls in _CLASSES}, {"l1_l2": _l1_l2})
+get = _REGISTRY.get
+serialize = _REGISTRY.serialize

@@ -1,0 +1,37 @@
+"""GRUConfig: static, hashable, and strict about its values."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from gruflax import GRUConfig
+
+
+def test_frozen_and_hashable():
+    assert hash(GRUConfig(activation=jnp.tanh)) == hash(GRUConfig(activation=jnp.tanh))
+    assert GRUConfig() == GRUConfig(dropout=0) != GRUConfig(dropout=0.5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GRUConfig().dropout = 0.5  # type: ignore[misc]
+
+
+def test_recurrent_dropout_makes_implementation_one():
+    assert GRUConfig(implementation=2).gate_masks == 1
+    assert GRUConfig(recurrent_dropout=0.1).implementation == 1
+    assert GRUConfig(recurrent_dropout=0.1).gate_masks == 3
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"dropout": 1.5}, ValueError, r"dropout must be in \[0, 1\], got 1.5"),
+        ({"recurrent_dropout": -0.1}, ValueError, r"recurrent_dropout must be in .*, got -0.1"),
+        ({"dropout": None}, TypeError, r"dropout must be a number in \[0, 1\], got None"),
+        ({"implementation": 3}, ValueError, "implementation must be 1 or 2, got 3"),
+        ({"activation": "nope"}, ValueError, "'tanh'.*got 'nope'"),
+        ({"recurrent_activation": 3}, TypeError, "3"),
+    ],
+)
+def test_bad_values_raise(options, error, message):
+    with pytest.raises(error, match=message):
+        GRUConfig(**options)

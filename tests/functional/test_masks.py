@@ -1,0 +1,59 @@
+"""Masks and lengths, into each other and into shape."""
+
+import jax
+import numpy as np
+import pytest
+
+from gruflax import lengths_to_mask, mask_to_lengths
+from gruflax.functional.masks import steps_to_mask, valid_steps
+
+
+def test_lengths_to_mask_and_back():
+    mask = lengths_to_mask(np.array([[3, 0], [5, 1]]), 5)
+    wanted = [["11100", "00000"], ["11111", "10000"]]
+    assert [["".join(map(str, row.astype(int))) for row in pair] for pair in mask] == wanted
+    np.testing.assert_array_equal(mask_to_lengths(mask), [[3, 0], [5, 1]])
+    np.testing.assert_array_equal(jax.jit(mask_to_lengths)(mask), [[3, 0], [5, 1]])
+
+
+def test_gaps_have_no_lengths():
+    with pytest.raises(ValueError, match="mask must be right-padded"):
+        mask_to_lengths(np.array([[True, False, True]]))
+
+
+def test_lengths_must_be_integers():
+    with pytest.raises(TypeError, match="seq_lengths must be integers, got float32"):
+        lengths_to_mask(np.array([1.0], np.float32), 3)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.float32, np.float16])
+@pytest.mark.parametrize("time_major", [True, False])
+def test_accepted_forms(dtype, time_major):
+    values = np.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]])
+    given = (values.T if time_major else values).astype(dtype)
+    for array in (given, given[..., None]):
+        result = steps_to_mask("mask", array, (3,), 4, time_major)
+        assert result is not None and result.dtype == bool
+        np.testing.assert_array_equal(result, values.T.astype(bool))
+
+
+def test_small_values_count_and_single_rows_broadcast():
+    result = steps_to_mask("mask", np.array([[0.3, 0.0]]), (3,), 2, False)
+    np.testing.assert_array_equal(result, [[True] * 3, [False] * 3])
+
+
+def test_mask_and_lengths_must_both_say_so():
+    both = valid_steps(np.array([[1, 0, 1], [1, 1, 1]]), np.array([3, 2]), (2,), 3)
+    np.testing.assert_array_equal(np.asarray(both).T, [[1, 0, 1], [1, 1, 0]])
+    assert valid_steps(None, None, (2,), 3) is None
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4,), (4, 3), (3, 4, 2), (2, 4)])
+def test_wrong_mask_shapes_raise(shape):
+    with pytest.raises(ValueError, match=r"mask must have shape \(3, 4\) or \(3, 4, 1\), got"):
+        valid_steps(np.ones(shape), None, (3,), 4)
+
+
+def test_wrong_length_shapes_raise():
+    with pytest.raises(ValueError, match=r"seq_lengths must have shape \(3,\), got \(2,\)"):
+        valid_steps(None, np.array([1, 2]), (3,), 4)
