@@ -1,6 +1,7 @@
 """Which steps count: boolean masks and sequence lengths."""
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike

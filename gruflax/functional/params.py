@@ -49,7 +49,10 @@ def params_shapes(features: int, units: int, config: GRUConfig) -> dict[str, tup
         input and a recurrent row where `reset_after`, else (3u,).
     """
     columns = GATES * units
-    shapes = {"kernel": (features, columns), "recurrent_kernel": (units, columns)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "kernel": (features, columns),
+        "recurrent_kernel": (units, columns),
+    }
     if config.use_bias:
         shapes["bias"] = (2, columns) if config.reset_after else (columns,)
     return shapes

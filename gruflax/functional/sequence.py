@@ -28,7 +28,7 @@ LOOPS = ("auto", "scan")
 
 def gru_sequence(
     params: Params,
-    inputs: jax.Array,
+    inputs: ArrayLike,
     *,
     config: GRUConfig = GRUConfig(),
     initial_state: ArrayLike | None = None,

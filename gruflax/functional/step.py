@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.activations import get_activation
 from gruflax.functional.checks import check_state, compute_dtype
@@ -159,8 +159,8 @@ def step(
 
 def gru_cell_step(
     params: Params,
-    state: jax.Array,
-    x: jax.Array,
+    state: ArrayLike,
+    x: ArrayLike,
     rng: jax.Array | None = None,
     *,
     config: GRUConfig = GRUConfig(),

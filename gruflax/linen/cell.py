@@ -133,7 +133,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
             **options: of `gru_sequence`: `mask`, `seq_lengths`, `reset`, `go_backwards`, ...
 
         Returns:
-            `(outputs, state)`: `[..., t, u]` or the last output `[..., u]`, and the state `[..., u]`.
+            `(outputs, state)`: `[..., t, u]` or the last one `[..., u]`, and the state `[..., u]`.
         """
         params = declare_params(self, np.shape(inputs)[-1])
         return gru_sequence(
@@ -148,7 +148,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
         )
 
     @nn.nowrap
-    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> jax.Array:
+    def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> jax.Array:
         """Returns the state before the first step, for Flax.
 
         Args:
@@ -163,7 +163,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
 
     @nn.nowrap
     def get_initial_state(self, batch_size: int) -> tuple[jax.Array]:
-        """Returns the state before the first step, for Keras: a tuple of `[batch_size, u]` zeros."""
+        """Returns the state before the first step, for Keras: `([batch_size, u] zeros,)`."""
         check_size("batch_size", batch_size)
         return (self.initialize_carry(None, (batch_size, 1)),)
 

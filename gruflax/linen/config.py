@@ -98,11 +98,12 @@ def policy_name(module: nn.Module) -> str:
     return f"mixed_{computed}" if stored == "float32" else computed
 
 
-def policy_dtypes(policy: str | Mapping[str, Any] | DTypeLike | None) -> dict[str, DTypeLike]:
+def policy_dtypes(policy: Any) -> dict[str, DTypeLike]:
     """Reads a Keras dtype policy.
 
     Args:
-        policy: a name ("float32", "mixed_bfloat16", ...), a serialised DTypePolicy, or None.
+        policy: a name ("float32", "mixed_bfloat16", ...), a serialised DTypePolicy, a dtype, or
+            None.
 
     Returns:
         The fields `dtype` and `param_dtype` that it sets; none for float32, which is the default.

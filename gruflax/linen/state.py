@@ -1,13 +1,11 @@
 """The state that stateful layers keep between calls: a Flax variable collection."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core import copy
 
 
 COLLECTION = "recurrent_state"
@@ -75,7 +73,7 @@ def replaced_states(stored: Any, states: Any) -> Any:
     return jax.tree.unflatten(treedef, new)
 
 
-def reset_states(variables: Mapping[str, Any], states: Any = None) -> Mapping[str, Any]:
+def reset_states(variables: dict[str, Any], states: Any = None) -> dict[str, Any]:
     """Resets every stateful layer of a model: a pure function, fit for jit.
 
     Args:
@@ -94,7 +92,7 @@ def reset_states(variables: Mapping[str, Any], states: Any = None) -> Mapping[st
         raise AttributeError(
             f"Layer must be stateful: variables hold no {COLLECTION!r}, got {sorted(variables)}."
         )
-    return copy(variables, {COLLECTION: replaced_states(variables[COLLECTION], states)})
+    return {**variables, COLLECTION: replaced_states(variables[COLLECTION], states)}
 
 
 class Resettable(nn.Module):

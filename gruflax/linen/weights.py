@@ -1,6 +1,7 @@
 """What the GRU modules share about their weights: declaring them, their losses, their RNG."""
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -47,7 +48,7 @@ def config_of(module: nn.Module) -> GRUConfig:
 
 
 def check_fields(module: nn.Module) -> None:
-    """Raises a ValueError or TypeError, naming the field, unless a module's GRU fields are valid."""
+    """Raises a ValueError or TypeError that names the field unless a GRU's fields are valid."""
     check_size("units", module.units)
     config_of(module)
     for parameter in ROLES:

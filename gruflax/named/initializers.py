@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from gruflax.named.registry import Registry
 
 Shape = tuple[int, ...]
 _MODES = ("fan_in", "fan_out", "fan_avg")
-_DISTRIBUTIONS = {
+_DISTRIBUTIONS: dict[str, Literal["truncated_normal", "normal", "uniform"]] = {
     "normal": "truncated_normal",
     "truncated_normal": "truncated_normal",
     "untruncated_normal": "normal",
@@ -118,7 +119,7 @@ class VarianceScaling:
     """
 
     scale: float = 1.0
-    mode: str = "fan_in"
+    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
     distribution: str = "truncated_normal"
     seed: int | None = None
 
@@ -163,7 +164,7 @@ def _key(key: jax.Array, seed: int | None) -> jax.Array:
     return key if seed is None else jax.random.key(seed)
 
 
-def _scaled(name: str, scale: float, mode: str, distribution: str, source: str) -> type:
+def _scaled(name: str, scale: float, mode: Any, distribution: str, source: str) -> type:
     """Makes one of the named special cases of `VarianceScaling`, with a seed as its only field."""
 
     def call(self, key, shape, dtype=jnp.float32):

@@ -94,7 +94,7 @@ class Registry:
             for name, value in (config.get("config") or {}).items()
             if name not in _IGNORED
         }
-        known = [field.name for field in dataclasses.fields(cls)]
+        known = list(inspect.signature(cls).parameters)
         unknown = sorted(set(arguments) - set(known))
         if unknown:
             raise ValueError(
