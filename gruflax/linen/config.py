@@ -117,8 +117,13 @@ def policy_dtypes(policy: Any) -> dict[str, DTypeLike]:
     return {"dtype": jnp.dtype(policy), "param_dtype": jnp.dtype(policy)}
 
 
+def _kind(field: str) -> Any:
+    """The module that knows the names of a field such as `kernel_initializer`, or None."""
+    return _NAMED.get(field.rsplit("_", 1)[-1])
+
+
 def _serialize(name: str, value: Any) -> Any:
-    kind = _NAMED.get(name.rsplit("_", 1)[-1])
+    kind = _kind(name)
     if kind is not None:
         return kind.serialize(value)
     if isinstance(value, Configurable):
@@ -132,8 +137,11 @@ def _serialize(name: str, value: Any) -> Any:
 
 
 def _deserialize(name: str, value: Any) -> Any:
-    if name != "cell" or not isinstance(value, Mapping):
+    if not isinstance(value, Mapping):
         return value
+    kind = _kind(name)
+    if kind is not None:
+        return kind.get(value)
     classes = {cls.__name__: cls for cls in Configurable.__subclasses__()}
     if value.get("class_name") not in classes:
         raise ValueError(f"cell must be one of {sorted(classes)}, got {value.get('class_name')!r}.")
