@@ -154,10 +154,16 @@ def create_state(rng: jax.Array, units: int, epochs: int, split: Utterances) -> 
         A Flax train state.
     """
     model = SpeakerClassifier(units)
-    variables = model.init(rng, split.values[:1], split.lengths[:1])
     steps = epochs * (len(split.labels) // BATCH_SIZE)
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
-    return TrainState.create(apply_fn=model.apply, params=variables["params"], tx=optimizer)
+
+    # One program starts faster than many small ones.
+    @jax.jit
+    def create(rng):
+        variables = model.init(rng, split.values[:1], split.lengths[:1])
+        return TrainState.create(apply_fn=model.apply, params=variables["params"], tx=optimizer)
+
+    return create(rng)
 
 
 def _train_epoch(
@@ -339,94 +345,3 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("gruflax.demo: interrupted")
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
-    return int(text)
-
-
-def _writable(text: str) -> pathlib.Path:
-    path = pathlib.Path(text)
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
-    return path
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(
-        prog="gruflax.demo",
-        description="Trains a masked GRU to tell nine speakers apart by utterances of 7 to 29 "
-        "frames (UCI Japanese Vowels: 270 to train on, 370 to test on).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--units", type=_positive, default=100, help="size of the GRU's state")
-    parser.add_argument("--epochs", type=_positive, default=100, help="passes over the data")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is random")
-    parser.add_argument(
-        "--output",
-        type=_writable,
-        metavar="PATH",
-        help="where to save the trained parameters, as Flax's msgpack",
-    )
-    return parser.parse_args(argv)
-
-
-def _train_with_bar(console: Console, data: JapaneseVowels, **options: Any) -> Result:
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs   loss {task.fields[loss]:.3f}   accuracy {task.fields[accuracy]:.1%}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=options["epochs"], loss=float("nan"), accuracy=0.0)
-        return train(
-            data,
-            report=lambda loss, accuracy: progress.update(
-                task, advance=1, loss=loss, accuracy=accuracy
-            ),
-            **options,
-        )
-
-
-def main(argv: list[str] | None = None) -> Result:
-    """Runs the command.
-
-    Args:
-        argv: the arguments; None is those of the process.
-
-    Returns:
-        What the training run gave.
-    """
-    arguments = _arguments(argv)
-    console = Console()
-    options = {name: getattr(arguments, name) for name in ("units", "epochs", "seed")}
-    result = _train_with_bar(console, standardized(load_japanese_vowels()), **options)
-    size = sum(leaf.size for leaf in jax.tree.leaves(result.params))
-    table = Table("test accuracy", "seconds", "parameters", "device")
-    device = jax.devices()[0]
-    table.add_row(
-        f"{result.accuracy:.2%}", f"{result.seconds:.1f}", f"{size:,}", device.device_kind
-    )
-    console.print(table)
-    if arguments.output is not None:
-        try:
-            arguments.output.write_bytes(serialization.to_bytes(result.params))
-        except OSError as error:
-            sys.exit(f"gruflax.demo: error: cannot write {arguments.output}: {error.strerror}")
-        console.print(f"parameters saved in {arguments.output}")
-    return result
-
-
-if __name__ == "__main__":
-    main()

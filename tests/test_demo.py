@@ -17,6 +17,13 @@ from gruflax.datasets import load_japanese_vowels
 UNITS = 12
 
 
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Lets Optax raise a float to an integer power, which strict promotion forbids."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def vowels():
     return demo.standardise(load_japanese_vowels())

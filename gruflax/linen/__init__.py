@@ -1,7 +1,7 @@
 """Keras' GRU layers as `flax.linen` modules over `gruflax.functional`."""
 
 from gruflax.linen.cell import GRUCell as GRUCell
-from gruflax.linen.constraints import constraints as constraints
+from gruflax.linen.constrained import constraints as constraints
 from gruflax.linen.gru import GRU as GRU
 from gruflax.linen.losses import total_loss as total_loss
 from gruflax.linen.rnn import RNN as RNN

@@ -100,18 +100,19 @@ def cell_sequence(
     )
     steps = in_order(steps, go_backwards)
     options = {"training": training} if _takes_training(cell) else {}
+    carry, fresh = (
+        (before, _first_output(cell, before, inputs, options)) for before in (state, start)
+    )
 
     def body(cell, carry, now):
-        state, output = carry
         if now.reset is not None:
-            state = _select(now.reset, start, state)
-        new = cell(state, now.inputs, **options)
+            carry = _select(now.reset, fresh, carry)
+        new = cell(carry[0], now.inputs, **options)
         if now.valid is not None:
-            new = _select(now.valid, new, (state, output))
+            new = _select(now.valid, new, carry)
         return new, new[1] if return_sequences else None
 
     run = _unrolled if unroll else _scanned
-    carry = (state, _first_output(cell, state, inputs, options))
     (state, last), outputs = run(body, cell, carry, steps)
     outputs = visible_outputs(last, outputs, steps.valid if zero_output_for_mask else None)
     if return_sequences and not time_major:

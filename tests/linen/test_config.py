@@ -1,0 +1,73 @@
+"""Config dicts: old forms, errors, and what Keras has no word for."""
+
+import jax.numpy as jnp
+import pytest
+
+import gruflax
+from gruflax.named.initializers import GlorotUniform
+
+
+def test_round_trip_keeps_what_keras_does_not_write():
+    fields = {
+        "units": 3,
+        "implementation": 1,
+        "time_major": True,
+        "use_cudnn": False,
+        "loop": "scan",
+        "precision": "highest",
+        "seed": 4,
+        "name": "encoder",
+    }
+    layer = gruflax.GRU(**fields)
+    config = layer.get_config()
+    assert {name: config[name] for name in fields} == fields
+    again = gruflax.GRU.from_config(config)
+    assert again.get_config() == config
+    unwritten = {"implementation", "time_major", "use_cudnn", "loop", "precision"}
+    assert not unwritten & set(gruflax.GRU(3).get_config())
+
+
+def test_callables_stay_what_they_are():
+    layer = gruflax.GRU(3, activation=jnp.sin, kernel_initializer=lambda key, shape, dtype: None)
+    again = gruflax.GRU.from_config(layer.get_config())
+    assert again.activation is jnp.sin
+    assert again.kernel_initializer is layer.kernel_initializer
+
+
+def test_tensorflow_1_config():
+    config = {
+        "name": "gru",
+        "trainable": True,
+        "batch_input_shape": (None, 5, 4),
+        "dtype": "float32",
+        "return_sequences": False,
+        "time_major": True,
+        "units": 3,
+        "activation": "tanh",
+        "recurrent_activation": "hard_sigmoid",
+        "kernel_initializer": {
+            "class_name": "GlorotUniform",
+            "config": {"seed": None, "dtype": "float32"},
+        },
+        "kernel_regularizer": {"class_name": "L1L2", "config": {"l1": 0.0, "l2": 0.5}},
+        "implementation": 0,
+        "reset_after": False,
+    }
+    layer = gruflax.GRU.from_config(config)
+    assert (layer.units, layer.time_major, layer.reset_after, layer.implementation) == (
+        3,
+        True,
+        False,
+        1,
+    )
+    assert layer.kernel_initializer == GlorotUniform()
+    assert layer.kernel_regularizer == gruflax.named.regularizers.L1L2(0.0, 0.5)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"config has unknown keys \['unit'\]; GRU has \["):
+        gruflax.GRU.from_config({"unit": 3})
+    with pytest.raises(ValueError, match="cell must be one of .*'GRUCell'.*, got 'LSTMCell'"):
+        gruflax.RNN.from_config({"cell": {"class_name": "LSTMCell", "config": {}}})
+    with pytest.warns(UserWarning, match="trainable=False is the optimiser's business"):
+        gruflax.GRU.from_config({"units": 3, "trainable": False})

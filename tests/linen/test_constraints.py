@@ -1,0 +1,91 @@
+"""Constraints: found in a model, applied after the update."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import gruflax
+from gruflax.linen.constrained import collect_constraints
+from gruflax.named.constraints import MaxNorm, MinMaxNorm
+
+
+X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+KEY = jax.random.key(0)
+
+
+class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x, training=False):
+        gru = gruflax.GRU(
+            5, kernel_constraint=MaxNorm(0.5), bias_constraint="non_neg", dropout=0.1, name="gru"
+        )
+        # To Flax a module belongs to the compact method that makes it, here the model's.
+        cell = gruflax.GRUCell(4, recurrent_constraint=MinMaxNorm(0.2, 0.4, axis=1), name="cell")
+        x = nn.Dense(5)(gru(x, training=training))[:, None]
+        return gruflax.RNN(cell, name="rnn")(x)
+
+
+def test_found_by_path_without_computing():
+    found = collect_constraints(Model(), jax.ShapeDtypeStruct(X.shape, X.dtype), training=True)
+    assert {path: constraint for path, (constraint, _) in found.items()} == {
+        ("gru", "kernel"): MaxNorm(0.5),
+        ("gru", "bias"): gruflax.named.constraints.NonNeg(),
+        ("cell", "recurrent_kernel"): MinMaxNorm(0.2, 0.4, axis=1),
+    }
+
+
+def test_applied_after_the_update():
+    params = Model().init(KEY, X)["params"]
+    plain = optax.sgd(1.0)
+    optimizer = optax.chain(plain, gruflax.constraints(Model(), X))
+    gradients = jax.tree.map(lambda leaf: jnp.cos(37 * leaf + 1), params)
+    updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+    got = optax.apply_updates(params, updates)
+    free = jax.tree.map(lambda leaf, gradient: leaf - gradient, params, gradients)
+    wanted = dict(free)
+    wanted["gru"] = free["gru"] | {
+        "kernel": MaxNorm(0.5)(free["gru"]["kernel"]),
+        "bias": jax.nn.relu(free["gru"]["bias"]),
+    }
+    recurrent = MinMaxNorm(0.2, 0.4, axis=1)(free["cell"]["recurrent_kernel"])
+    wanted["cell"] = free["cell"] | {"recurrent_kernel": recurrent}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, wanted)
+    assert np.linalg.norm(got["gru"]["kernel"], axis=0).max() < 0.5 + 1e-5
+    assert np.linalg.norm(free["gru"]["kernel"], axis=0).max() > 0.6
+    norms = np.linalg.norm(got["cell"]["recurrent_kernel"], axis=1)
+    assert norms.min() > 0.2 - 1e-5 and norms.max() < 0.4 + 1e-5
+    assert (got["gru"]["bias"] >= 0).all()
+
+
+def test_members_of_an_ensemble_are_constrained_one_by_one():
+    axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+    vmapped = nn.vmap(gruflax.GRU, **axes, in_axes=None, axis_size=3)
+    ensemble = vmapped(5, kernel_constraint="unit_norm", name="gru")
+    params = ensemble.init(KEY, X)["params"]
+    transformation = gruflax.constraints(ensemble, X)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = transformation.update(zeros, transformation.init(params), params)
+    got = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(np.linalg.norm(got["kernel"], axis=1), np.ones((3, 15)), atol=1e-5)
+
+
+def test_errors():
+    transformation = gruflax.constraints(Model(), X)
+    with pytest.raises(
+        ValueError, match=r"params must hold the constrained weights .*'gru', 'bias'"
+    ):
+        transformation.init({"dense": X})
+    params = Model().init(KEY, X)["params"]
+    with pytest.raises(ValueError, match="params must be given to update"):
+        transformation.update(params, transformation.init(params))
+
+
+def test_a_model_without_constraints_is_left_alone():
+    model = gruflax.GRU(5)
+    params = model.init(KEY, X)["params"]
+    transformation = gruflax.constraints(model, X)
+    updates, _ = transformation.update(params, transformation.init(params), params)
+    jax.tree.map(np.testing.assert_array_equal, updates, params)
