@@ -33,6 +33,9 @@ def tanh_shrink(x: jax.Array) -> jax.Array:
 def sparsemax(x: jax.Array) -> jax.Array:
     """Projects `x` [..., u] onto the simplex, over the last axis.
 
+    Keras 3.15's own adds up the cumulative sums of the support, not its values, so that what it
+    returns does not sum to 1; this one does.
+
     Source: Martins and Astudillo, "From Softmax to Sparsemax", arXiv:1602.02068.
     """
     ordered = jnp.flip(jnp.sort(x, axis=-1), axis=-1)

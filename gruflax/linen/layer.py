@@ -1,4 +1,4 @@
-"""One call of a recurrent layer: what `GRU` and `RNN` share."""
+"""One call of a recurrent layer: what the layers share."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from gruflax.linen.cell import GRUCell
 from gruflax.linen.foreign import cell_sequence, initial_carry
 from gruflax.linen.state import load_state, store_state
 from gruflax.named import regularizers
@@ -16,25 +17,51 @@ from gruflax.named import regularizers
 def call_layer(
     layer: nn.Module, cell: nn.RNNCellBase, inputs: ArrayLike, initial_state: Any, **options: Any
 ) -> Any:
-    """Runs a layer's cell over a sequence, keeps its state and sows its activity loss.
+    """Runs a layer's cell over a sequence and returns what Keras' layer returns.
 
     Args:
-        layer: with `return_sequences`, `return_state`, `go_backwards`, `stateful`, `unroll`,
-            `zero_output_for_mask`, `time_major`, `loop` and `activity_regularizer`.
+        layer: with the fields that `run_layer` reads, and `zero_output_for_mask`, `return_state`
+            and `activity_regularizer`.
         cell: one step, bound to the layer.
         inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-        initial_state: of the cell, or None: the stored state where there is one, else zeros.
+        initial_state: of the cell, or None.
         **options: of the call: `mask`, `seq_lengths`, `reset`, `reset_state`, `training`.
 
     Returns:
         The outputs `[..., t, u]` or `[..., u]`; with `return_state` a tuple of them and the states.
     """
-    if layer.stateful and initial_state is None:
+    zero = layer.zero_output_for_mask
+    outputs, state = run_layer(
+        layer, cell, inputs, initial_state, zero_output_for_mask=zero, **options
+    )
+    result = (outputs, *as_tuple(state)) if layer.return_state else outputs
+    sow_activity_loss(layer, result)
+    return result
+
+
+def run_layer(
+    layer: nn.Module, cell: nn.RNNCellBase, inputs: ArrayLike, initial_state: Any, **options: Any
+) -> tuple[jax.Array, Any]:
+    """Runs a layer's cell over a sequence, from the stored state on where the layer is stateful.
+
+    Args:
+        layer: with `return_sequences`, `go_backwards`, `stateful`, `unroll` and `time_major`.
+        cell: one step, bound to the layer.
+        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+        initial_state: of the cell; None is the stored state where there is one, else zeros.
+        **options: of `gruflax.functional.gru_sequence`, and `training`.
+
+    Returns:
+        `(outputs, state)`.
+    """
+    if layer.stateful:
         zeros = initial_carry(cell, inputs, layer.time_major)
-        initial_state = load_state(layer, zeros)
-        if options["reset"] is not None and options["reset_state"] is None:
-            # What the last call left behind is no beginning for a reset to go back to.
-            options["reset_state"] = zeros
+        stored = load_state(layer, zeros)
+        if initial_state is None:
+            initial_state = stored
+            if options.get("reset") is not None and options.get("reset_state") is None:
+                # What the last call left behind is no beginning for a reset to go back to.
+                options["reset_state"] = zeros
     outputs, state = _sequence_of(cell)(
         inputs,
         initial_state=initial_state,
@@ -42,14 +69,11 @@ def call_layer(
         time_major=layer.time_major,
         unroll=layer.unroll,
         return_sequences=layer.return_sequences,
-        zero_output_for_mask=layer.zero_output_for_mask,
         **options,
     )
     if layer.stateful:
         store_state(layer, state)
-    result = (outputs, *as_tuple(state)) if layer.return_state else outputs
-    _sow_activity_loss(layer, result)
-    return result
+    return outputs, state
 
 
 def as_tuple(state: Any) -> tuple:
@@ -57,15 +81,25 @@ def as_tuple(state: Any) -> tuple:
     return tuple(state) if isinstance(state, (tuple, list)) else (state,)
 
 
-def _sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
-    """The function that runs a cell over a sequence: its own, or the one for foreign cells."""
-    own = getattr(cell, "sequence", None)
-    return own if own is not None else functools.partial(cell_sequence, cell)
+def sow_activity_loss(
+    layer: nn.Module, result: Any, scale: Callable[[jax.Array], float] = lambda output: 1.0
+) -> None:
+    """Sows the activity loss of each output of a call into "losses".
 
-
-def _sow_activity_loss(layer: nn.Module, result: Any) -> None:
+    Args:
+        layer: with `activity_regularizer`.
+        result: a pytree of outputs.
+        scale: what the loss of an output is multiplied by.
+    """
     regularizer = regularizers.get(layer.activity_regularizer)
     if regularizer is None or layer.is_initializing():
         return
     for output in jax.tree.leaves(result):
-        layer.sow("losses", "activity", regularizer(output))
+        layer.sow("losses", "activity", regularizer(output) * scale(output))
+
+
+def _sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
+    """The function that runs a cell over a sequence: a GRUCell's own, or the one for any cell."""
+    if isinstance(cell, GRUCell) and type(cell).__call__ is GRUCell.__call__:
+        return cell.sequence
+    return functools.partial(cell_sequence, cell)

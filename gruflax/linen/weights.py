@@ -54,8 +54,9 @@ def check_fields(module: nn.Module) -> None:
     for parameter in ROLES:
         for kind in _KINDS:
             option(module, parameter, kind)
-    if module.seed is not None and not hasattr(module.seed, "__index__"):
-        raise TypeError(f"seed must be an integer or None, got {module.seed!r}.")
+    seed = getattr(module, "seed", None)
+    if seed is not None and not hasattr(seed, "__index__"):
+        raise TypeError(f"seed must be an integer or None, got {seed!r}.")
 
 
 def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
@@ -114,8 +115,9 @@ def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
         return None
     if module.has_rng("dropout"):
         return module.make_rng("dropout")
-    if module.seed is not None:
-        return jax.random.key(module.seed)
+    seed = getattr(module, "seed", None)
+    if seed is not None:
+        return jax.random.key(seed)
     if module.is_initializing():
         return None
     raise ValueError(

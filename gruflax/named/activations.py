@@ -17,12 +17,11 @@ def get(identifier: Any) -> Function:
 
     Raises:
         TypeError: `identifier` is none of these.
-        ValueError: the name is unknown; the message lists the known ones.
+        ValueError: the name is unknown; the message lists the known ones. Or the config is
+            malformed, or has arguments: no function here takes any.
     """
     if isinstance(identifier, Mapping):
-        # Keras 3 writes a function as class "function" with its name as the config.
-        name = identifier.get("class_name")
-        identifier = identifier.get("config") if name == "function" else name
+        identifier = _name(identifier)
     return get_activation(identifier)
 
 
@@ -31,3 +30,15 @@ def serialize(identifier: Any) -> Any:
     function = get(identifier)
     names = (name for name, known in ACTIVATIONS.items() if known is function)
     return next(names, function)
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    name, arguments = config.get("class_name"), config.get("config")
+    if name == "function":
+        # Keras 3 writes a function as class "function" with its name as the config.
+        name, arguments = arguments, None
+    if not isinstance(name, str):
+        raise ValueError(f"activation config must name a function, got {dict(config)}.")
+    if arguments:
+        raise ValueError(f"config of activation {name} has unknown keys, got {arguments}.")
+    return name

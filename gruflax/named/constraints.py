@@ -1,12 +1,16 @@
 """Keras' weight constraints: projections of one weight."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from gruflax.functional.checks import at_least_float32
 from gruflax.named.registry import Registry
 
+
+Axis = int | tuple[int, ...]
 
 # Keras' fuzz factor, `keras.config.epsilon()`.
 _EPSILON = 1e-7
@@ -35,14 +39,16 @@ class MinMaxNorm:
     min_value: float = 0.0
     max_value: float = 1.0
     rate: float = 1.0
-    axis: int = 0
+    axis: Axis = 0
 
     def __call__(self, weight: jax.Array) -> jax.Array:
         """Returns the constrained weight, of the same shape and dtype."""
-        norms = _norms(weight, self.axis)
-        clipped = jnp.clip(norms, self.min_value, self.max_value)
-        desired = self.rate * clipped + (1 - self.rate) * norms
-        return weight * (desired / (_EPSILON + norms))
+
+        def desired(norms: jax.Array) -> jax.Array:
+            clipped = jnp.clip(norms, self.min_value, self.max_value)
+            return self.rate * clipped + (1 - self.rate) * norms
+
+        return _rescaled(weight, self.axis, desired)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +63,7 @@ class MaxNorm:
     """
 
     max_value: float = 2
-    axis: int = 0
+    axis: Axis = 0
 
     def __call__(self, weight: jax.Array) -> jax.Array:
         """Returns the constrained weight, of the same shape and dtype."""
@@ -72,15 +78,21 @@ class UnitNorm:
         axis: along which norms are taken: 0 is the weights into one column.
     """
 
-    axis: int = 0
+    axis: Axis = 0
 
     def __call__(self, weight: jax.Array) -> jax.Array:
         """Returns the constrained weight, of the same shape and dtype."""
-        return weight / (_EPSILON + _norms(weight, self.axis))
+        return _rescaled(weight, self.axis, jnp.ones_like)
 
 
-def _norms(weight: jax.Array, axis: int) -> jax.Array:
-    return jnp.sqrt(jnp.square(weight).sum(axis=axis, keepdims=True))
+def _rescaled(
+    weight: jax.Array, axis: Axis, desired: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """Scales weights from their norms along `axis` to `desired(norms)`."""
+    # Float16 flushes epsilon to 0: weights of 0, such as a new bias, would become NaN.
+    wide = weight.astype(at_least_float32(weight.dtype))
+    norms = jnp.sqrt(jnp.square(wide).sum(axis=axis, keepdims=True))
+    return (wide * (desired(norms) / (_EPSILON + norms))).astype(weight.dtype)
 
 
 _CLASSES = (MaxNorm, MinMaxNorm, NonNeg, UnitNorm)

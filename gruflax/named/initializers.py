@@ -22,6 +22,17 @@ _DISTRIBUTIONS: dict[str, Literal["truncated_normal", "normal", "uniform"]] = {
 }
 
 
+class _Seeded:
+    """Checks the seed of a random initializer."""
+
+    seed: int | None
+
+    def __post_init__(self):
+        # Keras also writes a SeedGenerator, whose draws JAX' keys do not repeat.
+        if not isinstance(self.seed, int | None):
+            raise ValueError(f"seed must be an integer or None, got {self.seed!r}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Constant:
     """Every weight is `value`."""
@@ -65,7 +76,7 @@ class Identity:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomNormal:
+class RandomNormal(_Seeded):
     """A normal distribution; `seed`, where given, replaces the key."""
 
     mean: float = 0.0
@@ -78,7 +89,7 @@ class RandomNormal:
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedNormal:
+class TruncatedNormal(_Seeded):
     """A normal distribution without what lies beyond two standard deviations."""
 
     mean: float = 0.0
@@ -92,7 +103,7 @@ class TruncatedNormal:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomUniform:
+class RandomUniform(_Seeded):
     """A uniform distribution between `minval` and `maxval`."""
 
     minval: float = -0.05
@@ -105,7 +116,7 @@ class RandomUniform:
 
 
 @dataclasses.dataclass(frozen=True)
-class VarianceScaling:
+class VarianceScaling(_Seeded):
     """A distribution with variance `scale / n`, n the fan of the fused matrix.
 
     Attributes:
@@ -115,7 +126,7 @@ class VarianceScaling:
         seed: replaces the key where given.
 
     Raises:
-        ValueError: `scale` is not positive, or another mode or distribution.
+        ValueError: `scale` is not positive, `seed` is no integer, or another mode or distribution.
     """
 
     scale: float = 1.0
@@ -124,6 +135,7 @@ class VarianceScaling:
     seed: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if self.scale <= 0:
             raise ValueError(f"scale must be positive, got {self.scale}.")
         if self.mode not in _MODES:
@@ -135,18 +147,18 @@ class VarianceScaling:
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Draws an array of `shape` and `dtype`."""
+        vector = len(shape) == 1
+        # To Keras a vector's fans are both its length, as is the outer fan of a one-row matrix.
+        mode = "fan_out" if vector else self.mode
         draw = jax.nn.initializers.variance_scaling(
-            self.scale, self.mode, _DISTRIBUTIONS[self.distribution]
+            self.scale, mode, _DISTRIBUTIONS[self.distribution]
         )
         key = _key(key, self.seed)
-        if len(shape) == 1:
-            # To Keras a vector's fans are both its length: as a row of a square matrix.
-            return draw(key, (*shape, *shape), dtype)[0]
-        return draw(key, shape, dtype)
+        return draw(key, (1, *shape), dtype)[0] if vector else draw(key, shape, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
-class Orthogonal:
+class Orthogonal(_Seeded):
     """A matrix with orthonormal rows or columns, times `gain`; any floating dtype.
 
     Source: arXiv:1312.6120.
@@ -167,12 +179,14 @@ def _key(key: jax.Array, seed: int | None) -> jax.Array:
 def _scaled(name: str, scale: float, mode: Any, distribution: str, source: str) -> type:
     """Makes one of the named special cases of `VarianceScaling`, with a seed as its only field."""
 
-    def call(self, key, shape, dtype=jnp.float32):
+    def call(self: Any, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draws an array of `shape` and `dtype`."""
         return VarianceScaling(scale, mode, distribution, self.seed)(key, shape, dtype)
 
     return dataclasses.make_dataclass(
         name,
         [("seed", int | None, None)],
+        bases=(_Seeded,),
         namespace={
             "__call__": call,
             "__doc__": f"VarianceScaling({scale}, {mode!r}, {distribution!r}). Source: {source}.",

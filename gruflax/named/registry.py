@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-# What Keras and TensorFlow write into a config and the layer decides in JAX: the parameters' dtype,
-# and the axes of a matrix that has only two.
-_IGNORED = ("dtype", "input_axes", "output_axes")
+# TensorFlow 1 wrote the weight's dtype into its initializers; here the layer's param_dtype decides.
+_IGNORED = ("dtype",)
+
+# Keras 3.15 writes these for kernels of more than two axes; None asks for nothing.
+_IGNORED_IF_NONE = ("input_axes", "output_axes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Registry:
 
         Raises:
             TypeError: `identifier` is none of these.
-            ValueError: the name or a key of the config is unknown.
+            ValueError: the name or a key of the config is unknown, or the config is malformed.
         """
         if identifier is None:
             return None
@@ -45,10 +47,9 @@ class Registry:
             return self._by_name(identifier)()
         if isinstance(identifier, Mapping):
             return self._from_config(identifier)
-        if inspect.isclass(identifier):
-            return identifier()
-        if callable(identifier):
-            return identifier
+        found = identifier() if inspect.isclass(identifier) else identifier
+        if callable(found):
+            return found
         raise TypeError(
             f"{self.kind} must be a name, a config dict, a callable or None, got {identifier!r}."
         )
@@ -84,15 +85,20 @@ class Registry:
         return found
 
     def _from_config(self, config: Mapping[str, Any]) -> Any:
-        if "class_name" not in config:
-            raise ValueError(f"{self.kind} config must have a 'class_name', got {dict(config)}.")
-        cls = self._by_name(config["class_name"])
+        name, entries = config.get("class_name"), config.get("config") or {}
+        if not isinstance(name, str) or not isinstance(entries, Mapping):
+            raise ValueError(
+                f"{self.kind} config must have a 'class_name' and a dict as 'config', "
+                f"got {dict(config)}."
+            )
+        cls = self._by_name(name)
         # A config holds every argument, so that an alias is as good as its class.
         cls = cls if inspect.isclass(cls) else type(cls())
+        # JSON knows no tuples, and a list would make the object unhashable.
         arguments = {
-            name: value
-            for name, value in (config.get("config") or {}).items()
-            if name not in _IGNORED
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in entries.items()
+            if key not in _IGNORED and not (key in _IGNORED_IF_NONE and value is None)
         }
         known = list(inspect.signature(cls).parameters)
         unknown = sorted(set(arguments) - set(known))

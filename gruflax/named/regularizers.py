@@ -1,6 +1,7 @@
 """Keras' regularizers: the loss of one weight or output."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,17 @@ class L1L2:
     Attributes:
         l1: factor of the sum of absolute values.
         l2: factor of the sum of squares.
+
+    Raises:
+        ValueError: a factor is negative, not finite or no number.
     """
 
     l1: float = 0.0
     l2: float = 0.0
+
+    def __post_init__(self):
+        _check_factor("l1", self.l1)
+        _check_factor("l2", self.l2)
 
     def __call__(self, weight: jax.Array) -> jax.Array:
         """Returns the loss, a scalar, of an array of any shape."""
@@ -33,9 +41,15 @@ class L1:
 
     Attributes:
         l1: the factor.
+
+    Raises:
+        ValueError: the factor is negative, not finite or no number.
     """
 
     l1: float = 0.01
+
+    def __post_init__(self):
+        _check_factor("l1", self.l1)
 
     def __call__(self, weight: jax.Array) -> jax.Array:
         """Returns the loss, a scalar, of an array of any shape."""
@@ -48,9 +62,15 @@ class L2:
 
     Attributes:
         l2: the factor.
+
+    Raises:
+        ValueError: the factor is negative, not finite or no number.
     """
 
     l2: float = 0.01
+
+    def __post_init__(self):
+        _check_factor("l2", self.l2)
 
     def __call__(self, weight: jax.Array) -> jax.Array:
         """Returns the loss, a scalar, of an array of any shape."""
@@ -66,13 +86,14 @@ class OrthogonalRegularizer:
         mode: "rows" or "columns".
 
     Raises:
-        ValueError: another mode.
+        ValueError: another mode, or a factor that is negative, not finite or no number.
     """
 
     factor: float = 0.01
     mode: str = "rows"
 
     def __post_init__(self):
+        _check_factor("factor", self.factor)
         if self.mode not in ("rows", "columns"):
             raise ValueError(f"mode must be 'rows' or 'columns', got {self.mode!r}.")
 
@@ -86,6 +107,11 @@ class OrthogonalRegularizer:
         count = vectors.shape[0]
         cosines = jnp.abs(vectors @ vectors.T) * (1 - jnp.eye(count, dtype=vectors.dtype))
         return self.factor * 0.5 * cosines.sum() / (count * (count - 1) / 2)
+
+
+def _check_factor(name: str, factor: float) -> None:
+    if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {factor!r}.")
 
 
 def _wide(weight: jax.Array) -> jax.Array:

@@ -1,0 +1,3 @@
+"""Layers of older libraries."""
+
+from gruflax.compat import v1 as v1

@@ -1,0 +1,204 @@
+"""v1's cell: one step of a GRU, with dropout masks that last for a batch."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from gruflax.compat.v1.common import MASKS, V1Module, masks_for, stacked_masks, v1_activation
+from gruflax.functional.config import Activation
+from gruflax.functional.dropout import DropoutMasks
+from gruflax.functional.params import check_size
+from gruflax.functional.step import gru_cell_step
+from gruflax.linen.cell import Identifier, single_state
+from gruflax.linen.weights import config_of, declare_params
+
+
+class GRUCell(V1Module):
+    """One step of a GRU, as `tf.compat.v1.keras.layers.GRUCell` takes it.
+
+    The arguments, their order and their defaults are v1's, and so is the order of the call.
+    Parameters: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [3u] or [2, 3u]
+    (`reset_after`); columns z | r | h.
+
+    Dropout masks are cached in the collection "dropout_masks", so that all steps of a batch share
+    them: make the collection mutable, and hand it from step to step.
+
+        apply = functools.partial(cell.apply, training=True, mutable=["dropout_masks"])
+
+        @jax.jit
+        def step(variables, states, x, key):
+            (output, states), new = apply(variables, x, states, rngs={"dropout": key})
+            return output, states, {**variables, **new}
+
+    The first step of a batch draws the masks, the following ones reuse them, and a batch begins
+    anew without the collection, or after `reset_dropout_mask` and `reset_recurrent_dropout_mask`.
+    Where the collection is not mutable, each call draws its own.
+
+    Attributes:
+        units: size of the state.
+        activation: of the candidate: a Keras name, config dict or callable; None is linear.
+        recurrent_activation: of the gates; "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)`.
+        use_bias: whether there is a bias.
+        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`.
+        recurrent_initializer: the same, for `recurrent_kernel`.
+        bias_initializer: the same, for `bias`.
+        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; sown into "losses".
+        recurrent_regularizer: the same, for `recurrent_kernel`.
+        bias_regularizer: the same, for `bias`.
+        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
+            `gruflax.constraints`.
+        recurrent_constraint: the same, for `recurrent_kernel`.
+        bias_constraint: the same, for `bias`.
+        dropout: rate at which input features are dropped, clamped to [0, 1].
+        recurrent_dropout: rate at which state units are dropped, clamped to [0, 1].
+        implementation: 1 has dropout masks for each gate, 2 one for all; 1 with recurrent dropout.
+        reset_after: whether the reset gate acts after the recurrent product.
+        dtype: to compute in; None promotes parameters and inputs.
+        param_dtype: of the parameters.
+        precision: of the products, as in `jax.numpy.dot`.
+
+    Source: `tf.compat.v1.keras.layers.GRUCell` of TensorFlow 2.2.
+    """
+
+    units: int
+    activation: Activation | Mapping[str, Any] = "tanh"
+    recurrent_activation: Activation | Mapping[str, Any] = "hard_sigmoid"
+    use_bias: bool = True
+    kernel_initializer: Identifier = "glorot_uniform"
+    recurrent_initializer: Identifier = "orthogonal"
+    bias_initializer: Identifier = "zeros"
+    kernel_regularizer: Identifier = None
+    recurrent_regularizer: Identifier = None
+    bias_regularizer: Identifier = None
+    kernel_constraint: Identifier = None
+    recurrent_constraint: Identifier = None
+    bias_constraint: Identifier = None
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    implementation: int = 1
+    reset_after: bool = False
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(
+        self, inputs: ArrayLike, states: Any, training: bool | None = None
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """Takes one step.
+
+        Args:
+            inputs: `[b, f]`.
+            states: a list of one `[b, u]`, or the array alone.
+            training: whether to apply dropout; None is False.
+
+        Returns:
+            `(output, [state])`, both `[b, u]`.
+
+        Raises:
+            ValueError: a shape does not fit, or there is more than one state.
+        """
+        params = declare_params(self, np.shape(inputs)[-1])
+        state = single_state("states", states)
+        count = 3
+        masks = DropoutMasks(
+            stacked_masks(self, self.get_dropout_mask_for_cell(inputs, training, count)),
+            stacked_masks(self, self.get_recurrent_dropout_mask_for_cell(state, training, count)),
+        )
+        state, output = gru_cell_step(
+            params,
+            state,
+            inputs,
+            config=dataclasses.replace(
+                config_of(self),
+                activation=v1_activation(self.activation),
+                recurrent_activation=v1_activation(self.recurrent_activation),
+            ),
+            dropout_masks=masks,
+            dtype=self.dtype,
+            precision=self.precision,
+        )
+        return output, [state]
+
+    def get_dropout_mask_for_cell(
+        self, inputs: ArrayLike, training: bool | None, count: int = 1
+    ) -> jax.Array | list[jax.Array] | None:
+        """Returns the dropout masks of the inputs, from the cache where there are some.
+
+        Args:
+            inputs: `[b, f]`, whose shape the masks take.
+            training: whether to drop; else the masks are ones.
+            count: how many masks; like `training`, it says nothing once masks are cached.
+
+        Returns:
+            None at rate 0; an array `[b, f]` for a count of 1; else a list of them.
+        """
+        return self._cached_masks("inputs", inputs, self.dropout, training, count)
+
+    def get_recurrent_dropout_mask_for_cell(
+        self, inputs: ArrayLike, training: bool | None, count: int = 1
+    ) -> jax.Array | list[jax.Array] | None:
+        """Returns the dropout masks of the state, from the cache where there are some.
+
+        Args:
+            inputs: `[b, u]`, whose shape the masks take.
+            training: whether to drop; else the masks are ones.
+            count: how many masks; like `training`, it says nothing once masks are cached.
+
+        Returns:
+            None at rate 0; an array `[b, u]` for a count of 1; else a list of them.
+        """
+        return self._cached_masks("recurrent", inputs, self.recurrent_dropout, training, count)
+
+    def reset_dropout_mask(self) -> None:
+        """Forgets the cached masks of the inputs; "dropout_masks" must be mutable."""
+        self.put_variable(MASKS, "inputs", None)
+
+    def reset_recurrent_dropout_mask(self) -> None:
+        """Forgets the cached masks of the state; "dropout_masks" must be mutable."""
+        self.put_variable(MASKS, "recurrent", None)
+
+    @nn.nowrap
+    def get_initial_state(
+        self,
+        inputs: ArrayLike | None = None,
+        batch_size: int | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> jax.Array:
+        """Returns the state before the first step.
+
+        Args:
+            inputs: `[b, ...]`, which gives the batch size and the dtype.
+            batch_size: instead of `inputs`.
+            dtype: instead of `inputs`.
+
+        Returns:
+            `[b, u]` zeros.
+
+        Raises:
+            ValueError: neither `inputs` nor both others are given.
+        """
+        if inputs is not None:
+            batch_size, dtype = np.shape(inputs)[0], jnp.result_type(inputs)
+        if batch_size is None or dtype is None:
+            raise ValueError(
+                "get_initial_state needs inputs, or both batch_size and dtype, got "
+                f"batch_size={batch_size} and dtype={dtype}."
+            )
+        check_size("batch_size", batch_size)
+        return jnp.zeros((batch_size, self.units), dtype)
+
+    def _cached_masks(
+        self, name: str, inputs: ArrayLike, rate: float, training: bool | None, count: int
+    ) -> jax.Array | list[jax.Array] | None:
+        masks = masks_for(self, name, np.shape(inputs), rate, training, count)
+        if masks is not None and self.is_mutable_collection(MASKS) and not self.is_initializing():
+            self.put_variable(MASKS, name, masks)
+        return masks

@@ -1,0 +1,95 @@
+"""What v1's cell and layer share: names, masks, and the form of configs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gruflax.functional.dropout import dropout_mask
+from gruflax.linen.config import Configurable
+from gruflax.linen.weights import check_fields, dropout_key
+from gruflax.named import activations
+
+
+MASKS = "dropout_masks"
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """TensorFlow's piecewise linear sigmoid, `clip(0.2 x + 0.5, 0, 1)`.
+
+    Keras 3 gives this name to `relu6(x + 3) / 6`.
+
+    Args:
+        x: of any shape.
+
+    Returns:
+        An array like `x`.
+    """
+    return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+class V1Module(Configurable):
+    """What the cell and the layer share: v1's values, and v1's form of configs."""
+
+    def __post_init__(self):
+        for name in ("dropout", "recurrent_dropout"):
+            object.__setattr__(self, name, min(1.0, max(0.0, float(getattr(self, name)))))
+        if self.implementation == 0 or self.recurrent_dropout:
+            object.__setattr__(self, "implementation", 1)
+        check_fields(self)
+        super().__post_init__()
+
+    @nn.nowrap
+    def get_config(self) -> dict[str, Any]:
+        """Returns the config dict that TensorFlow 1 would write for this layer."""
+        config = super().get_config() | {"implementation": self.implementation}
+        if "time_major" in type(self).__dataclass_fields__:
+            config["time_major"] = self.time_major
+        if not config.get("zero_output_for_mask"):
+            config.pop("zero_output_for_mask", None)
+        return {name: _old_form(value) for name, value in config.items()}
+
+
+def v1_activation(identifier: Any) -> Any:
+    """Looks up an activation by TensorFlow 1's names."""
+    named = activations.serialize(identifier)
+    return hard_sigmoid if named == "hard_sigmoid" else activations.get(identifier)
+
+
+def masks_for(
+    module: V1Module,
+    name: str,
+    shape: tuple[int, ...],
+    rate: float,
+    training: bool | None,
+    count: int,
+) -> Any:
+    """Returns cached dropout masks, or draws them: None, one array or a list of `count`."""
+    if not rate:
+        return None
+    cached = module.get_variable(MASKS, name)
+    if cached is not None:
+        return cached
+    dtype = module.dtype or module.param_dtype
+    key = dropout_key(module, bool(training))
+    if key is None:
+        masks = [jnp.ones(shape, dtype)] * count
+    else:
+        masks = [dropout_mask(part, rate, shape, dtype) for part in jax.random.split(key, count)]
+    return masks[0] if count == 1 else masks
+
+
+def stacked_masks(module: V1Module, masks: Any) -> jax.Array | None:
+    """Turns v1's masks into `[1, b, n]` or, with implementation 1, `[3, b, n]`."""
+    if masks is None:
+        return None
+    stacked = jnp.stack(masks if isinstance(masks, (list, tuple)) else [masks])
+    return stacked if module.implementation == 1 else stacked[:1]
+
+
+def _old_form(value: Any) -> Any:
+    """Turns Keras 3's serialised objects into TensorFlow 1's."""
+    if isinstance(value, dict) and "registered_name" in value:
+        return {"class_name": value["class_name"], "config": value["config"]}
+    return value
