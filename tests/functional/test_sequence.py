@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +66,7 @@ def test_lengths_are_a_mask(gru):
     lengths = np.array([7, 3, 0])
     by_lengths = gru(X, seq_lengths=lengths)
     by_mask = gru(X, mask=gruflax.lengths_to_mask(lengths, 7))
-    jax.tree.map(np.testing.assert_array_equal, by_lengths, by_mask)
+    chex.assert_trees_all_equal(by_lengths, by_mask)
 
 
 @pytest.mark.parametrize("mask", [None, MASK])
@@ -73,7 +74,7 @@ def test_backwards_is_forwards_on_reversed_inputs(gru, mask):
     backwards = gru(X, mask=mask, reset=RESET, initial_state=H0, go_backwards=True)
     flipped = None if mask is None else mask[:, ::-1]
     forwards = gru(X[:, ::-1], mask=flipped, reset=RESET[:, ::-1], initial_state=H0)
-    jax.tree.map(np.testing.assert_array_equal, backwards, forwards)
+    chex.assert_trees_all_equal(backwards, forwards)
 
 
 def test_a_batch_is_its_rows_and_axes_are_free(gru):

@@ -1,5 +1,6 @@
 """Constraints: found in a model, applied after the update."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,4 +89,4 @@ def test_a_model_without_constraints_is_left_alone():
     params = model.init(KEY, X)["params"]
     transformation = gruflax.constraints(model, X)
     updates, _ = transformation.update(params, transformation.init(params), params)
-    jax.tree.map(np.testing.assert_array_equal, updates, params)
+    chex.assert_trees_all_equal(updates, params)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +76,7 @@ def test_rnn_of_gru_cell_is_gru(gru):
     rnn = gruflax.RNN(gruflax.GRUCell(5), return_sequences=True, return_state=True)
     wanted = layer.apply({"params": params}, X, mask=MASK)
     got = rnn.apply({"params": {"cell": params}}, X, mask=MASK)
-    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    chex.assert_trees_all_equal(got, wanted)
 
 
 class ForeignGRU(gruflax.GRUCell):
@@ -108,7 +109,7 @@ def test_foreign_cells_follow_the_same_rules(gru, options, unroll):
             call |= moved
         wanted = own.apply({"params": {"cell": params}}, x, **call)
         got = foreign.apply({"params": {"cell": params}}, x, **call)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), got, wanted)
+        chex.assert_trees_all_close(got, wanted, atol=1e-6)
 
 
 def test_cells_with_several_states():
@@ -198,7 +199,7 @@ def test_remat_keeps_the_numbers(gru):
     plain = jax.grad(lambda p: (layer.apply({"params": p}, X)[0] ** 2).sum())(params)
     rematted = nn.remat(gruflax.GRU)(5, return_sequences=True)
     got = jax.grad(lambda p: (rematted.apply({"params": p}, X) ** 2).sum())(params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, plain)
+    chex.assert_trees_all_close(got, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_sequential_and_tabulate():
