@@ -1,6 +1,7 @@
 """A GRU over a whole sequence."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.checks import check_state, compute_dtype
+from gruflax.functional.chunked import Fixed, Inputs, Static, chunk_length, chunked_loop
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks, resolve_dropout_masks
 from gruflax.functional.loops import (
@@ -19,11 +21,11 @@ from gruflax.functional.loops import (
     visible_outputs,
 )
 from gruflax.functional.masks import steps_to_mask, valid_steps
-from gruflax.functional.params import Params, cast_params, check_params
+from gruflax.functional.params import Params, cast_params, check_params, check_size
 from gruflax.functional.step import step
 
 
-LOOPS = ("auto", "scan")
+LOOPS = ("auto", "scan", "chunked")
 
 
 def gru_sequence(
@@ -44,6 +46,7 @@ def gru_sequence(
     return_sequences: bool = True,
     zero_output_for_mask: bool = False,
     loop: str = "auto",
+    chunk: int | None = None,
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -71,8 +74,9 @@ def gru_sequence(
         unroll: a Python loop instead of `lax.scan`: compile time grows with the sequence.
         return_sequences: returns the output of every step; False never stores them.
         zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
-        loop: "scan" is `lax.scan` over the step; "auto" is the fastest loop for the platform. All
-            give the same numbers.
+        loop: "scan" is `lax.scan` over the step; "chunked" works on chunks of time and keeps only
+            the states for the backward pass; "auto" chooses. All give the same numbers.
+        chunk: steps a chunk of the chunked loop; None chooses by the sizes.
         dtype: to compute in; None promotes the dtypes of `params` and `inputs`.
         precision: of the products, as in `jax.numpy.dot`.
 
@@ -89,6 +93,8 @@ def gru_sequence(
     """
     if loop not in LOOPS:
         raise ValueError(f"loop must be one of {LOOPS}, got {loop!r}.")
+    if chunk is not None:
+        check_size("chunk", chunk)
     features, units = check_params(params, config)
     inputs = _time_major_inputs(inputs, features, time_major)
     dtype = compute_dtype(dtype, params, inputs)
@@ -104,11 +110,17 @@ def gru_sequence(
     start = state if reset_state is None else reset_state
     start = check_state("reset_state", start, batch_shape, units, dtype)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
-    one_step = functools.partial(
-        step, cast_params(params, dtype), config=config, masks=masks, precision=precision
-    )
-    run = unrolled_loop if unroll else scan_loop
-    state, states = run(carry_through(one_step, start), state, steps, return_sequences)
+    params = cast_params(params, dtype)
+    if loop == "chunked" and not unroll and time:
+        rows = math.prod(batch_shape)
+        length = chunk or chunk_length(time, rows, features, units, dtype.itemsize)
+        static = Static(config, precision, return_sequences, min(length, time))
+        fixed = Fixed(steps.valid, steps.reset, masks)
+        state, states = chunked_loop(static, Inputs(params, state, start, steps.inputs), fixed)
+    else:
+        one_step = functools.partial(step, params, config=config, masks=masks, precision=precision)
+        run = unrolled_loop if unroll else scan_loop
+        state, states = run(carry_through(one_step, start), state, steps, return_sequences)
     shown = steps.valid if zero_output_for_mask else None
     outputs = visible_outputs(state, states, shown)
     return (jnp.moveaxis(outputs, 0, -2) if return_sequences and not time_major else outputs), state

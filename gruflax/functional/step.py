@@ -9,26 +9,47 @@ from gruflax.functional.activations import get_activation
 from gruflax.functional.checks import check_state, compute_dtype
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks, resolve_dropout_masks
-from gruflax.functional.params import Params, cast_params, check_params
+from gruflax.functional.params import GATES, Params, cast_params, check_params
+
+
+# Projections or gates side by side: z, r and h, each `[..., u]`.
+Gates = tuple[jax.Array, ...]
 
 
 def update_and_reset(
-    x_projection: jax.Array, state_projection: jax.Array, config: GRUConfig
+    x_projection: Gates, state_projection: Gates, config: GRUConfig
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the update gate z and the reset gate r from their projections.
 
     Args:
-        x_projection: `[..., 2u]`, of the input, z | r.
-        state_projection: `[..., 2u]`, of the state.
+        x_projection: of the input: z and r, each `[..., u]`; anything after them is not used.
+        state_projection: of the state, in the same order.
         config: the GRU.
 
     Returns:
         `(z, r)`, each `[..., u]`.
     """
-    gates = get_activation(config.recurrent_activation)
-    update, reset = jnp.split(x_projection + state_projection, 2, axis=-1)
-    # Gate by gate, so that an activation over the last axis (softmax) sees one gate's units.
-    return gates(update), gates(reset)
+    activation = get_activation(config.recurrent_activation)
+    update = activation(x_projection[0] + state_projection[0])
+    return update, activation(x_projection[1] + state_projection[1])
+
+
+def gates_after(
+    x_projection: Gates, state_projection: Gates, state: jax.Array, config: GRUConfig
+) -> jax.Array:
+    """Computes the new state where the reset gate acts after the recurrent product.
+
+    Args:
+        x_projection: of the input: z, r and h, each `[..., u]`.
+        state_projection: of the state: z, r and h.
+        state: `[..., u]`, the state before the step, never dropped.
+        config: the GRU.
+
+    Returns:
+        `[..., u]`, the state after the step.
+    """
+    update, reset = update_and_reset(x_projection, state_projection, config)
+    return blend(update, x_projection[2] + reset * state_projection[2], state, config)
 
 
 def blend(
@@ -93,7 +114,7 @@ def split_bias(params: Params, config: GRUConfig) -> tuple[jax.Array | None, jax
 
 def advance(
     params: Params,
-    x_projection: jax.Array,
+    x_projection: Gates,
     state: jax.Array,
     config: GRUConfig,
     masks: jax.Array | None = None,
@@ -103,7 +124,7 @@ def advance(
 
     Args:
         params: of the GRU, in the compute dtype.
-        x_projection: `[..., 3u]`, the input's projection, bias included.
+        x_projection: of the input, bias included: z, r and h, each `[..., u]`.
         state: `[..., u]`.
         config: the GRU.
         masks: `[n, ..., u]`, recurrent dropout masks, or None.
@@ -112,23 +133,32 @@ def advance(
     Returns:
         `[..., u]`, the state after the step.
     """
-    kernel, (_, bias) = params["recurrent_kernel"], split_bias(params, config)
-    gate_columns = 2 * state.shape[-1]
-    x_gates, x_candidate = jnp.split(x_projection, [gate_columns], axis=-1)
     if config.reset_after:
-        projection = project(state, kernel, bias, masks, precision)
-        state_gates, state_candidate = jnp.split(projection, [gate_columns], axis=-1)
-        update, reset = update_and_reset(x_gates, state_gates, config)
-        candidate = x_candidate + reset * state_candidate
-    else:
-        gate_kernel, candidate_kernel = jnp.split(kernel, [gate_columns], axis=-1)
-        gate_masks, candidate_mask = (None, None) if masks is None else (masks[:2], masks[-1:])
-        state_gates = project(state, gate_kernel, None, gate_masks, precision)
-        update, reset = update_and_reset(x_gates, state_gates, config)
-        candidate = x_candidate + project(
-            reset * state, candidate_kernel, None, candidate_mask, precision
-        )
-    return blend(update, candidate, state, config)
+        _, bias = split_bias(params, config)
+        projection = project(state, params["recurrent_kernel"], bias, masks, precision)
+        return gates_after(x_projection, split_gates(projection), state, config)
+    gate_kernel, candidate_kernel = split_recurrent_kernel(params)
+    gate_masks, candidate_mask = split_masks(masks)
+    projection = project(state, gate_kernel, None, gate_masks, precision)
+    update, reset = update_and_reset(x_projection, split_gates(projection, 2), config)
+    recurrent = project(reset * state, candidate_kernel, None, candidate_mask, precision)
+    return blend(update, x_projection[2] + recurrent, state, config)
+
+
+def split_gates(projection: jax.Array, count: int = GATES) -> Gates:
+    """Splits a projection `[..., count u]` into its gates, each `[..., u]`."""
+    return tuple(jnp.split(projection, count, axis=-1))
+
+
+def split_recurrent_kernel(params: Params) -> list[jax.Array]:
+    """Splits the recurrent kernel into that of the gates [u, 2u] and of the candidate [u, u]."""
+    kernel = params["recurrent_kernel"]
+    return jnp.split(kernel, [2 * kernel.shape[0]], axis=-1)
+
+
+def split_masks(masks: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
+    """Returns the recurrent dropout masks of the gates and of the candidate."""
+    return (None, None) if masks is None else (masks[:2], masks[-1:])
 
 
 def step(
@@ -154,7 +184,7 @@ def step(
     """
     bias, _ = split_bias(params, config)
     x_projection = project(x, params["kernel"], bias, masks.inputs, precision)
-    return advance(params, x_projection, state, config, masks.recurrent, precision)
+    return advance(params, split_gates(x_projection), state, config, masks.recurrent, precision)
 
 
 def gru_cell_step(

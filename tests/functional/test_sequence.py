@@ -12,7 +12,11 @@ import pytest
 import gruflax
 
 
-LOOPS = ({"loop": "scan"}, {"unroll": True})
+LOOPS = (
+    {"loop": "scan"},
+    {"unroll": True},
+    {"loop": "chunked", "chunk": 3},
+)
 PARAMS = {True: oracle.golden_params(True, True), False: oracle.golden_params(False, True)}
 RANDOM = np.random.default_rng(3)
 X = RANDOM.normal(size=(3, 7, 4)).astype(np.float32)
