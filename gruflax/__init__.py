@@ -14,7 +14,10 @@ from gruflax.functional import (
 from gruflax.linen import (
     GRU as GRU,
     RNN as RNN,
+    Bidirectional as Bidirectional,
     GRUCell as GRUCell,
+    Stack as Stack,
+    StackedRNNCells as StackedRNNCells,
     constraints as constraints,
     reset_states as reset_states,
     total_loss as total_loss,
@@ -24,9 +27,12 @@ from gruflax.linen import (
 __all__ = [
     "GRU",
     "RNN",
+    "Bidirectional",
     "DropoutMasks",
     "GRUCell",
     "GRUConfig",
+    "Stack",
+    "StackedRNNCells",
     "constraints",
     "draw_dropout_masks",
     "dropout_mask",

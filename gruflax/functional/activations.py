@@ -25,6 +25,14 @@ def soft_shrink(x: jax.Array) -> jax.Array:
     return jnp.sign(x) * jax.nn.relu(jnp.abs(x) - 0.5)
 
 
+def hard_sigmoid_v1(x: jax.Array) -> jax.Array:
+    """TensorFlow 1's piecewise linear sigmoid, `clip(0.2 x + 0.5, 0, 1)`.
+
+    Keras 3 gives the name `hard_sigmoid` to `relu6(x + 3) / 6`.
+    """
+    return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
 def tanh_shrink(x: jax.Array) -> jax.Array:
     """Returns `x - tanh(x)`."""
     return x - jnp.tanh(x)
@@ -78,6 +86,10 @@ ACTIVATIONS: dict[str, Function] = {
     "tanh_shrink": tanh_shrink,
 }
 
+# Each unit by itself. `softmax` and its kin mix units; of a user's own function nothing is known.
+_MIXING = {jax.nn.log_softmax, jax.nn.softmax, sparsemax}
+_POINTWISE = {hard_sigmoid_v1, *ACTIVATIONS.values()} - _MIXING
+
 _SPELLINGS = {name.replace("_", ""): function for name, function in ACTIVATIONS.items()}
 
 
@@ -108,3 +120,15 @@ def get_activation(identifier: str | Function | None) -> Function:
     if callable(identifier):
         return identifier
     raise TypeError(f"activation must be a name, a callable or None, got {identifier!r}.")
+
+
+def is_pointwise(identifier: str | Function | None) -> bool:
+    """Returns whether an activation is known to treat each unit by itself.
+
+    Args:
+        identifier: as `get_activation` takes it.
+
+    Returns:
+        False for activations that mix units, and for functions that are not Keras' or JAX's own.
+    """
+    return get_activation(identifier) in _POINTWISE

@@ -1,31 +1,17 @@
 """A GRU over a whole sequence."""
 
-import functools
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.checks import check_state, compute_dtype
-from gruflax.functional.chunked import Fixed, Inputs, Static, chunk_length, chunked_loop
 from gruflax.functional.config import GRUConfig
+from gruflax.functional.dispatch import choose_loop, run_loop
 from gruflax.functional.dropout import DropoutMasks, resolve_dropout_masks
-from gruflax.functional.loops import (
-    Steps,
-    carry_through,
-    in_order,
-    scan_loop,
-    unrolled_loop,
-    visible_outputs,
-)
+from gruflax.functional.loops import Steps, in_order, visible_outputs
 from gruflax.functional.masks import steps_to_mask, valid_steps
 from gruflax.functional.params import Params, cast_params, check_params, check_size
-from gruflax.functional.step import step
-
-
-LOOPS = ("auto", "scan", "chunked")
 
 
 def gru_sequence(
@@ -47,6 +33,7 @@ def gru_sequence(
     zero_output_for_mask: bool = False,
     loop: str = "auto",
     chunk: int | None = None,
+    remat: bool = False,
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -77,6 +64,8 @@ def gru_sequence(
         loop: "scan" is `lax.scan` over the step; "chunked" works on chunks of time and keeps only
             the states for the backward pass; "auto" chooses. All give the same numbers.
         chunk: steps a chunk of the chunked loop; None chooses by the sizes.
+        remat: the backward pass keeps every sqrt(t)-th state and computes the others again, for
+            very long sequences.
         dtype: to compute in; None promotes the dtypes of `params` and `inputs`.
         precision: of the products, as in `jax.numpy.dot`.
 
@@ -91,8 +80,6 @@ def gru_sequence(
     Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the README says which
     one this follows.
     """
-    if loop not in LOOPS:
-        raise ValueError(f"loop must be one of {LOOPS}, got {loop!r}.")
     if chunk is not None:
         check_size("chunk", chunk)
     features, units = check_params(params, config)
@@ -110,17 +97,19 @@ def gru_sequence(
     start = state if reset_state is None else reset_state
     start = check_state("reset_state", start, batch_shape, units, dtype)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
-    params = cast_params(params, dtype)
-    if loop == "chunked" and not unroll and time:
-        rows = math.prod(batch_shape)
-        length = chunk or chunk_length(time, rows, features, units, dtype.itemsize)
-        static = Static(config, precision, return_sequences, min(length, time))
-        fixed = Fixed(steps.valid, steps.reset, masks)
-        state, states = chunked_loop(static, Inputs(params, state, start, steps.inputs), fixed)
-    else:
-        one_step = functools.partial(step, params, config=config, masks=masks, precision=precision)
-        run = unrolled_loop if unroll else scan_loop
-        state, states = run(carry_through(one_step, start), state, steps, return_sequences)
+    state, states = run_loop(
+        choose_loop(loop, unroll, time, config),
+        cast_params(params, dtype),
+        state,
+        start,
+        steps,
+        jax.lax.stop_gradient(masks),
+        config=config,
+        precision=precision,
+        keep_states=return_sequences,
+        chunk=chunk,
+        remat=remat,
+    )
     shown = steps.valid if zero_output_for_mask else None
     outputs = visible_outputs(state, states, shown)
     return (jnp.moveaxis(outputs, 0, -2) if return_sequences and not time_major else outputs), state

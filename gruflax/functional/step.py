@@ -1,5 +1,7 @@
 """One step of a GRU: the arithmetic that every loop shares."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -76,6 +78,7 @@ def project(
     bias: jax.Array | None = None,
     masks: jax.Array | None = None,
     precision: lax.PrecisionLike = None,
+    dot: Callable[..., jax.Array] = jnp.dot,
 ) -> jax.Array:
     """Computes `x @ kernel + bias`, with inputs dropped for all gates alike or gate by gate.
 
@@ -85,19 +88,20 @@ def project(
         bias: `[k]`, or None.
         masks: `[n, ..., f]`: one for all gates or one a gate; or None.
         precision: of the product.
+        dot: computes the product.
 
     Returns:
         `[..., k]`.
     """
     if masks is None:
-        result = jnp.dot(x, kernel, precision=precision)
+        result = dot(x, kernel, precision=precision)
     elif masks.shape[0] == 1:
-        result = jnp.dot(x * masks[0], kernel, precision=precision)
+        result = dot(x * masks[0], kernel, precision=precision)
     else:
         blocks = jnp.split(kernel, masks.shape[0], axis=-1)
         result = jnp.concatenate(
             [
-                jnp.dot(x * mask, block, precision=precision)
+                dot(x * mask, block, precision=precision)
                 for mask, block in zip(masks, blocks, strict=True)
             ],
             axis=-1,

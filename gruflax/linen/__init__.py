@@ -1,8 +1,11 @@
 """Keras' GRU layers as `flax.linen` modules over `gruflax.functional`."""
 
+from gruflax.linen.bidirectional import Bidirectional as Bidirectional
 from gruflax.linen.cell import GRUCell as GRUCell
 from gruflax.linen.constrained import constraints as constraints
 from gruflax.linen.gru import GRU as GRU
 from gruflax.linen.losses import total_loss as total_loss
 from gruflax.linen.rnn import RNN as RNN
+from gruflax.linen.stack import Stack as Stack
+from gruflax.linen.stacked import StackedRNNCells as StackedRNNCells
 from gruflax.linen.state import reset_states as reset_states

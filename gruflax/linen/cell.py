@@ -1,6 +1,6 @@
 """The GRU cell as a Flax module."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,10 +15,9 @@ from gruflax.functional.params import check_size
 from gruflax.functional.sequence import gru_sequence
 from gruflax.functional.step import gru_cell_step
 from gruflax.linen.config import Configurable
-from gruflax.linen.weights import check_fields, config_of, declare_params, dropout_key
-
-
-Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
+from gruflax.linen.weights import declare_params, dropout_key
+from gruflax.named.fields import Identifier, check_fields, config_of
+from gruflax.named.states import nested_like, single_state
 
 
 class GRUCell(Configurable, nn.RNNCellBase):
@@ -113,7 +112,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
             dtype=self.dtype,
             precision=self.precision,
         )
-        return (type(states)([state]) if isinstance(states, (tuple, list)) else state), output
+        return nested_like(states, state), output
 
     @nn.compact
     def sequence(
@@ -171,16 +170,3 @@ class GRUCell(Configurable, nn.RNNCellBase):
     def num_feature_axes(self) -> int:
         """Returns 1: an input step is `[..., f]`."""
         return 1
-
-
-def single_state(name: str, states: Any) -> Any:
-    """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is.
-
-    Raises:
-        ValueError: there is not exactly one.
-    """
-    if not isinstance(states, (tuple, list)):
-        return states
-    if len(states) != 1:
-        raise ValueError(f"{name} must be one state for a GRU, got {len(states)}.")
-    return states[0]

@@ -126,6 +126,8 @@ def _serialize(name: str, value: Any) -> Any:
     kind = _kind(name)
     if kind is not None:
         return kind.serialize(value)
+    if isinstance(value, (tuple, list)) and any(isinstance(item, Configurable) for item in value):
+        return [_serialize(name, item) for item in value]
     if isinstance(value, Configurable):
         return {
             "module": "keras.layers",
@@ -137,6 +139,8 @@ def _serialize(name: str, value: Any) -> Any:
 
 
 def _deserialize(name: str, value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_deserialize(name, item) for item in value)
     if not isinstance(value, Mapping):
         return value
     kind = _kind(name)
@@ -144,5 +148,7 @@ def _deserialize(name: str, value: Any) -> Any:
         return kind.get(value)
     classes = {cls.__name__: cls for cls in Configurable.__subclasses__()}
     if value.get("class_name") not in classes:
-        raise ValueError(f"cell must be one of {sorted(classes)}, got {value.get('class_name')!r}.")
+        raise ValueError(
+            f"{name} must be one of {sorted(classes)}, got {value.get('class_name')!r}."
+        )
     return classes[value["class_name"]].from_config(value["config"])

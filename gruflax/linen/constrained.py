@@ -7,7 +7,7 @@ import jax
 import optax
 from flax import linen as nn
 
-from gruflax.linen.weights import ROLES, option
+from gruflax.named.fields import ROLES, option
 
 
 Path = tuple[str, ...]

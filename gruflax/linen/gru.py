@@ -12,11 +12,11 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.config import Activation
 from gruflax.functional.cudnn import check_use_cudnn
-from gruflax.linen.cell import GRUCell, Identifier
+from gruflax.linen.cell import GRUCell
 from gruflax.linen.config import Configurable
 from gruflax.linen.layer import call_layer
 from gruflax.linen.state import Resettable
-from gruflax.linen.weights import check_fields, config_of
+from gruflax.named.fields import Identifier, check_fields, config_of
 
 
 class GRU(Resettable, Configurable):

@@ -1,6 +1,5 @@
 """One call of a recurrent layer: what the layers share."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +7,12 @@ import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from gruflax.linen.cell import GRUCell
-from gruflax.linen.foreign import cell_sequence, initial_carry
+from gruflax.linen.foreign import initial_carry
+from gruflax.linen.stacked import sequence_of
 from gruflax.linen.state import load_state, store_state
 from gruflax.named import regularizers
+from gruflax.named.sequences import run_sequence
+from gruflax.named.states import as_tuple
 
 
 def call_layer(
@@ -54,31 +55,16 @@ def run_layer(
     Returns:
         `(outputs, state)`.
     """
+    zeros = stored = None
     if layer.stateful:
         zeros = initial_carry(cell, inputs, layer.time_major)
         stored = load_state(layer, zeros)
-        if initial_state is None:
-            initial_state = stored
-            if options.get("reset") is not None and options.get("reset_state") is None:
-                # What the last call left behind is no beginning for a reset to go back to.
-                options["reset_state"] = zeros
-    outputs, state = _sequence_of(cell)(
-        inputs,
-        initial_state=initial_state,
-        go_backwards=layer.go_backwards,
-        time_major=layer.time_major,
-        unroll=layer.unroll,
-        return_sequences=layer.return_sequences,
-        **options,
+    outputs, state = run_sequence(
+        layer, sequence_of(cell), inputs, initial_state, stored, zeros, **options
     )
     if layer.stateful:
         store_state(layer, state)
     return outputs, state
-
-
-def as_tuple(state: Any) -> tuple:
-    """Returns a cell's state as a tuple of states."""
-    return tuple(state) if isinstance(state, (tuple, list)) else (state,)
 
 
 def sow_activity_loss(
@@ -96,10 +82,3 @@ def sow_activity_loss(
         return
     for output in jax.tree.leaves(result):
         layer.sow("losses", "activity", regularizer(output) * scale(output))
-
-
-def _sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
-    """The function that runs a cell over a sequence: a GRUCell's own, or the one for any cell."""
-    if isinstance(cell, GRUCell) and type(cell).__call__ is GRUCell.__call__:
-        return cell.sequence
-    return functools.partial(cell_sequence, cell)

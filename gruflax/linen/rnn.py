@@ -7,10 +7,11 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from gruflax.functional.params import check_size
-from gruflax.linen.cell import Identifier
 from gruflax.linen.config import Configurable
-from gruflax.linen.layer import as_tuple, call_layer
+from gruflax.linen.layer import call_layer
 from gruflax.linen.state import Resettable
+from gruflax.named.fields import Identifier
+from gruflax.named.states import as_tuple
 
 
 class RNN(Resettable, Configurable):

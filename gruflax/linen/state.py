@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
+
+from gruflax.named.states import check_stored, replaced_states
 
 
 COLLECTION = "recurrent_state"
@@ -27,7 +28,7 @@ def load_state(layer: nn.Module, zeros: Any) -> Any:
     if not layer.has_variable(COLLECTION, "h"):
         return None
     stored = layer.get_variable(COLLECTION, "h")
-    check_states(stored, zeros, "the stored state", "a stateful layer keeps its batch size")
+    check_stored(stored, zeros)
     return stored
 
 
@@ -37,40 +38,6 @@ def store_state(layer: nn.Module, state: Any) -> None:
         state = jax.tree.map(jnp.zeros_like, state)
     if layer.is_mutable_collection(COLLECTION):
         layer.put_variable(COLLECTION, "h", state)
-
-
-def check_states(given: Any, wanted: Any, name: str, remedy: str = "") -> None:
-    """Raises a ValueError unless two pytrees hold equally many arrays of equal shapes."""
-    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (given, wanted)]
-    if len(shapes[0]) != len(shapes[1]):
-        raise ValueError(f"{name} must be {len(shapes[1])} arrays, got {len(shapes[0])}.")
-    if shapes[0] != shapes[1]:
-        hint = f" ({remedy})" if remedy else ""
-        raise ValueError(f"{name} must have shapes {shapes[1]}, got {shapes[0]}{hint}.")
-
-
-def replaced_states(stored: Any, states: Any) -> Any:
-    """Returns `stored` with new values: zeros, or those of `states`.
-
-    Args:
-        stored: a pytree of states.
-        states: None, or as many arrays of the same shapes in any nesting, in order.
-
-    Returns:
-        A pytree like `stored`.
-
-    Raises:
-        ValueError: another number of arrays, or other shapes.
-    """
-    if states is None:
-        return jax.tree.map(jnp.zeros_like, stored)
-    check_states(states, stored, "states")
-    leaves, treedef = jax.tree.flatten(stored)
-    new = [
-        jnp.asarray(value).astype(leaf.dtype)
-        for value, leaf in zip(jax.tree.leaves(states), leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, new)
 
 
 def reset_states(variables: dict[str, Any], states: Any = None) -> dict[str, Any]:

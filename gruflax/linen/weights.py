@@ -5,58 +5,8 @@ import jax.core
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gruflax.functional.config import GRUConfig
-from gruflax.functional.params import check_size, params_shapes
-from gruflax.named import activations, constraints, initializers, regularizers
-
-
-# Keras names a parameter `recurrent_kernel` and its options `recurrent_initializer`, ...
-ROLES = {"kernel": "kernel", "recurrent_kernel": "recurrent", "bias": "bias"}
-
-_KINDS = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
-
-
-def option(module: nn.Module, parameter: str, kind: str):
-    """Looks up an option of one parameter, such as the constraint of `recurrent_kernel`.
-
-    Args:
-        module: with the fields of a GRU.
-        parameter: "kernel", "recurrent_kernel" or "bias".
-        kind: "initializer", "regularizer" or "constraint".
-
-    Returns:
-        A callable, or None.
-
-    Raises:
-        TypeError: the field holds something that is no identifier.
-        ValueError: the field holds an unknown name.
-    """
-    return _KINDS[kind].get(getattr(module, f"{ROLES[parameter]}_{kind}"))
-
-
-def config_of(module: nn.Module) -> GRUConfig:
-    """Returns the static description of a module with the fields of a GRU."""
-    return GRUConfig(
-        activation=activations.get(module.activation),
-        recurrent_activation=activations.get(module.recurrent_activation),
-        use_bias=module.use_bias,
-        reset_after=module.reset_after,
-        dropout=module.dropout,
-        recurrent_dropout=module.recurrent_dropout,
-        implementation=module.implementation,
-    )
-
-
-def check_fields(module: nn.Module) -> None:
-    """Raises a ValueError or TypeError that names the field unless a GRU's fields are valid."""
-    check_size("units", module.units)
-    config_of(module)
-    for parameter in ROLES:
-        for kind in _KINDS:
-            option(module, parameter, kind)
-    seed = getattr(module, "seed", None)
-    if seed is not None and not hasattr(seed, "__index__"):
-        raise TypeError(f"seed must be an integer or None, got {seed!r}.")
+from gruflax.functional.params import params_shapes
+from gruflax.named.fields import config_of, initializer_of, option
 
 
 def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
@@ -73,8 +23,7 @@ def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
     params = {
         name: module.param(
             name,
-            # None is what Keras' `add_weight` makes of it.
-            option(module, name, "initializer") or initializers.get("glorot_uniform"),
+            initializer_of(module, name),
             shape,
             module.param_dtype,
         )

@@ -6,27 +6,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gruflax.functional.activations import hard_sigmoid_v1 as hard_sigmoid
 from gruflax.functional.dropout import dropout_mask
 from gruflax.linen.config import Configurable
-from gruflax.linen.weights import check_fields, dropout_key
+from gruflax.linen.weights import dropout_key
 from gruflax.named import activations
+from gruflax.named.fields import check_fields
 
 
 MASKS = "dropout_masks"
-
-
-def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """TensorFlow's piecewise linear sigmoid, `clip(0.2 x + 0.5, 0, 1)`.
-
-    Keras 3 gives this name to `relu6(x + 3) / 6`.
-
-    Args:
-        x: of any shape.
-
-    Returns:
-        An array like `x`.
-    """
-    return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
 class V1Module(Configurable):

@@ -16,9 +16,10 @@ from gruflax.functional.config import Activation
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops import where_steps
 from gruflax.functional.masks import valid_steps
-from gruflax.linen.cell import GRUCell as LinenCell, Identifier
+from gruflax.linen.cell import GRUCell as LinenCell
 from gruflax.linen.layer import run_layer, sow_activity_loss
 from gruflax.linen.state import COLLECTION, Resettable
+from gruflax.named.fields import Identifier
 
 
 class GRU(Resettable, V1Module):

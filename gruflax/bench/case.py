@@ -1,0 +1,101 @@
+"""What is measured: shapes, dtypes, masks, and the arrays of a case."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+
+Shape = tuple[int, int, int, int]
+
+FORWARD, VALUE_AND_GRAD, STEP = "forward", "value_and_grad", "step"
+MODES = (FORWARD, VALUE_AND_GRAD)
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+DEVICES = ("cpu", "gpu", "tpu")
+
+# (batch, time, features, units), over which the geometric means are taken.
+TARGET_SHAPES: tuple[Shape, ...] = (
+    (32, 100, 64, 128),
+    (64, 200, 128, 256),
+    (8, 1000, 32, 64),
+    (256, 100, 64, 64),
+    (1, 1000, 16, 32),
+)
+FULL_SHAPES: tuple[Shape, ...] = (*TARGET_SHAPES, (16, 50, 512, 1024))
+QUICK_SHAPES: tuple[Shape, ...] = ((1, 100, 16, 32), (16, 50, 32, 64))
+STEP_SHAPES: tuple[Shape, ...] = ((1, 1, 16, 32), (1, 1, 64, 128), (1, 1, 128, 256))
+MEMORY_SHAPE: Shape = (8, 4096, 64, 128)
+SCALING: dict[str, tuple[Shape, ...]] = {
+    "time": tuple((1, 10**power, 16, 32) for power in (2, 3, 4, 5)),
+    "units": tuple((16, 100, 64, units) for units in (32, 64, 128, 256, 512, 1024)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One problem that every contestant solves.
+
+    Attributes:
+        batch: number of sequences.
+        time: steps a sequence.
+        features: size of an input step.
+        units: size of the state.
+        dtype: of inputs, parameters and arithmetic.
+        masked: whether the sequences are right-padded, with lengths from half to all of `time`.
+        device: the platform: "cpu", "gpu" or "tpu".
+    """
+
+    batch: int
+    time: int
+    features: int
+    units: int
+    dtype: str = "float32"
+    masked: bool = False
+    device: str = "cpu"
+
+    @property
+    def shape(self) -> Shape:
+        """`(batch, time, features, units)`."""
+        return self.batch, self.time, self.features, self.units
+
+    @property
+    def label(self) -> str:
+        """The shape, the dtype, and "masked" where there is a mask."""
+        return f"{self.shape} {self.dtype}" + " masked" * self.masked
+
+    @property
+    def jax_device(self) -> jax.Device:  # pyright: ignore[reportInvalidTypeForm]
+        """The first JAX device of the platform."""
+        return jax.devices(self.device)[0]
+
+    def inputs(self) -> np.ndarray:
+        """Returns `[b, t, f]` float32, the same for every contestant."""
+        return _normal(self.batch, self.time, self.features)
+
+    def lengths(self) -> np.ndarray | None:
+        """Returns `[b]` int32, the valid steps a sequence; None without a mask."""
+        if not self.masked:
+            return None
+        draw = np.random.default_rng(1).integers((self.time + 1) // 2, self.time + 1, self.batch)
+        return draw.astype(np.int32)
+
+    def mask(self) -> np.ndarray | None:
+        """Returns `[b, t]` bool, True where a step counts; None without a mask."""
+        lengths = self.lengths()
+        return None if lengths is None else np.arange(self.time) < lengths[:, None]
+
+
+# Ten contestants a case share one draw.
+@functools.lru_cache(maxsize=1)
+def _normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@contextlib.contextmanager
+def environment(case: Case) -> Iterator[None]:
+    """Makes JAX work on the case's device and, for float64, in double precision."""
+    with jax.default_device(case.jax_device), jax.enable_x64(case.dtype == "float64"):
+        yield

@@ -1,0 +1,218 @@
+"""What all conversions share: the order of the gates, and parameters in and out of layers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import linen as nn
+
+from gruflax.functional.config import GRUConfig
+from gruflax.functional.params import check_params, params_shapes
+from gruflax.named import activations
+from gruflax.named.fields import config_of
+
+
+# The order of the gates' columns in gruflax and Keras: update, reset, candidate.
+ORDER = "zrh"
+
+# Any stands for NumPy arrays: JAX functions take them, and their types do not say so.
+Params = dict[str, Any]
+
+
+class Weights(NamedTuple):
+    """The parameters of one direction of one layer, and what they are for.
+
+    Attributes:
+        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u], [3u] or absent.
+        config: the GRU that they belong to.
+    """
+
+    params: Params
+    config: GRUConfig
+
+    @property
+    def units(self) -> int:
+        """Returns the size of the state."""
+        return self.params["recurrent_kernel"].shape[0]
+
+    @property
+    def features(self) -> int:
+        """Returns the size of an input step."""
+        return self.params["kernel"].shape[0]
+
+    def biases(self) -> np.ndarray:
+        """Returns the bias in the shape that the config asks for, zeros where there is none."""
+        config = GRUConfig(reset_after=self.config.reset_after)
+        shape = params_shapes(self.features, self.units, config)["bias"]
+        return self.params.get("bias", np.zeros(shape, self.params["kernel"].dtype))
+
+
+def reorder(array: np.ndarray, source: str, target: str, axis: int = -1) -> np.ndarray:
+    """Changes the order of the gates along an axis.
+
+    Args:
+        array: three equal blocks along `axis`, one a gate.
+        source: the order they are in, such as "rzh".
+        target: the order wanted, such as "zrh".
+        axis: along which the blocks lie.
+
+    Returns:
+        A new array of the same shape.
+    """
+    blocks = dict(zip(source, np.split(array, 3, axis), strict=True))
+    return np.concatenate([blocks[gate] for gate in target], axis)
+
+
+def make_params(kernel: Any, recurrent_kernel: Any, bias: Any = None) -> Params:
+    """Makes a GRU's parameters, or says what does not fit.
+
+    Args:
+        kernel: `[f, 3u]`.
+        recurrent_kernel: `[u, 3u]`.
+        bias: `[2, 3u]` (`reset_after`), `[3u]`, or None.
+
+    Returns:
+        Parameters as `gruflax.gru_sequence` takes them: NumPy arrays of their own, in their dtype.
+
+    Raises:
+        ValueError: a shape is not that of a GRU.
+    """
+    params = {"kernel": kernel, "recurrent_kernel": recurrent_kernel}
+    if bias is not None:
+        params["bias"] = bias
+    arrays: Params = {name: np.array(value, order="C") for name, value in params.items()}
+    check_params(arrays, config_for(arrays))
+    return arrays
+
+
+def config_for(params: Mapping[str, Any]) -> GRUConfig:
+    """Returns the default GRU that fits parameters: their bias says which one."""
+    bias = params.get("bias")
+    return GRUConfig(use_bias=bias is not None, reset_after=bias is None or np.ndim(bias) == 2)
+
+
+def weights_of(module: nn.Module | None, variables: Mapping[str, Any]) -> Weights:
+    """Reads the weights of one GRU.
+
+    Args:
+        module: a `gruflax.GRU` or `GRUCell`; None takes the convention from the bias, and Keras'
+            default activations.
+        variables: bare params, or a collection of them under "params".
+
+    Returns:
+        Its parameters as NumPy arrays, and its config.
+
+    Raises:
+        TypeError: `variables` is no mapping.
+        ValueError: `variables` are not those of `module`.
+    """
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"variables must be a dict of arrays, got {type(variables).__name__}.")
+    given = variables.get("params", variables)
+    params: Params = {name: np.asarray(value) for name, value in given.items()}
+    config = config_for(params) if module is None else config_of(module)
+    check_params(params, config)
+    return Weights(params, config)
+
+
+def cell_weights(
+    source: Any, variables: Mapping[str, Any] | None, target: str, *, reset_after: bool
+) -> Weights:
+    """Reads the weights of one GRU for a library whose cell knows one convention.
+
+    Args:
+        source: bare params, or a `gruflax.GRU` or `GRUCell`.
+        variables: of the module; None where `source` is params.
+        target: the library's name, for the error.
+        reset_after: the convention that the library knows.
+
+    Returns:
+        The weights.
+
+    Raises:
+        TypeError: `source` and `variables` are not of these forms.
+        ValueError: the library cannot represent them.
+    """
+    weights = weights_of(None, source) if variables is None else weights_of(source, variables)
+    need(weights, target, reset_after=reset_after)
+    return weights
+
+
+def need(weights: Weights, target: str, *, reset_after: bool) -> None:
+    """Raises a ValueError unless a library that has one kind of GRU has this one.
+
+    Args:
+        weights: what is to be converted.
+        target: the library's name, for the error.
+        reset_after: the convention that the library knows.
+    """
+    # Without a bias and without a module, nothing says otherwise.
+    if weights.config.reset_after != reset_after:
+        raise ValueError(
+            f"{target} has no GRU with reset_after={weights.config.reset_after}: "
+            f"only reset_after={reset_after} can be converted."
+        )
+    for field, wanted in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
+        given = getattr(weights.config, field)
+        if activations.serialize(given) != wanted:
+            raise ValueError(
+                f"{target} has no GRU with {field}={activations.serialize(given)!r}: "
+                f"only {wanted!r}."
+            )
+
+
+def merged_bias(bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Adds up what libraries with one bias a gate cannot tell apart.
+
+    Args:
+        bias: `[2, 3u]`, an input and a recurrent row.
+
+    Returns:
+        What acts like an input bias [3u], and the recurrent bias of the candidate [u], which the
+        reset gate multiplies.
+    """
+    units = bias.shape[-1] // 3
+    merged = bias[0].copy()
+    merged[: 2 * units] += bias[1, : 2 * units]
+    return merged, bias[1, 2 * units :].copy()
+
+
+def pick(found: Mapping[str, Any], name: str | None, what: str) -> Any:
+    """Chooses by name, or the only one there is.
+
+    Args:
+        found: by name.
+        name: which one; None where there is one.
+        what: what is looked for, for the error.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: there is none of that name, or there are several and no name says which.
+    """
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name is None or name not in found:
+        raise ValueError(f"name must be one of {what}: {sorted(found)}, got {name!r}.")
+    return found[name]
+
+
+def take(arrays: Mapping[str, Any], names: Sequence[str], what: str) -> list[Any]:
+    """Takes entries out of a mapping.
+
+    Args:
+        arrays: by name.
+        names: the wanted ones.
+        what: what they are of, for the error.
+
+    Returns:
+        The entries, in the order of `names`.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise ValueError(f"{what} must hold {list(names)}, got {sorted(arrays)}.")
+    return [arrays[name] for name in names]

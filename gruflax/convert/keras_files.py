@@ -1,0 +1,224 @@
+"""The files that Keras and TensorFlow write: `.keras`, `.weights.h5` and the older `.h5`."""
+
+import collections
+import io
+import itertools
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from gruflax.convert.gates import pick
+
+
+_LAYERS = ("GRU", "CuDNNGRU", "GRUCell")
+
+
+class Source(NamedTuple):
+    """One Keras layer.
+
+    Attributes:
+        class_name: Keras' name of its class.
+        config: as its `get_config` returned it; None where it is unknown.
+        weights: as its `get_weights` returned them.
+    """
+
+    class_name: str
+    config: Mapping[str, Any] | None
+    weights: list[np.ndarray]
+
+
+def read_keras(path: str, name: str | None) -> Source:
+    """Reads one layer out of a file. Nothing in the file is executed or unpickled.
+
+    Args:
+        path: of a `.keras`, `.weights.h5` or older `.h5` file.
+        name: of the layer; None where the file has one GRU.
+
+    Returns:
+        The layer; without its config where the file holds weights only.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: h5py is not installed.
+        ValueError: the file is damaged or of another kind, or there is no such layer.
+    """
+    h5py = _h5py()
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                config = json.loads(archive.read("config.json"))
+                weights = io.BytesIO(archive.read("model.weights.h5"))
+            with h5py.File(weights, "r") as file:
+                _check_links(file)
+                return _from_archive(config, file, name)
+        with h5py.File(path, "r") as file:
+            _check_links(file)
+            if "layer_names" in file.attrs or "model_weights" in file:
+                return _from_legacy(file, name)
+            return _from_weights(file, name)
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras: {error}"
+        ) from error
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("Keras files need h5py: pip install 'gruflax[convert]'.") from error
+    return h5py
+
+
+def _check_links(file: Any) -> None:
+    """Raises a ValueError where the file would have others read."""
+
+    def elsewhere(name: str, link: Any) -> str | None:
+        return name if type(link).__name__ == "ExternalLink" else None
+
+    # The first answer other than None ends the visit.
+    found = file.visititems_links(elsewhere)
+    if found is not None:
+        raise ValueError(f"the file must hold its arrays itself, {found} is elsewhere.")
+
+
+def _from_archive(config: Mapping[str, Any], file: Any, name: str | None) -> Source:
+    """A layer of a `.keras` file: its place among the weights follows from its config."""
+    entries = [(entry["config"]["name"], path, (path, entry)) for path, entry in _entries(config)]
+    path, entry = pick(_by_name(entries), name, "the file's GRU layers")
+    return Source(entry["class_name"], entry["config"], _weights(file[path]))
+
+
+def _from_weights(file: Any, name: str | None) -> Source:
+    """A layer of a `.weights.h5` file, by its own name or the path of its group."""
+    groups = {path: group for path, group in _groups(file) if _is_gru(group)}
+    # Keras writes the layer's name beside the path, which is made of the names of classes.
+    named = _by_name([(_own_name(group) or path, path, group) for path, group in groups.items()])
+    group = pick(groups if name in groups else named, name, "the file's GRU layers")
+    kind = "Bidirectional" if "forward_layer" in group else "GRU"
+    return Source(kind, None, _weights(group))
+
+
+def _from_legacy(file: Any, name: str | None) -> Source:
+    """A layer of an `.h5` file of a model, or of its weights alone, of Keras 1 and later."""
+    weights = {}
+    root = file["model_weights"] if "model_weights" in file else file
+    for layer in _strings(root, "layer_names"):
+        for path in _strings(root[layer], "weight_names"):
+            # "gru/kernel:0", "gru/gru_cell/kernel:0", "model/gru/gru_cell/kernel", ...
+            *owners, variable = path.split(":")[0].split("/")
+            if variable in ("kernel", "recurrent_kernel", "bias"):
+                array = _array(root[layer][path])
+                for owner in dict.fromkeys((layer, *owners)):
+                    weights.setdefault(owner, []).append(array)
+    if "model_config" not in file.attrs:
+        found = {layer: arrays for layer, arrays in weights.items() if _is_weight_list(arrays)}
+        layers = set(_strings(root, "layer_names"))
+        arrays = pick({key: found[key] for key in found if key in layers}, name, "the file's GRUs")
+        return Source("GRU" if len(arrays) < 4 else "Bidirectional", None, arrays)
+    config = json.loads(file.attrs["model_config"])
+    entries = [(entry["config"]["name"], path, entry) for path, entry in _entries(config)]
+    entry = pick(_by_name(entries), name, "the file's GRU layers")
+    return Source(entry["class_name"], entry["config"], weights.get(entry["config"]["name"], []))
+
+
+def _by_name(found: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
+    """Names, paths and values: the values by name, or by path where models share a name."""
+    counts = collections.Counter(name for name, _, _ in found)
+    return {name if counts[name] == 1 else path: value for name, path, value in found}
+
+
+def _entries(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The GRU layers of a model's config, nested models' too, by their paths in Keras 3's files."""
+    inner = config["config"]
+    # Keras before 2.2.3 wrote a Sequential as a list.
+    layers = inner if isinstance(inner, list) else inner.get("layers", [])
+    counts = collections.Counter()
+    for entry in layers:
+        kind = _snake_case(entry["class_name"])
+        place = f"{path}layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
+        counts[kind] += 1
+        if _holds_gru(entry):
+            yield place, entry
+        elif "config" in entry:
+            yield from _entries(entry, f"{place}/")
+
+
+def _holds_gru(entry: Mapping[str, Any]) -> bool:
+    config = entry.get("config", {})
+    if entry["class_name"] == "StackedRNNCells":
+        return all(map(_holds_gru, config["cells"]))
+    wrapped = {"Bidirectional": "layer", "RNN": "cell"}.get(entry["class_name"])
+    return _holds_gru(config[wrapped]) if wrapped else entry["class_name"] in _LAYERS
+
+
+def _snake_case(name: str) -> str:
+    """What Keras makes of the name of a class."""
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _groups(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The groups of a Keras 3 file that are layers: those under a group "layers", nested too."""
+    for name in group.get("layers", {}):
+        layer = group["layers"][name]
+        yield f"{path}layers/{name}", layer
+        yield from _groups(layer, f"{path}layers/{name}/")
+
+
+def _own_name(group: Any) -> str | None:
+    return group["vars"].attrs.get("name") if "vars" in group else None
+
+
+def _is_gru(group: Any) -> bool:
+    layer = group.get("forward_layer", group)
+    # Without a config nothing says which of several cells has a bias.
+    if "cell" not in layer or "cells" in layer["cell"]:
+        return False
+    return _is_weight_list(_weights(group))
+
+
+def _is_weight_list(arrays: list[np.ndarray]) -> bool:
+    """Whether this is a GRU's or a pair's: an LSTM's recurrent kernel is [u, 4u]."""
+    if len(arrays) not in (2, 3, 4, 6) or arrays[1].ndim != 2:
+        return False
+    return arrays[1].shape[1] == 3 * arrays[1].shape[0]
+
+
+def _weights(group: Any) -> list[np.ndarray]:
+    """The weight list of a layer's group: of a cell, of cells, or of layers with such."""
+    if "cells" in group:
+        cells = sorted(group["cells"], key=lambda name: (len(name), name))
+        return [array for name in cells for array in _weights(group["cells"][name])]
+    inner = [name for name in ("forward_layer", "backward_layer", "cell") if name in group]
+    if inner:
+        return [array for name in inner for array in _weights(group[name])]
+    variables = group["vars"]
+    return [_array(variables[name]) for name in sorted(variables, key=int)]
+
+
+def _array(dataset: Any) -> np.ndarray:
+    """Reads an array, of this file only."""
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"the file must hold its arrays itself, {dataset.name} is elsewhere.")
+    array = np.array(dataset)
+    if dataset.attrs.get("dtype") == "bfloat16":
+        return array.view(jnp.bfloat16)
+    return array
+
+
+def _strings(group: Any, name: str) -> list[str]:
+    """A list of names among a group's attributes; Keras cuts a long one into `name0`, `name1`..."""
+    values = list(group.attrs.get(name, ()))
+    for index in itertools.count():
+        if f"{name}{index}" not in group.attrs:
+            break
+        values.extend(group.attrs[f"{name}{index}"])
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]

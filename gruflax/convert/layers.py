@@ -1,0 +1,146 @@
+"""Whole layers: stacks and pairs put together from weights, and taken apart again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+
+from gruflax.convert.gates import Params, Weights, weights_of
+from gruflax.linen import GRU, Bidirectional, Stack
+
+
+Layer = tuple[nn.Module, dict[str, Any]]
+
+
+class Part(NamedTuple):
+    """One layer of a stack.
+
+    Attributes:
+        directions: one GRU, or the forward and the backward one of a pair.
+        weights: of each direction.
+        merge_mode: of a pair; of a single GRU it says nothing.
+    """
+
+    directions: list[GRU]
+    weights: list[Weights]
+    merge_mode: str | None = "concat"
+
+
+def single(params: Params, **fields: Any) -> Layer:
+    """Makes a GRU layer for parameters.
+
+    Args:
+        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u], [3u] or absent.
+        **fields: of the `gruflax.GRU`.
+
+    Returns:
+        `(gru, {"params": params})`.
+    """
+    return GRU(**_sizes(params), **fields), {"params": params}
+
+
+def pair(forward: Params, backward: Params, merge_mode: str | None, **fields: Any) -> Layer:
+    """Makes a bidirectional layer for the parameters of both directions.
+
+    Args:
+        forward: of the forward GRU.
+        backward: of the backward GRU, of the same shapes.
+        merge_mode: how outputs are merged, see `gruflax.Bidirectional`.
+        **fields: of both GRUs.
+
+    Returns:
+        `(bidirectional, variables)`.
+    """
+    module = Bidirectional(GRU(**_sizes(forward), **fields), merge_mode)
+    return module, {"params": {"forward_layer": forward, "backward_layer": backward}}
+
+
+def stack(layers: Sequence[Layer], dropout: float = 0.0) -> Layer:
+    """Puts layers on top of each other.
+
+    Args:
+        layers: each a module and its variables, the lowest first.
+        dropout: rate in [0, 1] at which outputs between the layers are dropped.
+
+    Returns:
+        `(stack, variables)`; a single layer as it is.
+    """
+    if len(layers) == 1:
+        return layers[0]
+    modules, variables = zip(*layers, strict=True)
+    params = {f"layers_{index}": each["params"] for index, each in enumerate(variables)}
+    return Stack(modules, dropout), {"params": params}
+
+
+def parts(module: Any, variables: Mapping[str, Any]) -> list[Part]:
+    """Takes a layer apart.
+
+    Args:
+        module: a `gruflax.GRU`, a `Bidirectional` of them, or a `Stack` of these.
+        variables: of the module.
+
+    Returns:
+        Its layers, the lowest first.
+
+    Raises:
+        TypeError: the module is none of these.
+        ValueError: the variables are not those of the module.
+    """
+    if isinstance(module, Stack):
+        names = [f"layers_{index}" for index in range(len(module.layers))]
+        return [
+            _part(layer, child(variables, name))
+            for layer, name in zip(module.layers, names, strict=True)
+        ]
+    return [_part(module, variables)]
+
+
+def child(variables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Takes the params of a module's child out of those of the module.
+
+    Args:
+        variables: bare params, or a collection of them under "params".
+        name: of the child.
+
+    Returns:
+        The child's bare params.
+
+    Raises:
+        TypeError: `variables` is no mapping.
+        ValueError: there is no such child.
+    """
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"variables must be a dict of arrays, got {type(variables).__name__}.")
+    params = variables.get("params", variables)
+    if name not in params:
+        raise ValueError(f"variables must hold the params of {name!r}, got {sorted(params)}.")
+    return params[name]
+
+
+def _part(module: Any, variables: Mapping[str, Any]) -> Part:
+    if isinstance(module, GRU):
+        return Part([module], [weights_of(module, variables)])
+    if isinstance(module, Bidirectional) and isinstance(module.layer, GRU):
+        directions = [module.layer, module.backward_layer]
+        names = ("forward_layer", "backward_layer")
+        weights = [
+            weights_of(gru, child(variables, name))
+            for gru, name in zip(directions, names, strict=True)
+        ]
+        return Part(directions, weights, module.merge_mode)
+    raise TypeError(
+        "module must be a gruflax.GRU, a Bidirectional of GRUs or a Stack of these, got "
+        f"{type(module).__name__}."
+    )
+
+
+def _sizes(params: Params) -> dict[str, Any]:
+    """The fields of a GRU that its parameters decide, but for `reset_after` without a bias."""
+    fields: dict[str, Any] = {
+        "units": params["recurrent_kernel"].shape[0],
+        "use_bias": "bias" in params,
+        "param_dtype": params["kernel"].dtype,
+    }
+    if "bias" in params:
+        fields["reset_after"] = params["bias"].ndim == 2
+    return fields

@@ -1,0 +1,153 @@
+"""ONNX's activations and gruflax'."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gruflax.functional.activations import get_activation, hard_sigmoid_v1
+from gruflax.named import activations
+
+
+class Activation(NamedTuple):
+    """An activation of an ONNX node: None where it takes no such argument."""
+
+    name: str
+    alpha: float | None = None
+    beta: float | None = None
+
+
+# ONNX's defaults, of which a node writes nothing.
+_DEFAULTS = {
+    each.name: each
+    for each in (
+        Activation("Affine", 1.0, 0.0),
+        Activation("Elu", 1.0),
+        Activation("HardSigmoid", 0.2, 0.5),
+        Activation("LeakyRelu", 0.01),
+        Activation("Relu"),
+        Activation("ScaledTanh", 1.0, 1.0),
+        Activation("Sigmoid"),
+        Activation("Softplus"),
+        Activation("Softsign"),
+        Activation("Tanh"),
+        Activation("ThresholdedRelu", 1.0),
+    )
+}
+
+# What both have a name for.
+_NAMED = {
+    Activation("Affine", 1.0, 0.0): "linear",
+    Activation("Elu", 1.0): "elu",
+    Activation("HardSigmoid", 1 / 6, 0.5): "hard_sigmoid",
+    Activation("HardSigmoid", 0.2, 0.5): hard_sigmoid_v1,
+    Activation("LeakyRelu", 0.2): "leaky_relu",
+    Activation("Relu"): "relu",
+    Activation("Sigmoid"): "sigmoid",
+    Activation("Softplus"): "softplus",
+    Activation("Softsign"): "softsign",
+    Activation("Tanh"): "tanh",
+}
+
+
+def from_onnx_activations(
+    attributes: Mapping[str, Any], directions: int
+) -> list[dict[str, str | Callable[[jax.Array], jax.Array]]]:
+    """Reads the activations of a GRU node.
+
+    Args:
+        attributes: of the node.
+        directions: how many it has.
+
+    Returns:
+        For each direction the fields `activation` and `recurrent_activation`.
+
+    Raises:
+        ValueError: an activation is unknown, or there are too few.
+    """
+    names = [name.decode() for name in attributes.get("activations", ())]
+    names = names or ["Sigmoid", "Tanh"] * directions
+    if len(names) != 2 * directions:
+        raise ValueError(f"activations must be {2 * directions} names, got {names}.")
+    # ONNX's names are of any case.
+    known = {name.lower(): each for name, each in _DEFAULTS.items()}
+    unknown = [name for name in names if name.lower() not in known]
+    if unknown:
+        raise ValueError(f"activations must be of {sorted(_DEFAULTS)}, got {unknown}.")
+    alphas = list(attributes.get("activation_alpha", ()))
+    betas = list(attributes.get("activation_beta", ()))
+    found = []
+    for name in names:
+        _, alpha, beta = known[name.lower()]
+        # The arguments are consumed in order, by those that take them.
+        alpha = alphas.pop(0) if alphas and alpha is not None else alpha
+        beta = betas.pop(0) if betas and beta is not None else beta
+        found.append(_function(Activation(known[name.lower()].name, alpha, beta)))
+    return [
+        {"recurrent_activation": gate, "activation": candidate}
+        for gate, candidate in zip(found[::2], found[1::2], strict=True)
+    ]
+
+
+def to_onnx_activation(identifier: Any) -> Activation:
+    """Finds ONNX's activation for one of gruflax.
+
+    Args:
+        identifier: a name or a callable.
+
+    Returns:
+        ONNX's activation.
+
+    Raises:
+        ValueError: ONNX has none.
+    """
+    function = get_activation(identifier)
+    for activation, known in _NAMED.items():
+        if get_activation(known) is function:
+            return activation
+    if isinstance(function, functools.partial) and function.func is parametric:
+        return Activation(**function.keywords)
+    raise ValueError(
+        f"activation must be one that ONNX has, {[each.name for each in _NAMED]}, "
+        f"got {activations.serialize(identifier)!r}."
+    )
+
+
+def parametric(x: jax.Array, name: str, alpha: float, beta: float | None = None) -> jax.Array:
+    """Computes an activation of ONNX that Keras has no name for.
+
+    Args:
+        x: of any shape.
+        name: "Affine", "Elu", "HardSigmoid", "LeakyRelu", "ScaledTanh" or "ThresholdedRelu".
+        alpha: its first argument.
+        beta: its second argument, where it has one.
+
+    Returns:
+        An array like `x`.
+
+    Source: ONNX's operator schema of GRU.
+    """
+    shift = 0.0 if beta is None else beta
+    functions = {
+        "Affine": lambda: alpha * x + shift,
+        "Elu": lambda: jnp.where(x >= 0, x, alpha * jnp.expm1(jnp.minimum(x, 0))),
+        "HardSigmoid": lambda: jnp.clip(alpha * x + shift, 0.0, 1.0),
+        "LeakyRelu": lambda: jnp.where(x >= 0, x, alpha * x),
+        "ScaledTanh": lambda: alpha * jnp.tanh(shift * x),
+        "ThresholdedRelu": lambda: jnp.where(x >= alpha, x, jnp.zeros_like(x)),
+    }
+    return functions[name]()
+
+
+def _function(activation: Activation) -> Any:
+    """Keras' name, or a function with ONNX's arguments."""
+    for known, name in _NAMED.items():
+        # Attributes are float32: 1/6 comes back as something near it.
+        if known.name == activation.name and all(
+            given == wanted or abs((given or 0.0) - (wanted or 0.0)) < 1e-6
+            for given, wanted in zip(activation[1:], known[1:], strict=True)
+        ):
+            return name
+    return functools.partial(parametric, **activation._asdict())

@@ -1,0 +1,220 @@
+"""Writing a GRU as an ONNX model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gruflax.convert.gates import Weights
+from gruflax.convert.layers import Part, parts
+from gruflax.convert.onnx_activations import to_onnx_activation
+
+
+# The first opset whose GRU has every attribute that is written here.
+MINIMAL_OPSET = 14
+
+_DTYPES = ("float16", "float32", "float64")
+
+
+class Graph:
+    """An ONNX graph in the making: nodes, constants, inputs and outputs.
+
+    Args:
+        onnx: the module.
+        dtype: of all arrays.
+    """
+
+    def __init__(self, onnx: Any, dtype: np.dtype):
+        self.onnx = onnx
+        self.dtype = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+        self.nodes, self.constants, self.inputs, self.outputs = [], [], [], []
+
+    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+        """Adds a node; returns the name of its output, or a list of names."""
+        name = f"{op.lower()}_{len(self.nodes)}"
+        names = [f"{name}_{index}" for index in range(outputs)]
+        self.nodes.append(self.onnx.helper.make_node(op, inputs, names, name, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def constant(self, value: Any) -> str:
+        """Adds an array; returns its name."""
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def input(self, name: str, shape: list[str | int]) -> str:
+        """Adds an input; returns its name."""
+        info = self.onnx.helper.make_tensor_value_info(name, self.dtype, shape)
+        self.inputs.append(info)
+        return name
+
+    def output(self, value: str, name: str, shape: list[str | int | None]) -> None:
+        """Gives a value a name outside."""
+        self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name))
+        self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.dtype, shape))
+
+    def model(self, opset: int) -> Any:
+        """Returns the model, after ONNX's checker passed it."""
+        helper = self.onnx.helper
+        graph = helper.make_graph(self.nodes, "gru", self.inputs, self.outputs, self.constants)
+        opsets = [helper.make_opsetid("", opset)]
+        version = helper.find_min_ir_version_for(opsets)
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=version, producer_name="gruflax"
+        )
+        self.onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def export_onnx(
+    onnx: Any, module: Any, variables: Mapping[str, Any], initial_state: bool, opset: int
+) -> Any:
+    """Writes a layer as an ONNX model: see `gruflax.convert.to_onnx`."""
+    if not isinstance(opset, int) or opset < MINIMAL_OPSET:
+        raise ValueError(f"opset must be an integer from {MINIMAL_OPSET} on, got {opset!r}.")
+    layers = parts(module, variables)
+    for layer in layers:
+        _check(layer)
+    last = layers[-1].directions[0]
+    graph = Graph(onnx, layers[0].weights[0].params["kernel"].dtype)
+    axes = ["time", "batch"] if last.time_major else ["batch", "time"]
+    value = graph.input("inputs", [*axes, layers[0].weights[0].features])
+    if not last.time_major:
+        value = graph.node("Transpose", value, perm=[1, 0, 2])
+    starts = _initial_states(graph, layers, initial_state)
+    states, values = [], [value]
+    for layer, start in zip(layers, starts, strict=True):
+        values, new = _layer(graph, layer, values[0], start)
+        states.extend(new)
+    for index, value in enumerate(values):
+        if last.return_sequences and not last.time_major:
+            value = graph.node("Transpose", value, perm=[1, 0, 2])
+        name = f"outputs_{index}" if len(values) > 1 else "outputs"
+        graph.output(value, name, [*axes, None] if last.return_sequences else ["batch", None])
+    for index, (state, units) in enumerate(states):
+        graph.output(state, _numbered("state", index, len(states)), ["batch", units])
+    return graph.model(opset)
+
+
+def _initial_states(graph: Graph, layers: list[Part], wanted: bool) -> list[str]:
+    """Adds an input for each state; returns `[d, b, u]` for each layer, "" where it is zeros."""
+    if not wanted:
+        return [""] * len(layers)
+    total = sum(len(layer.directions) for layer in layers)
+    starts, index = [], 0
+    axis = graph.constant(np.array([0], np.int64))
+    for layer in layers:
+        states = []
+        for weights in layer.weights:
+            name = _numbered("initial_state", index, total)
+            state = graph.input(name, ["batch", weights.units])
+            states.append(graph.node("Unsqueeze", state, axis))
+            index += 1
+        starts.append(graph.node("Concat", *states, axis=0))
+    return starts
+
+
+def _numbered(name: str, index: int, total: int) -> str:
+    return name if total == 1 else f"{name}_{index}"
+
+
+def _layer(
+    graph: Graph, layer: Part, value: str, start: str
+) -> tuple[list[str], list[tuple[str, int]]]:
+    """Adds one layer: the names of its outputs, `[t, b, u]` or `[b, u]`, and of its states."""
+    gru = layer.directions[0]
+    sequences, final = _gru_node(graph, layer, value, start)
+    counts = range(len(layer.directions))
+    index = [graph.constant(np.array(direction, np.int64)) for direction in counts]
+    finals = [graph.node("Gather", final, each, axis=0) for each in index]
+    outputs = finals
+    if gru.return_sequences:
+        outputs = [graph.node("Gather", sequences, each, axis=1) for each in index]
+        if len(outputs) == 1 and gru.go_backwards:
+            # ONNX has each output beside its input; gruflax has them as they were computed.
+            outputs = [_flipped(graph, outputs[0])]
+    states = [(state, weights.units) for state, weights in zip(finals, layer.weights, strict=True)]
+    if len(outputs) == 2 and layer.merge_mode is not None:
+        outputs = [_merged(graph, outputs, layer.merge_mode)]
+    return outputs, states if gru.return_state else []
+
+
+def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
+    """Adds the node: the names of its outputs, `[t, d, b, u]` and `[d, b, u]`."""
+    both = layer.weights
+    stacked = lambda name: np.stack([each.params[name].T for each in both])  # noqa: E731
+    biased = any(each.config.use_bias for each in both)
+    activations = [
+        to_onnx_activation(getattr(each.config, field))
+        for each in both
+        for field in ("recurrent_activation", "activation")
+    ]
+    alphas, betas = (
+        [getattr(each, name) for each in activations if getattr(each, name) is not None]
+        for name in ("alpha", "beta")
+    )
+    directions = ("forward", "reverse")[layer.directions[0].go_backwards]
+    return graph.node(
+        "GRU",
+        value,
+        graph.constant(stacked("kernel")),
+        graph.constant(stacked("recurrent_kernel")),
+        graph.constant(np.stack([_bias(each) for each in both])) if biased else "",
+        "",
+        start,
+        outputs=2,
+        hidden_size=both[0].units,
+        linear_before_reset=int(both[0].config.reset_after),
+        direction="bidirectional" if len(both) == 2 else directions,
+        activations=[each.name for each in activations],
+        # An empty list has no type in ONNX.
+        **({"activation_alpha": alphas} if alphas else {}),
+        **({"activation_beta": betas} if betas else {}),
+    )
+
+
+def _bias(weights: Weights) -> np.ndarray:
+    """Both biases of a direction, `[6u]`: what resets before the product has one of them."""
+    bias = weights.biases()
+    return np.concatenate(list(bias) if bias.ndim == 2 else [bias, np.zeros_like(bias)])
+
+
+def _merged(graph: Graph, outputs: list[str], merge_mode: str) -> str:
+    """Merges the outputs of two directions as Keras does."""
+    if merge_mode == "concat":
+        return graph.node("Concat", *outputs, axis=-1)
+    if merge_mode == "mul":
+        return graph.node("Mul", *outputs)
+    merged = graph.node("Add", *outputs)
+    if merge_mode == "sum":
+        return merged
+    half = np.array(0.5, graph.onnx.helper.tensor_dtype_to_np_dtype(graph.dtype))
+    return graph.node("Mul", merged, graph.constant(half))
+
+
+def _flipped(graph: Graph, value: str) -> str:
+    """Turns the time axis, the first one, around."""
+    least = np.iinfo(np.int64).min
+    bounds = [graph.constant(np.array([each], np.int64)) for each in (-1, least, 0, -1)]
+    return graph.node("Slice", value, *bounds)
+
+
+def _check(layer: Part) -> None:
+    """Raises a ValueError unless ONNX has this layer."""
+    gru, weights = layer.directions[0], layer.weights
+    dtype = weights[0].params["kernel"].dtype
+    if dtype not in _DTYPES:
+        raise ValueError(f"weights must be one of {_DTYPES} for ONNX, got {dtype}.")
+    if gru.stateful:
+        raise ValueError(
+            "ONNX has no stateful GRU: convert one with stateful=False, return_state=True and "
+            "initial_state=True."
+        )
+    if len(weights) == 2:
+        alike = [(each.units, each.config.reset_after) for each in weights]
+        if alike[0] != alike[1]:
+            raise ValueError(
+                f"both directions must have the same (units, reset_after) for ONNX, got {alike}."
+            )
+        if gru.go_backwards:
+            raise ValueError("the forward layer of a Bidirectional must not go backwards for ONNX.")

@@ -1,0 +1,176 @@
+"""PyTorch's `torch.nn.GRU` and `torch.nn.GRUCell`."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gruflax.convert.gates import (
+    ORDER,
+    Params,
+    Weights,
+    cell_weights,
+    make_params,
+    need,
+    reorder,
+    take,
+)
+from gruflax.convert.layers import Layer, Part, pair, parts, single, stack
+
+
+# torch calls the candidate n.
+_TORCH = "rzh"
+
+_MATRICES = ("weight_ih", "weight_hh")
+_BIASES = ("bias_ih", "bias_hh")
+
+
+def from_torch(
+    source: Any,
+    *,
+    prefix: str = "",
+    batch_first: bool | None = None,
+    dropout: float | None = None,
+    **fields: Any,
+) -> Layer | Params:
+    """Converts a `torch.nn.GRU` to a layer, or a `torch.nn.GRUCell` to params; exact, bit by bit.
+
+    The gates change places and the matrices are transposed. Several layers become a
+    `gruflax.Stack`, two directions a `gruflax.Bidirectional`; all return sequences, as torch does.
+
+        gru, variables = from_torch(torch_gru)
+        outputs = gru.apply(variables, x)
+
+    Args:
+        source: the live module, or its `state_dict()`, with tensors or arrays.
+        prefix: of the names in the state_dict of a larger model, such as "encoder.gru.".
+        batch_first: whether inputs are `[b, t, f]`, else `[t, b, f]`; None is what the live module
+            says, else False, which is torch's default.
+        dropout: between layers; None is what the live module says, else 0.
+        **fields: of each `gruflax.GRU`.
+
+    Returns:
+        `(module, variables)` of a GRU; `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias`
+        [2, 3u], or absent, of a GRUCell.
+
+    Raises:
+        TypeError: `source` is neither a module nor a mapping.
+        ValueError: names or shapes are not those of a GRU.
+    """
+    arrays = _arrays(source, prefix)
+    if _MATRICES[0] in arrays:
+        if fields:
+            raise TypeError(f"params of a cell have no fields, got {sorted(fields)}.")
+        return _direction(arrays, "")
+    if batch_first is None:
+        batch_first = getattr(source, "batch_first", False)
+    if dropout is None:
+        dropout = float(getattr(source, "dropout", 0.0))
+    fields = {"return_sequences": True, "time_major": not batch_first} | fields
+    names = itertools.takewhile(
+        lambda name: f"weight_ih{name}" in arrays, (f"_l{index}" for index in itertools.count())
+    )
+    return stack([_layer(arrays, name, fields) for name in names], dropout)
+
+
+def to_torch(source: Any, variables: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+    """Converts to the state_dict of a `torch.nn.GRU` or `torch.nn.GRUCell`; exact, bit by bit.
+
+        state_dict = to_torch(gru, variables)
+        torch_gru = torch.nn.GRU(12, 64, batch_first=True)
+        torch_gru.load_state_dict({k: torch.from_numpy(v) for k, v in state_dict.items()})
+
+    Args:
+        source: a `gruflax.GRU`, a `Bidirectional` of them with `merge_mode="concat"`, or a `Stack`
+            of these, for a `torch.nn.GRU`; bare params or a `gruflax.GRUCell` for a GRUCell.
+        variables: of the module; None where `source` is params.
+
+    Returns:
+        `weight_ih_l0` [3u, f], `weight_hh_l0` [3u, u], `bias_ih_l0` [3u], ...; of a cell the same
+        names without `_l0`. A GRU without a bias is a torch GRU with `bias=False`.
+
+    Raises:
+        TypeError: the module is none of these.
+        ValueError: torch has no such GRU: `reset_after=False`, other activations than tanh and
+            sigmoid, `go_backwards`, another merge mode, or layers that differ in units.
+    """
+    if variables is None or hasattr(source, "initialize_carry"):
+        return _tensors(cell_weights(source, variables, "torch", reset_after=True), "")
+    layers = parts(source, variables)
+    for layer in layers:
+        _check(layer, layers[0])
+    return {
+        name: array
+        for index, layer in enumerate(layers)
+        for weights, suffix in zip(layer.weights, ("", "_reverse"), strict=False)
+        for name, array in _tensors(weights, f"_l{index}{suffix}").items()
+    }
+
+
+def _arrays(source: Any, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of a state_dict under a prefix, without it."""
+    state_dict = source.state_dict() if hasattr(source, "state_dict") else source
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"source must be a torch module or its state_dict, got {type(source).__name__}."
+        )
+    arrays = {
+        name.removeprefix(prefix): np.asarray(value.cpu() if hasattr(value, "cpu") else value)
+        for name, value in state_dict.items()
+        if name.startswith(prefix)
+    }
+    if not {_MATRICES[0], f"{_MATRICES[0]}_l0"} & set(arrays):
+        raise ValueError(
+            f"source must hold {prefix}weight_ih_l0 of a torch.nn.GRU, or {prefix}weight_ih of a "
+            f"GRUCell, got {sorted(state_dict)}. See prefix."
+        )
+    return arrays
+
+
+def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Mapping[str, Any]) -> Layer:
+    """One layer, in one direction or both."""
+    forward = _direction(arrays, name)
+    if f"weight_ih{name}_reverse" not in arrays:
+        return single(forward, **fields)
+    return pair(forward, _direction(arrays, f"{name}_reverse"), "concat", **fields)
+
+
+def _direction(arrays: Mapping[str, np.ndarray], suffix: str) -> Params:
+    """The parameters of one direction of one layer."""
+    names = _MATRICES + _BIASES * (f"{_BIASES[0]}{suffix}" in arrays)
+    taken = take(arrays, [f"{name}{suffix}" for name in names], "the state_dict")
+    try:
+        kernel, recurrent, *biases = [reorder(each, _TORCH, ORDER, axis=0).T for each in taken]
+        return make_params(kernel, recurrent, np.stack(biases) if biases else None)
+    except ValueError as error:
+        shapes = {f"{name}{suffix}": array.shape for name, array in zip(names, taken, strict=True)}
+        raise ValueError(f"the state_dict must have the shapes of a GRU, got {shapes}.") from error
+
+
+def _tensors(weights: Weights, suffix: str) -> dict[str, np.ndarray]:
+    """The state_dict of one direction of one layer."""
+    columns = [weights.params["kernel"], weights.params["recurrent_kernel"]]
+    if weights.config.use_bias:
+        columns.extend(weights.params["bias"])
+    return {
+        f"{name}{suffix}": np.array(reorder(array.T, ORDER, _TORCH, axis=0), order="C")
+        for name, array in zip(_MATRICES + _BIASES, columns, strict=False)
+    }
+
+
+def _check(layer: Part, first: Part) -> None:
+    """Raises a ValueError unless torch can have this layer in the same GRU as the first one."""
+    for weights in layer.weights:
+        need(weights, "torch", reset_after=True)
+    if layer.directions[0].go_backwards:
+        raise ValueError("torch has no GRU that goes backwards first: go_backwards must be False.")
+    if len(layer.directions) == 2 and layer.merge_mode != "concat":
+        raise ValueError(f"torch has no GRU with merge_mode={layer.merge_mode!r}, only 'concat'.")
+    shapes = {(each.units, each.config.use_bias) for each in (*first.weights, *layer.weights)}
+    if len(shapes) > 1 or len(layer.directions) != len(first.directions):
+        raise ValueError(
+            "torch has one number of units, use_bias and number of directions for all layers of a "
+            f"GRU, got (units, use_bias) {sorted(shapes)} and "
+            f"{[len(each.directions) for each in (first, layer)]} directions."
+        )

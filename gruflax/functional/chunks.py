@@ -1,0 +1,114 @@
+"""Chunks of time: what the chunked loop is made of, and how long a chunk should be."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gruflax.functional.config import GRUConfig
+from gruflax.functional.dropout import DropoutMasks
+from gruflax.functional.params import GATES
+
+
+class Static(NamedTuple):
+    """What a chunked loop is compiled for: hashable.
+
+    Attributes:
+        config: the GRU.
+        precision: of the products.
+        keep_states: whether to return the state after every step.
+        chunk: steps a chunk.
+    """
+
+    config: GRUConfig
+    precision: Any
+    keep_states: bool
+    chunk: int
+
+
+class Inputs(NamedTuple):
+    """What a chunked loop computes from: a pytree of arrays, or of their tangents.
+
+    Attributes:
+        params: of the GRU.
+        initial_state: `[..., u]`.
+        reset_state: `[..., u]`, what a reset goes back to.
+        x: `[t, ..., f]`.
+    """
+
+    params: Any
+    initial_state: Any
+    reset_state: Any
+    x: Any
+
+
+class Fixed(NamedTuple):
+    """What is never differentiated.
+
+    Attributes:
+        valid: `[t, ...]` boolean, or None.
+        reset: `[t, ...]` boolean, or None.
+        masks: dropout masks.
+    """
+
+    valid: jax.Array | None
+    reset: jax.Array | None
+    masks: DropoutMasks
+
+
+def over_chunks(
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, steps: Any, chunk: int
+) -> tuple[Any, Any]:
+    """Scans over chunks of time; the last one may be shorter.
+
+    Args:
+        body: `(carry, steps of a chunk) -> (carry, results of each step)`.
+        carry: what goes from chunk to chunk.
+        steps: a pytree of `[t, ...]`.
+        chunk: steps a chunk.
+
+    Returns:
+        `(carry, results)`, the results a pytree of `[t, ...]`.
+    """
+    time = jax.tree.leaves(steps)[0].shape[0]
+    whole = time - time % chunk
+    if whole <= chunk == time or not whole:
+        return body(carry, steps)
+    first = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), steps)
+    carry, results = lax.scan(body, carry, first)
+    results = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+    if whole == time:
+        return carry, results
+    carry, rest = body(carry, jax.tree.map(lambda a: a[whole:], steps))
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
+
+
+# What a chunk works on should stay in a core's cache.
+_BLOCK_BYTES = 2**21
+_SHORTEST, _LONGEST = 8, 256
+
+
+def chunk_length(time: int, batch: int, features: int, units: int, itemsize: int) -> int:
+    """Chooses the steps of a chunk by their cost.
+
+    A chunk is as long as its projected inputs fit the cache, at most 256 steps; and at least so
+    long that adding up the weights' gradients, once a chunk, costs less than the products.
+
+    Args:
+        time: number of steps.
+        batch: number of sequences.
+        features: size of an input step.
+        units: size of the state.
+        itemsize: bytes a number.
+
+    Returns:
+        The steps a chunk, at least 1 and at most `time`: a divisor of `time` where one is near.
+    """
+    cached = _BLOCK_BYTES // max(1, GATES * batch * units * itemsize)
+    amortised = -(-(features + units) // max(1, batch))
+    wanted = max(_SHORTEST, min(_LONGEST, cached), min(_LONGEST, amortised))
+    wanted = min(wanted, max(1, time))
+    divisors = [size for size in range(wanted // 2 + 1, 2 * wanted) if time and time % size == 0]
+    return min(divisors, key=lambda size: abs(size - wanted), default=wanted)

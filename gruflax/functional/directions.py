@@ -1,0 +1,95 @@
+"""What a bidirectional layer does around the two layers that it runs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+MERGE_MODES = ("concat", "sum", "mul", "ave", None)
+
+
+def merge_directions(
+    merge_mode: str | None, forward: jax.Array, backward: jax.Array
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Merges the outputs of two directions.
+
+    Args:
+        merge_mode: "concat", "sum", "mul", "ave", or None for no merging.
+        forward: `[..., u]`.
+        backward: `[..., u]` in the same order of time; for "concat" its u may be another.
+
+    Returns:
+        `[..., 2u]` for "concat", `[..., u]` for "sum", "mul" and "ave", both arrays for None.
+
+    Raises:
+        ValueError: `merge_mode` is unknown, or the shapes do not fit it.
+
+    Source: Keras 3's `Bidirectional`.
+    """
+    check_merge_mode(merge_mode)
+    if merge_mode is None:
+        return forward, backward
+    if merge_mode == "concat":
+        return jnp.concatenate([forward, backward], axis=-1)
+    if forward.shape != backward.shape:
+        raise ValueError(
+            f"merge_mode={merge_mode!r} needs outputs of equal shapes, "
+            f"got {forward.shape} and {backward.shape}."
+        )
+    if merge_mode == "mul":
+        return forward * backward
+    return forward + backward if merge_mode == "sum" else (forward + backward) / 2
+
+
+def check_merge_mode(merge_mode: str | None) -> None:
+    """Raises a ValueError unless `merge_mode` is one of Keras' five."""
+    if merge_mode not in MERGE_MODES:
+        raise ValueError(f"merge_mode must be one of {MERGE_MODES}, got {merge_mode!r}.")
+
+
+def state_halves(name: str, states: Any) -> tuple[Any, Any]:
+    """Splits states into those of the first and those of the second direction, as Keras does.
+
+    Args:
+        name: the argument's name, for the error.
+        states: a tuple or list of as many states for each direction; None for neither.
+
+    Returns:
+        Two of them, or two times None.
+
+    Raises:
+        ValueError: there is no tuple or list of an even number.
+    """
+    if states is None:
+        return None, None
+    if not isinstance(states, (tuple, list)) or len(states) % 2 or not states:
+        got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
+        raise ValueError(
+            f"{name} must be a tuple or list: the states of the forward layer, then as many of "
+            f"the backward layer; got {got}."
+        )
+    half = len(states) // 2
+    return states[:half], states[half:]
+
+
+def reversed_reset(reset: ArrayLike | None, axis: int) -> jax.Array | None:
+    """Moves resets to where a layer that goes backwards meets the same boundaries.
+
+    A reset at step t separates t - 1 from t. Going backwards, t - 1 is the step that begins anew.
+
+    Args:
+        reset: `[..., t]` or `[..., t, 1]`, time at `axis`; or None.
+        axis: of time, from the front.
+
+    Returns:
+        An array like `reset`, one step earlier; None where there is no reset.
+    """
+    if reset is None or np.ndim(reset) <= axis:
+        # A wrong shape is the layer's to report.
+        return reset if reset is None else jnp.asarray(reset)
+    moved = jnp.moveaxis(jnp.asarray(reset).astype(bool), axis, 0)
+    moved = jnp.concatenate([moved[1:], jnp.zeros_like(moved[:1])])
+    return jnp.moveaxis(moved, 0, axis)

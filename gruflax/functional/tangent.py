@@ -1,0 +1,256 @@
+"""The tangent of the chunked loop, chunk by chunk.
+
+From the states a chunk's gates are computed again by one product, with their partial derivatives.
+Tangents of inputs and weights enter by products over the chunk. What is left is an inner loop that
+is linear in the state's tangent, with one product and two multiplications a step. Each chunk is
+checkpointed: its transpose keeps the states alone.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gruflax.functional.chunks import Fixed, Inputs, Static, over_chunks
+from gruflax.functional.config import GRUConfig
+from gruflax.functional.loops import where_steps
+from gruflax.functional.params import Params
+from gruflax.functional.step import (
+    blend,
+    gates_after,
+    project,
+    split_bias,
+    split_gates,
+    split_masks,
+    split_recurrent_kernel,
+    update_and_reset,
+)
+
+
+def tangent_loop(
+    static: Static, inputs: Inputs, fixed: Fixed, before: jax.Array, tangent: Inputs
+) -> tuple[jax.Array, jax.Array]:
+    """Runs the tangent of the loop, which is linear in `tangent`.
+
+    Args:
+        static: what the loop is compiled for; its activations must be pointwise.
+        inputs: of the loop.
+        fixed: masks.
+        before: `[t, ..., u]`, the state that each step begins with.
+        tangent: of `inputs`; None instead of `params` or `x` is zero.
+
+    Returns:
+        `(dstate [..., u], dstates [t, ..., u])`.
+    """
+    linearize = _linear_after if static.config.reset_after else _linear_before
+
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
+    def chunk(params, dparams, dreset_state, dstate, now):
+        x, dx, before, valid, reset = now
+        weights = _weights(params, static.config), _weights(dparams, static.config)
+        linear_step, terms = linearize(static, fixed, weights, (x, dx), before, valid)
+
+        def step(dstate, now):
+            terms, reset = now
+            if reset is not None:
+                dstate = where_steps(reset, dreset_state, dstate)
+            dstate = linear_step(dstate, terms)
+            return dstate, dstate
+
+        return lax.scan(step, dstate, (terms, reset))
+
+    body = functools.partial(chunk, inputs.params, tangent.params, tangent.reset_state)
+    steps = (inputs.x, tangent.x, before, fixed.valid, fixed.reset)
+    return over_chunks(body, tangent.initial_state, steps, static.chunk)
+
+
+class _Weights(NamedTuple):
+    """A GRU's parameters, or their tangents, piece by piece; None where there is none."""
+
+    kernel: jax.Array | None = None
+    bias: jax.Array | None = None
+    recurrent_bias: jax.Array | None = None
+    gate_kernel: jax.Array | None = None
+    candidate_kernel: jax.Array | None = None
+
+
+def _weights(params: Params | None, config: GRUConfig) -> _Weights:
+    """Takes parameters apart; where the reset gate acts after, all gates share `gate_kernel`."""
+    if params is None:
+        return _Weights()
+    recurrent = params["recurrent_kernel"]
+    kernels = (recurrent, None) if config.reset_after else split_recurrent_kernel(params)
+    return _Weights(params["kernel"], *split_bias(params, config), *kernels)
+
+
+def _linear_after(static, fixed, weights, x, before, valid):
+    """Linearises the steps of a chunk where the reset gate acts after the recurrent product.
+
+    Args:
+        static: of the loop.
+        fixed: of the loop; the masks of steps are not used.
+        weights: the parameters and their tangents.
+        x: `[k, ..., f]`, the inputs of the chunk, and their tangent.
+        before: `[k, ..., u]`, the state that each step begins with.
+        valid: `[k, ...]` boolean, or None.
+
+    Returns:
+        `(step, terms)`: `step(dstate, terms of one step) -> dstate`, and the terms of all steps.
+    """
+    masks = fixed.masks.recurrent
+    kernel, dkernel = (each.gate_kernel for each in weights)
+    bias, dbias = (each.recurrent_bias for each in weights)
+    x_projection, dx_projection = _projected_inputs(static, fixed, weights, x)
+    projection = project(before, kernel, bias, _each_step(masks), static.precision)
+    dprojection = _sum(_products(static, (before, None), (kernel, dkernel), masks), dbias)
+
+    def new_state(update, reset, recurrent, candidate, before):
+        x_gates, gates = (*x_projection[:2], candidate), (update, reset, recurrent)
+        return _held(valid, gates_after(x_gates, gates, before, static.config), before)
+
+    update, reset, recurrent, candidate, through = _partials(
+        new_state, *split_gates(projection), x_projection[2], before
+    )
+    gates = jnp.stack([update, reset, recurrent], axis=-2)
+    x_gates = jnp.stack([update, reset, candidate], axis=-2)
+    constant = _weighted(gates, dprojection) + _weighted(x_gates, dx_projection)
+
+    def step(dstate, terms):
+        constant, gates, through = terms
+        dprojection = project(dstate, kernel, None, masks, static.precision)
+        return constant + _weighted(gates, dprojection) + through * dstate
+
+    return step, (constant, gates, through)
+
+
+def _linear_before(static, fixed, weights, x, before, valid):
+    """Linearises the steps of a chunk where the reset gate acts before the recurrent product.
+
+    Args and returns as `_linear_after`.
+    """
+    config, (gate_masks, candidate_mask) = static.config, split_masks(fixed.masks.recurrent)
+    gate_kernels = [each.gate_kernel for each in weights]
+    candidate_kernels = [each.candidate_kernel for each in weights]
+    x_projection, dx_projection = _projected_inputs(static, fixed, weights, x)
+    projection = project(before, gate_kernels[0], None, _each_step(gate_masks), static.precision)
+    update_projection, reset_projection = split_gates(projection, 2)
+
+    def kept_state(reset, before):
+        gates = update_and_reset(x_projection, (update_projection, reset), config)
+        return gates[1] * before
+
+    def new_state(update, recurrent, before):
+        gates = update_and_reset(x_projection, (update, reset_projection), config)
+        return _held(valid, blend(gates[0], x_projection[2] + recurrent, before, config), before)
+
+    kept = kept_state(reset_projection, before)
+    mask = _each_step(candidate_mask)
+    recurrent = project(kept, candidate_kernels[0], None, mask, static.precision)
+    reset, keeping = _partials(kept_state, reset_projection, before)
+    update, candidate, through = _partials(new_state, update_projection, recurrent, before)
+
+    dprojection = _products(static, (before, None), gate_kernels, gate_masks)
+    drecurrent = _products(static, (kept, None), candidate_kernels, candidate_mask)
+    if dx_projection is not None:
+        width = projection.shape[-1]
+        dprojection = _sum(dx_projection[..., :width], dprojection)
+        drecurrent = _sum(dx_projection[..., width:], drecurrent)
+    zeros = jnp.zeros_like(before)
+    dupdate, dreset = (zeros, zeros) if dprojection is None else split_gates(dprojection, 2)
+    constant = update * dupdate + (zeros if drecurrent is None else candidate * drecurrent)
+
+    def step(dstate, terms):
+        constant, dkept, update, reset, keeping, candidate, through = terms
+        dprojection = project(dstate, gate_kernels[0], None, gate_masks, static.precision)
+        dupdate, dreset = split_gates(dprojection, 2)
+        dkept = dkept + reset * dreset + keeping * dstate
+        dcandidate = project(dkept, candidate_kernels[0], None, candidate_mask, static.precision)
+        return constant + update * dupdate + candidate * dcandidate + through * dstate
+
+    return step, (constant, reset * dreset, update, reset, keeping, candidate, through)
+
+
+def _projected_inputs(static, fixed, weights, x):
+    """Projects a chunk's inputs.
+
+    Returns:
+        The projections of the gates, and the tangent of all of them side by side, or None.
+    """
+    masks = fixed.masks.inputs
+    kernels = [each.kernel for each in weights]
+    projection = project(x[0], kernels[0], weights[0].bias, _each_step(masks), static.precision)
+    return split_gates(projection), _sum(_products(static, x, kernels, masks), weights[1].bias)
+
+
+def _products(static, x, kernels, masks) -> jax.Array | None:
+    """Computes the tangent of `x @ kernel` over a chunk.
+
+    Args:
+        static: of the loop.
+        x: `[k, ..., f]` and its tangent.
+        kernels: `[f, n u]` and its tangent.
+        masks: `[n, ..., f]`, dropout masks, or None.
+
+    Returns:
+        `[k, ..., n u]`; None where neither has a tangent.
+    """
+    (x, dx), (kernel, dkernel) = x, kernels
+    product = functools.partial(
+        project, masks=_each_step(masks), precision=static.precision, dot=_flat_dot
+    )
+    by_kernel = None if dkernel is None else product(x, dkernel)
+    return by_kernel if dx is None else _sum(product(dx, kernel), by_kernel)
+
+
+def _flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
+    """Computes `x @ kernel` for `x` [k, ..., f] as a product of two matrices.
+
+    Transposed, with more axes, it would copy the larger factor. The batch goes first: where it is
+    sharded, the rows of the matrix are too.
+    """
+    rows = jnp.moveaxis(x, 0, -2)
+    product = jnp.dot(rows.reshape(-1, x.shape[-1]), kernel, precision=precision)
+    return jnp.moveaxis(product.reshape(*rows.shape[:-1], kernel.shape[-1]), -2, 0)
+
+
+def _partials(function: Callable[..., jax.Array], *arguments: jax.Array) -> list[jax.Array]:
+    """Computes a pointwise function's partial derivative by each argument."""
+
+    def by(index):
+        def one(argument):
+            return function(*arguments[:index], argument, *arguments[index + 1 :])
+
+        return jax.jvp(one, (arguments[index],), (jnp.ones_like(arguments[index]),))[1]
+
+    return [by(index) for index in range(len(arguments))]
+
+
+def _weighted(weights: jax.Array, projection: jax.Array | None) -> jax.Array:
+    """Adds up the gates of a projection `[..., n u]` with weights `[..., n, u]`; None is zero.
+
+    The weights stay side by side: transposed, that is one multiplication for all gates.
+    """
+    if projection is None:
+        return jnp.zeros_like(weights[..., 0, :])
+    gates = projection.reshape(*projection.shape[:-1], *weights.shape[-2:])
+    return (weights * gates).sum(axis=-2)
+
+
+def _held(valid: jax.Array | None, new: jax.Array, state: jax.Array) -> jax.Array:
+    """The state after a step: the new one, or the old one at masked steps."""
+    return new if valid is None else where_steps(valid, new, state)
+
+
+def _each_step(masks: jax.Array | None) -> jax.Array | None:
+    """Gives dropout masks `[n, ..., f]` an axis for the steps of a chunk."""
+    return None if masks is None else masks[:, None]
+
+
+def _sum(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
+    """Adds tangents, where None is zero; the second may have fewer axes."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + jnp.expand_dims(other, range(one.ndim - other.ndim))

@@ -1,0 +1,168 @@
+"""Keras' Bidirectional layer."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from gruflax.functional.directions import check_merge_mode, state_halves
+from gruflax.linen.config import Configurable
+from gruflax.linen.gru import GRU
+from gruflax.linen.rnn import RNN
+from gruflax.linen.state import Resettable
+from gruflax.named.directions import check_pair, run_directions
+
+
+class Bidirectional(Resettable, Configurable):
+    """Runs a layer over a sequence in both directions: Keras' `Bidirectional`.
+
+    Like Keras it makes layers of its own from those it is given: their parameters are under
+    `forward_layer` and `backward_layer`, wherever they were made. With `return_sequences` their
+    outputs at masked steps are zeros, whatever their `zero_output_for_mask` says.
+
+    Attributes:
+        layer: a `gruflax.GRU` or `gruflax.RNN`.
+        merge_mode: how the outputs are merged: "concat", "sum", "mul", "ave", or None to return
+            both.
+        backward_layer: the layer that goes backwards; None is one like `layer`. It has the same
+            `return_sequences`, `return_state`, `stateful` and `time_major`, and the opposite
+            `go_backwards`.
+
+    Source: Keras 3's `Bidirectional`.
+    """
+
+    # Flax: the layers keep the names that they get below.
+    preserve_adopted_names = True
+
+    layer: GRU | RNN
+    merge_mode: str | None = "concat"
+    backward_layer: GRU | RNN | None = None
+
+    def __post_init__(self):
+        check_merge_mode(self.merge_mode)
+        _check_layer("layer", self.layer)
+        backward = self.backward_layer
+        if backward is None:
+            backward = self.layer.clone(go_backwards=True, _deep_clone=True, _reset_names=True)
+        _check_layer("backward_layer", backward)
+        check_pair(("layer", "backward_layer"), (self.layer, backward))
+        self.layer = _direction(self.layer, "forward_layer")
+        self.backward_layer = _direction(backward, "backward_layer")
+        super().__post_init__()
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        mask: ArrayLike | None = None,
+        seq_lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        training: bool = False,
+        initial_state: tuple | list | None = None,
+    ) -> Any:
+        """Runs both layers over a sequence.
+
+        Args:
+            inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
+            mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False the state stays what it
+                was.
+            seq_lengths: `[...]` integers: only the first so many steps count, in both directions.
+            reset: `[..., t]` or `[..., t, 1]`; True at the first step of each part of a sequence:
+                no state goes from part to part, in either direction.
+            training: whether to apply dropout.
+            initial_state: a tuple or list: the states of the forward layer, then as many of the
+                backward layer; None is the stored states of stateful layers, else zeros.
+
+        Returns:
+            The merged outputs `[..., t, 2u]` ("concat") or `[..., t, u]`, or those of the last
+            step processed in each direction, `[..., 2u]` or `[..., u]`, without
+            `return_sequences`; for `merge_mode=None` a tuple of both. With `return_state` a tuple
+            of the outputs, the states of the forward layer and those of the backward layer.
+
+        Raises:
+            ValueError: a shape does not fit; the message names the argument.
+        """
+
+        def run(layer, **options):
+            return layer(inputs, mask=mask, seq_lengths=seq_lengths, training=training, **options)
+
+        return run_directions(
+            run,
+            (self.layer, self.backward_layer),
+            inputs,
+            self.num_feature_axes,
+            merge_mode=self.merge_mode,
+            initial_state=initial_state,
+            reset=reset,
+        )
+
+    def reset_states(self, states: Any = None) -> None:
+        """Resets the stored states of both layers.
+
+        Args:
+            states: None for zeros, or a tuple or list of the forward layer's, then the backward
+                layer's, each `[..., u]`.
+
+        Raises:
+            AttributeError: the layers are not stateful.
+            ValueError: as `gruflax.GRU.reset_states`.
+        """
+        halves = state_halves("states", states)
+        for layer, half in zip((self.layer, self.backward_layer), halves, strict=True):
+            layer.reset_states(half)
+
+    @property
+    def return_sequences(self) -> bool:
+        """Returns whether the output of every step is returned."""
+        return self.layer.return_sequences
+
+    @property
+    def return_state(self) -> bool:
+        """Returns whether the states are returned too."""
+        return self.layer.return_state
+
+    @property
+    def stateful(self) -> bool:
+        """Returns whether states are kept from call to call."""
+        return self.layer.stateful
+
+    @property
+    def go_backwards(self) -> bool:
+        """Returns whether outputs come with the last step first."""
+        return self.layer.go_backwards
+
+    @property
+    def time_major(self) -> bool:
+        """Returns whether time is the first axis."""
+        return self.layer.time_major
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Returns how many axes of an input step are features."""
+        return self.layer.cell.num_feature_axes if isinstance(self.layer, RNN) else 1
+
+    @property
+    def dtype(self) -> DTypeLike | None:
+        """Returns the dtype that the forward layer computes in, for the config."""
+        return getattr(self.layer, "dtype", None)
+
+    @property
+    def param_dtype(self) -> DTypeLike:
+        """Returns the dtype of the forward layer's parameters, for the config."""
+        return getattr(self.layer, "param_dtype", jnp.float32)
+
+
+def _check_layer(name: str, layer: Any) -> None:
+    if not isinstance(layer, (GRU, RNN)):
+        raise TypeError(f"{name} must be a gruflax.GRU or gruflax.RNN, got {layer!r}.")
+
+
+def _direction(layer: GRU | RNN, name: str) -> GRU | RNN:
+    """Makes the layer that runs: a copy, so that the two share nothing."""
+    zero_output = layer.return_sequences
+    if layer.name == name and layer.zero_output_for_mask == zero_output:
+        # Flax rebuilds a bound module from its fields, and these are bound then.
+        return layer
+    return layer.clone(
+        name=name, zero_output_for_mask=zero_output, _deep_clone=True, _reset_names=True
+    )

@@ -1,0 +1,168 @@
+"""Keras' StackedRNNCells, and which function runs a cell over a sequence."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import ArrayLike
+
+from gruflax.functional.params import check_size
+from gruflax.linen.cell import GRUCell
+from gruflax.linen.config import Configurable
+from gruflax.linen.foreign import cell_sequence, initial_carry, takes_training
+from gruflax.named.sequences import time_axis
+from gruflax.named.states import fitted_states
+
+
+class StackedRNNCells(Configurable, nn.RNNCellBase):
+    """Cells on top of each other that are one cell: Keras' `StackedRNNCells` for Flax' cells.
+
+    The state is a tuple of the cells' states. `gruflax.RNN` runs it cell by cell over the whole
+    sequence, `gruflax.GRUCell`s by their fast loop. The cells' parameters are under `cells_0`,
+    `cells_1`, ...
+
+    Attributes:
+        cells: the cells, `gruflax.GRUCell`s or any other `flax.linen.RNNCellBase`.
+
+    Source: Keras 3's `StackedRNNCells`.
+    """
+
+    cells: Sequence[nn.RNNCellBase]
+
+    def __post_init__(self):
+        if not isinstance(self.cells, (tuple, list)) or not self.cells:
+            raise TypeError(f"cells must be a list of one cell or more, got {self.cells!r}.")
+        for cell in self.cells:
+            if not isinstance(cell, nn.RNNCellBase):
+                raise TypeError(f"cells must be flax.linen.RNNCellBase, got {cell!r}.")
+        self.cells = tuple(self.cells)
+        super().__post_init__()
+
+    def __call__(
+        self, states: tuple | list, inputs: ArrayLike, training: bool = False
+    ) -> tuple[Any, jax.Array]:
+        """Takes one step.
+
+        Args:
+            states: a tuple or list of the cells' states.
+            inputs: `[..., *features]`, of the first cell.
+            training: whether to apply dropout.
+
+        Returns:
+            `(states, output)`: the new states, and the output of the last cell `[..., u]`.
+
+        Raises:
+            ValueError: there is not one state a cell.
+        """
+        if not isinstance(states, (tuple, list)) or len(states) != len(self.cells):
+            got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
+            raise ValueError(
+                f"states must be a tuple or list of {len(self.cells)} states, got {got}."
+            )
+        new, output = [], inputs
+        for cell, state in zip(self.cells, states, strict=True):
+            options = {"training": training} if takes_training(cell) else {}
+            state, output = cell(state, output, **options)
+            new.append(state)
+        return (new if isinstance(states, list) else tuple(new)), output
+
+    def sequence(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_state: Any = None,
+        reset_state: Any = None,
+        go_backwards: bool = False,
+        time_major: bool = False,
+        return_sequences: bool = True,
+        zero_output_for_mask: bool = False,
+        **options: Any,
+    ) -> tuple[jax.Array, tuple]:
+        """Runs the cells over a sequence, one after the other.
+
+        Args:
+            inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
+            initial_state: the cells' states in any nesting; None is their own initial states.
+            reset_state: the same; what a reset goes back to; None is the initial state.
+            go_backwards: processes the last step first.
+            time_major: time comes first.
+            return_sequences: returns the output of every step.
+            zero_output_for_mask: outputs are zeros at masked steps.
+            **options: `mask`, `seq_lengths`, `reset`, `training` and `unroll`, for every cell.
+
+        Returns:
+            `(outputs, states)`: the outputs of the last cell, and a tuple of the cells' states.
+        """
+        zeros = initial_carry(self, inputs, time_major)
+        axis = time_axis(self.num_feature_axes, time_major)
+        initial, fresh = (
+            [None] * len(self.cells) if given is None else fitted_states(name, given, zeros)
+            for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
+        )
+        states, outputs = [], jnp.asarray(inputs)
+        for index, cell in enumerate(self.cells):
+            last = index == len(self.cells) - 1
+            if go_backwards and index:
+                # The cell below gave its outputs in the order of processing.
+                outputs = jnp.flip(outputs, axis)
+            outputs, state = sequence_of(cell)(
+                outputs,
+                initial_state=initial[index],
+                reset_state=fresh[index],
+                go_backwards=go_backwards,
+                time_major=time_major,
+                return_sequences=return_sequences or not last,
+                zero_output_for_mask=zero_output_for_mask and last,
+                **options,
+            )
+            states.append(state)
+        return outputs, tuple(states)
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> tuple:
+        """Returns the states before the first step, for Flax.
+
+        Args:
+            rng: for cells that draw their initial state, or None.
+            input_shape: of one step, `(..., *features)`; cells take its batch axes.
+
+        Returns:
+            A tuple of the cells' states.
+        """
+        count = len(self.cells)
+        keys = [None] * count if rng is None else list(jax.random.split(rng, count))
+        return tuple(
+            cell.initialize_carry(key, input_shape)
+            for key, cell in zip(keys, self.cells, strict=True)
+        )
+
+    @nn.nowrap
+    def get_initial_state(self, batch_size: int) -> tuple:
+        """Returns the states before the first step, for Keras: a tuple of the cells' states."""
+        check_size("batch_size", batch_size)
+        features = (1,) * self.num_feature_axes
+        return self.initialize_carry(jax.random.key(0), (batch_size, *features))
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Returns how many axes of an input step are features."""
+        return self.cells[0].num_feature_axes
+
+
+def sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
+    """Finds the function that runs a cell over a sequence: its own, or the one for any cell.
+
+    Args:
+        cell: bound to a module that is running.
+
+    Returns:
+        A function with the options of `gruflax.functional.gru_sequence`.
+    """
+    for own in (GRUCell, StackedRNNCells):
+        # A subclass with a step of its own runs that one.
+        if isinstance(cell, own) and type(cell).__call__ is own.__call__:
+            return cell.sequence
+    return functools.partial(cell_sequence, cell)

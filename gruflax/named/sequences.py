@@ -1,0 +1,200 @@
+"""A layer over a sequence, whatever its cell and its module system are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from gruflax.functional.loops import Steps, in_order, visible_outputs, where_steps
+from gruflax.functional.masks import steps_to_mask, valid_steps
+from gruflax.named.states import fitted_states
+
+
+# One step of a cell: `(state, x) -> (state, output)`.
+Step = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
+Sequence = Callable[..., tuple[jax.Array, Any]]
+
+
+def run_sequence(
+    layer: Any,
+    sequence: Sequence,
+    inputs: ArrayLike,
+    initial_state: Any,
+    stored: Any = None,
+    zeros: Any = None,
+    **options: Any,
+) -> tuple[jax.Array, Any]:
+    """Runs a layer's cell over a sequence, from the stored state on where there is one.
+
+    Args:
+        layer: with `return_sequences`, `go_backwards`, `unroll` and `time_major`.
+        sequence: of the cell, with the options of `gruflax.functional.gru_sequence`.
+        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
+        initial_state: of the cell; None is `stored`.
+        stored: what the last call of a stateful layer left behind; None begins anew.
+        zeros: what a reset of a stateful layer goes back to; None where it is not stateful.
+        **options: of `sequence`.
+
+    Returns:
+        `(outputs, state)`.
+    """
+    if initial_state is None:
+        initial_state = stored
+        if options.get("reset") is not None and options.get("reset_state") is None:
+            # What the last call left behind is no beginning for a reset to go back to.
+            options["reset_state"] = zeros
+    return sequence(
+        inputs,
+        initial_state=initial_state,
+        go_backwards=layer.go_backwards,
+        time_major=layer.time_major,
+        unroll=layer.unroll,
+        return_sequences=layer.return_sequences,
+        **options,
+    )
+
+
+def time_axis(num_feature_axes: int, time_major: bool) -> int:
+    """Returns the axis of the inputs that is time."""
+    return 0 if time_major else -(num_feature_axes + 1)
+
+
+def step_shape(inputs: ArrayLike, num_feature_axes: int, time_major: bool) -> tuple[int, ...]:
+    """Returns the shape of one step of the inputs, `(..., *features)`.
+
+    Args:
+        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
+        num_feature_axes: of the cell.
+        time_major: whether time comes first.
+
+    Returns:
+        The shape.
+
+    Raises:
+        ValueError: the inputs have too few axes.
+    """
+    shape = list(np.shape(inputs))
+    if len(shape) < num_feature_axes + 1:
+        raise ValueError(
+            f"inputs must have a time axis and {num_feature_axes} feature axes at least, "
+            f"got shape {tuple(shape)}."
+        )
+    del shape[time_axis(num_feature_axes, time_major)]
+    return tuple(shape)
+
+
+def loop_cell(
+    loop: Callable[[Callable[..., Any], Any, Steps], tuple[Any, Any]],
+    abstract_step: Step,
+    inputs: ArrayLike,
+    zeros: Any,
+    num_feature_axes: int,
+    *,
+    initial_state: Any = None,
+    mask: ArrayLike | None = None,
+    seq_lengths: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    reset_state: Any = None,
+    go_backwards: bool = False,
+    time_major: bool = False,
+    return_sequences: bool = True,
+    zero_output_for_mask: bool = False,
+) -> tuple[jax.Array, Any]:
+    """Runs any cell over a sequence, with the masks and resets of a GRU.
+
+    A masked step before the first valid one has the carried state as its output if the cell's state
+    is one array like its output, else zeros.
+
+    Args:
+        loop: `(body, carry, steps) -> (carry, outputs)`; it calls `body(step, carry, now)` for each
+            of the steps, where `step` is the cell: `(state, x) -> (state, output)`.
+        abstract_step: the cell, for `jax.eval_shape`.
+        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
+        zeros: the cell's own initial state, a pytree.
+        num_feature_axes: of the cell.
+        initial_state: arrays like `zeros` in any nesting; None is `zeros`.
+        mask: `[..., t]` or `[..., t, 1]`.
+        seq_lengths: `[...]` integers.
+        reset: `[..., t]` or `[..., t, 1]`.
+        reset_state: what a reset goes back to; None is the initial state.
+        go_backwards: processes the last step first.
+        time_major: time comes first.
+        return_sequences: returns the output of every step.
+        zero_output_for_mask: outputs are zeros at masked steps.
+
+    Returns:
+        `(outputs, state)`.
+
+    Raises:
+        ValueError: a shape does not fit; the message names the argument.
+    """
+    state = _fitted("initial_state", initial_state, zeros)
+    start = state if reset_state is None else _fitted("reset_state", reset_state, zeros)
+    inputs = jnp.moveaxis(jnp.asarray(inputs), time_axis(num_feature_axes, time_major), 0)
+    time, batch_shape = inputs.shape[0], inputs.shape[1 : inputs.ndim - num_feature_axes]
+    steps = Steps(
+        inputs,
+        valid_steps(mask, seq_lengths, batch_shape, time, time_major),
+        steps_to_mask("reset", reset, batch_shape, time, time_major),
+    )
+    steps = in_order(steps, go_backwards)
+    carry, fresh = (
+        (before, _first_output(abstract_step, before, inputs)) for before in (state, start)
+    )
+
+    def body(step, carry, now):
+        if now.reset is not None:
+            carry = _select(now.reset, fresh, carry)
+        new = step(carry[0], now.inputs)
+        if now.valid is not None:
+            new = _select(now.valid, new, carry)
+        return new, new[1] if return_sequences else None
+
+    (state, last), outputs = loop(body, carry, steps)
+    outputs = visible_outputs(last, outputs, steps.valid if zero_output_for_mask else None)
+    if return_sequences and not time_major:
+        outputs = jnp.moveaxis(outputs, 0, len(batch_shape))
+    return outputs, state
+
+
+def unrolled(
+    body: Callable[[Any, Steps], tuple[Any, Any]], carry: Any, steps: Steps
+) -> tuple[Any, Any]:
+    """Runs `(carry, now) -> (carry, output)` over the steps in a Python loop, like `lax.scan`.
+
+    Args:
+        body: of one step.
+        carry: `(state, output)` before the first step.
+        steps: `[t, ...]`.
+
+    Returns:
+        `(carry, outputs)`: `[t, ...]`, or None where the body gives None.
+    """
+    outputs = []
+    for index in range(steps.inputs.shape[0]):
+        carry, output = body(carry, jax.tree.map(lambda array, index=index: array[index], steps))
+        outputs.append(output)
+    if not outputs:
+        return carry, carry[1][None][:0]
+    return carry, None if outputs[0] is None else jnp.stack(outputs)
+
+
+def _fitted(name: str, given: Any, zeros: Any) -> Any:
+    return zeros if given is None else fitted_states(name, given, zeros)
+
+
+def _first_output(step: Step, state: Any, inputs: jax.Array) -> jax.Array:
+    """What a cell's output is before it has made one."""
+    x = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
+    _, output = jax.eval_shape(step, state, x)
+    leaves = jax.tree.leaves(state)
+    if len(leaves) == 1 and (leaves[0].shape, leaves[0].dtype) == (output.shape, output.dtype):
+        return leaves[0]
+    return jnp.zeros(output.shape, output.dtype)
+
+
+def _select(condition: jax.Array, chosen: Any, other: Any) -> Any:
+    return jax.tree.map(lambda one, two: where_steps(condition, one, two), chosen, other)

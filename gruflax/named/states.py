@@ -1,0 +1,93 @@
+"""The states of a cell, nested as Keras, Flax or the user nests them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def single_state(name: str, states: Any) -> Any:
+    """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is.
+
+    Args:
+        name: the argument's name, for the error.
+        states: `[..., u]`, a tuple or list of one such array, or None.
+
+    Returns:
+        `[..., u]`, or None.
+
+    Raises:
+        ValueError: there is not exactly one.
+    """
+    if not isinstance(states, (tuple, list)):
+        return states
+    if len(states) != 1:
+        raise ValueError(f"{name} must be one state for a GRU, got {len(states)}.")
+    return states[0]
+
+
+def nested_like(states: Any, state: jax.Array) -> Any:
+    """Returns the one state of a GRU nested as `states` were given."""
+    return type(states)([state]) if isinstance(states, (tuple, list)) else state
+
+
+def as_tuple(state: Any) -> tuple:
+    """Returns a cell's state as a tuple of states."""
+    return tuple(state) if isinstance(state, (tuple, list)) else (state,)
+
+
+def check_states(given: Any, wanted: Any, name: str, remedy: str = "") -> None:
+    """Raises a ValueError unless two pytrees hold equally many arrays of equal shapes."""
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (given, wanted)]
+    if len(shapes[0]) != len(shapes[1]):
+        raise ValueError(f"{name} must be {len(shapes[1])} arrays, got {len(shapes[0])}.")
+    if shapes[0] != shapes[1]:
+        hint = f" ({remedy})" if remedy else ""
+        raise ValueError(f"{name} must have shapes {shapes[1]}, got {shapes[0]}{hint}.")
+
+
+def check_stored(stored: Any, zeros: Any) -> None:
+    """Raises a ValueError unless the state that a stateful layer keeps fits the inputs' shapes."""
+    check_states(stored, zeros, "the stored state", "a stateful layer keeps its batch size")
+
+
+def fitted_states(name: str, given: Any, wanted: Any) -> Any:
+    """Fits states into a cell's nesting: Keras puts the one state of a cell into a list.
+
+    Args:
+        name: the argument's name, for the error.
+        given: as many arrays of the same shapes as `wanted` has, in any nesting, in order.
+        wanted: a pytree of arrays.
+
+    Returns:
+        A pytree like `wanted`, in its dtypes.
+
+    Raises:
+        ValueError: another number of arrays, or other shapes.
+    """
+    check_states(given, wanted, name)
+    leaves, treedef = jax.tree.flatten(wanted)
+    new = [
+        jnp.asarray(value).astype(leaf.dtype)
+        for value, leaf in zip(jax.tree.leaves(given), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, new)
+
+
+def replaced_states(stored: Any, states: Any) -> Any:
+    """Returns `stored` with new values: zeros, or those of `states`.
+
+    Args:
+        stored: a pytree of states.
+        states: None, or as many arrays of the same shapes in any nesting, in order.
+
+    Returns:
+        A pytree like `stored`.
+
+    Raises:
+        ValueError: another number of arrays, or other shapes.
+    """
+    if states is None:
+        return jax.tree.map(jnp.zeros_like, stored)
+    return fitted_states("states", states, stored)

@@ -1,0 +1,13 @@
+"""Keras' GRU layers as native `flax.nnx` modules over `gruflax.functional`."""
+
+from gruflax.nnx.bidirectional import Bidirectional as Bidirectional
+from gruflax.nnx.cell import GRUCell as GRUCell
+from gruflax.nnx.gru import GRU as GRU
+from gruflax.nnx.penalties import (
+    ActivityLoss as ActivityLoss,
+    apply_constraints as apply_constraints,
+    total_loss as total_loss,
+)
+from gruflax.nnx.rnn import RNN as RNN
+from gruflax.nnx.state import RecurrentState as RecurrentState, reset_states as reset_states
+from gruflax.nnx.variables import from_linen as from_linen, to_linen as to_linen

@@ -1,0 +1,52 @@
+"""Keras' GRU layer as an NNX module."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.typing import ArrayLike
+
+from gruflax.functional.cudnn import check_use_cudnn
+from gruflax.nnx.layer import Layer, rebuilt
+from gruflax.nnx.weights import GRUWeights
+
+
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class GRU(GRUWeights, Layer):
+    """A GRU over a sequence: Keras' `GRU` with its argument names and defaults.
+
+        gru = gruflax.nnx.GRU(4, 8, return_sequences=True, dropout=0.1, rngs=nnx.Rngs(0))
+        outputs = gru(inputs, mask=mask)
+
+    Arguments and parameters: those of `GRUWeights` and `Layer`, and these.
+
+    Attributes:
+        use_cudnn: "auto" or False leave the choice of the loop to `loop`; True raises where cuDNN
+            cannot run.
+        loop: which loop runs it, see `gruflax.functional.gru_sequence`.
+
+    Sources: Keras 3's `GRU`; arXiv:1406.1078.
+    """
+
+    use_cudnn: bool | str = "auto"
+    loop: str = "auto"
+
+    def __post_init__(self, rngs: nnx.Rngs):
+        GRUWeights.__post_init__(self, rngs)
+        Layer.__post_init__(self)
+
+    @property
+    def step_cell(self) -> "GRU":
+        """Returns the layer itself: the weights are its own, without a level for the cell."""
+        return self
+
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
+        """Runs the GRU over a sequence, see `GRUWeights.sequence`."""
+        masked = options.get("mask") is not None
+        check_use_cudnn(self.use_cudnn, self.config, unroll=self.unroll, masked=masked)
+        return super().sequence(inputs, loop=self.loop, **options)
+
+    def mirrored(self, rngs: nnx.Rngs) -> "GRU":
+        """Returns a layer like this one with new weights, that goes the other way."""
+        return rebuilt(self, rngs, go_backwards=not self.go_backwards)

@@ -1,0 +1,69 @@
+"""The state that stateful layers keep between calls: a Variable of its own type."""
+
+from typing import Any
+
+from flax import nnx
+
+from gruflax.named.states import check_stored, replaced_states
+
+
+class RecurrentState(nnx.Variable):
+    """What a stateful layer begins its next call with: `[..., u]`, or a pytree of such states."""
+
+
+def load_state(layer: Any, zeros: Any) -> Any:
+    """Reads what the last call left behind.
+
+    Args:
+        layer: a stateful layer.
+        zeros: states of the shapes that fit the inputs, `[..., u]`.
+
+    Returns:
+        The stored state; None where nothing is stored.
+
+    Raises:
+        ValueError: the stored state has other shapes, as when the batch size changed.
+    """
+    if not hasattr(layer, "h"):
+        return None
+    stored = layer.h.get_value()
+    check_stored(stored, zeros)
+    return stored
+
+
+def store_state(layer: Any, state: Any) -> None:
+    """Keeps a state in the attribute `h`, for the next call."""
+    if hasattr(layer, "h"):
+        layer.h.set_value(state)
+    else:
+        layer.h = RecurrentState(state)
+
+
+def reset_states(module: nnx.Module, states: Any = None) -> None:
+    """Resets every stateful layer of a model, in place.
+
+    Args:
+        module: with stateful layers anywhere in it.
+        states: None for zeros, or an array `[..., u]` for each stateful layer, in any nesting, in
+            the order in which `nnx.iter_modules` meets them.
+
+    Raises:
+        AttributeError: no layer of the module is stateful.
+        ValueError: a layer knows no batch size yet; another number of states, or other shapes.
+    """
+    layers: list[tuple[Any, Any]] = [
+        (path, layer)
+        for path, layer in nnx.iter_modules(module)
+        if getattr(layer, "stateful", False)
+    ]
+    if not layers:
+        raise AttributeError(f"Layer must be stateful, got none in {type(module).__name__}.")
+    for path, layer in layers:
+        if not hasattr(layer, "h"):
+            raise ValueError(
+                f"the stateful layer at {path} needs to know its batch size: call it, or its "
+                "init_state, before reset_states."
+            )
+    stored = [layer.h.get_value() for _, layer in layers]
+    for (_, layer), state in zip(layers, replaced_states(stored, states), strict=True):
+        store_state(layer, state)

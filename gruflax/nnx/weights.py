@@ -1,0 +1,239 @@
+"""The weights and the dropout stream of a GRU: what its cell and its layer have in common."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from gruflax.functional.config import Activation, GRUConfig
+from gruflax.functional.params import check_size, params_shapes
+from gruflax.functional.sequence import gru_sequence
+from gruflax.named import activations
+from gruflax.named.fields import (
+    KINDS,
+    ROLES,
+    Identifier,
+    check_fields,
+    config_of,
+    initializer_of,
+    option,
+)
+from gruflax.named.states import single_state
+
+
+Streams = nnx.Rngs | nnx.RngStream | jax.Array
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class GRUWeights(nnx.Module):
+    """The weights of a GRU, and the arguments that Keras' `GRUCell` and `GRU` share.
+
+    Parameters, each an `nnx.Param`: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias`
+    [2, 3u] (`reset_after`) or [3u]; columns z | r | h, as in Keras. Names and config dicts are
+    looked up at construction: the attributes hold callables.
+
+    Attributes:
+        in_features: size of an input step.
+        units: size of the state.
+        activation: of the candidate: a Keras name, config dict or callable; None is linear.
+        recurrent_activation: of the update and the reset gate.
+        use_bias: whether there is a bias.
+        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`.
+        recurrent_initializer: the same, for `recurrent_kernel`.
+        bias_initializer: the same, for `bias`.
+        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; part of
+            `gruflax.nnx.total_loss`.
+        recurrent_regularizer: the same, for `recurrent_kernel`.
+        bias_regularizer: the same, for `bias`.
+        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
+            `gruflax.nnx.apply_constraints`.
+        recurrent_constraint: the same, for `recurrent_kernel`.
+        bias_constraint: the same, for `bias`.
+        dropout: rate in [0, 1] at which input features are dropped.
+        recurrent_dropout: rate in [0, 1] at which state units are dropped.
+        reset_after: whether the reset gate acts after the recurrent product (cuDNN, torch,
+            Keras 3) or before it (the paper, Keras 1).
+        implementation: 1 draws dropout masks for each gate, 2 shares one.
+        deterministic: whether dropout is off; `module.eval()` and `module.train()` set it.
+        dtype: to compute in; None promotes parameters and inputs.
+        param_dtype: of the parameters.
+        precision: of the products, as in `jax.numpy.dot`.
+        rngs: streams: "params" draws the weights, a fork of "dropout" is kept where a rate is set.
+
+    Raises:
+        TypeError: `rngs` is no `nnx.Rngs`, or an argument is no identifier.
+        ValueError: an argument is out of its range or unknown, or `rngs` lacks a stream.
+    """
+
+    in_features: int
+    units: int
+    _: dataclasses.KW_ONLY
+    activation: Activation | Mapping[str, Any] = "tanh"
+    recurrent_activation: Activation | Mapping[str, Any] = "sigmoid"
+    use_bias: bool = True
+    kernel_initializer: Identifier = "glorot_uniform"
+    recurrent_initializer: Identifier = "orthogonal"
+    bias_initializer: Identifier = "zeros"
+    kernel_regularizer: Identifier = None
+    recurrent_regularizer: Identifier = None
+    bias_regularizer: Identifier = None
+    kernel_constraint: Identifier = None
+    recurrent_constraint: Identifier = None
+    bias_constraint: Identifier = None
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    reset_after: bool = True
+    implementation: int = 2
+    deterministic: bool = False
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    rngs: dataclasses.InitVar[nnx.Rngs]
+
+    def __post_init__(self, rngs: nnx.Rngs):
+        check_size("in_features", self.in_features)
+        check_fields(self)
+        self._look_up_names()
+        for name, shape in params_shapes(self.in_features, self.units, self.config).items():
+            key = stream("params", rngs)()
+            setattr(self, name, nnx.Param(initializer_of(self, name)(key, shape, self.param_dtype)))
+        drops = self.dropout or self.recurrent_dropout
+        self.dropout_stream = stream("dropout", rngs).fork() if drops else nnx.data(None)
+
+    def _look_up_names(self) -> None:
+        # A module's static attributes must be hashable, and config dicts are not.
+        for field in ("activation", "recurrent_activation"):
+            setattr(self, field, activations.get(getattr(self, field)))
+        for parameter, role in ROLES.items():
+            for kind in KINDS:
+                setattr(self, f"{role}_{kind}", option(self, parameter, kind))
+
+    @property
+    def config(self) -> GRUConfig:
+        """Returns what the GRU computes, as `gruflax.functional` takes it."""
+        return config_of(self)
+
+    @property
+    def params(self) -> dict[str, jax.Array]:
+        """Returns the parameters, as `gruflax.functional` takes them."""
+        names = params_shapes(self.in_features, self.units, self.config)
+        return {name: getattr(self, name).get_value() for name in names}
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Returns 1: an input step is `[..., f]`."""
+        return 1
+
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: nnx.Initializer | None = None,
+    ) -> jax.Array:
+        """Returns the state before the first step, for Flax.
+
+        Args:
+            input_shape: of one step, `(..., f)`.
+            rngs: stream "carry", for `carry_init`.
+            carry_init: `f(key, shape, dtype)`; None is zeros.
+
+        Returns:
+            `[..., u]` in the compute dtype.
+
+        Raises:
+            ValueError: there is a `carry_init`, but no `rngs`.
+        """
+        shape = (*input_shape[:-1], self.units)
+        dtype = self.dtype or self.param_dtype
+        if carry_init is None:
+            return jnp.zeros(shape, dtype)
+        return carry_init(stream("carry", rngs)(), shape, dtype)
+
+    def sequence(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_state: ArrayLike | tuple | list | None = None,
+        deterministic: bool | None = None,
+        rngs: Streams | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Runs the GRU over a sequence by `gruflax.functional.gru_sequence`.
+
+        Args:
+            inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+            initial_state: `[..., u]`, or a tuple or list of one such array; None is zeros.
+            deterministic: whether dropout is off; None is the attribute.
+            rngs: stream "dropout", or the key itself; None is the stream kept.
+            **options: of `gru_sequence`: `mask`, `seq_lengths`, `reset`, `go_backwards`, ...
+
+        Returns:
+            `(outputs, state)`: `[..., t, u]` or the last one `[..., u]`, and the state `[..., u]`.
+        """
+        return gru_sequence(
+            self.params,
+            inputs,
+            config=self.config,
+            initial_state=single_state("initial_state", initial_state),
+            rng=self.dropout_key(deterministic, rngs),
+            dtype=self.dtype,
+            precision=self.precision,
+            **options,
+        )
+
+    def dropout_key(
+        self, deterministic: bool | None = None, rngs: Streams | None = None
+    ) -> jax.Array | None:
+        """Draws the key of a call's dropout masks.
+
+        Args:
+            deterministic: whether to drop nothing; None is the attribute.
+            rngs: stream "dropout", or the key itself; None is the stream kept.
+
+        Returns:
+            A key; None where nothing is dropped.
+
+        Raises:
+            TypeError: `deterministic` is traced, or `rngs` is none of these.
+            ValueError: `rngs` lacks the stream.
+        """
+        if deterministic is None:
+            deterministic = self.deterministic
+        if isinstance(deterministic, jax.core.Tracer):
+            raise TypeError(
+                "deterministic must be a Python bool, static under jit, got a traced value."
+            )
+        if deterministic or not (self.dropout or self.recurrent_dropout):
+            return None
+        if isinstance(rngs, jax.Array):
+            return rngs
+        return stream("dropout", self.dropout_stream if rngs is None else rngs)()
+
+
+def stream(name: str, rngs: Any) -> nnx.RngStream:
+    """Takes a stream out of `rngs`.
+
+    Args:
+        name: "params", "dropout" or "carry".
+        rngs: an `nnx.Rngs` with this or a default stream, or the stream itself.
+
+    Returns:
+        The stream.
+
+    Raises:
+        TypeError: `rngs` is neither.
+        ValueError: it has no such stream.
+    """
+    if isinstance(rngs, nnx.RngStream):
+        return rngs
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"rngs must be an nnx.Rngs with a {name!r} stream, got {rngs!r}.")
+    if name not in rngs and "default" not in rngs:
+        raise ValueError(f"rngs must have a {name!r} or a 'default' stream, got {list(rngs)}.")
+    return rngs[name]

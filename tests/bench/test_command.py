@@ -1,0 +1,153 @@
+"""The command line: what it measures, what it writes, how it refuses."""
+
+import json
+import sys
+
+import jax
+import pytest
+
+from gruflax.bench import command, session
+from gruflax.bench.case import FULL_SHAPES, MEMORY_SHAPE
+from gruflax.bench.options import build_parser
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """Replaces the timings, so that nothing here takes its time."""
+
+    def interleave(runs, seconds, report):
+        report(1.0)
+        return {name: [1.0] * 3 for name in runs}
+
+    monkeypatch.setattr(session, "interleave", interleave)
+
+
+def plan(*options):
+    return command.plan(build_parser().parse_args(list(options)), "cpu")
+
+
+def names(task):
+    return [peer.name for peer in task.peers]
+
+
+def test_the_full_run_has_every_shape_mask_and_mode():
+    *timed, memory = plan()
+    assert len(timed) == len(FULL_SHAPES) * 2 * 2
+    assert {task.case.shape for task in timed} == set(FULL_SHAPES)
+    assert {(task.case.masked, task.mode) for task in timed} == {
+        (masked, mode) for masked in (False, True) for mode in ("forward", "value_and_grad")
+    }
+    assert all(task.seconds == 10 for task in timed)
+    libraries = "flax.linen flax.nnx haiku equinox keras torch onnxruntime".split()
+    assert names(timed[0])[-8:] == [*libraries, "matmul floor"]
+    # Memory is compiled, not timed.
+    assert memory.case.shape == MEMORY_SHAPE and memory.seconds == 0
+    assert "flax.linen" in names(memory) and "gruflax (auto)" in names(memory)
+
+
+def test_quick_is_small_and_gives_way_to_other_options():
+    tasks = plan("--quick")
+    assert len(tasks) == 4 and {task.seconds for task in tasks} == {1.0}
+    assert names(tasks[0])[-3:] == ["flax.linen", "flax.nnx", "matmul floor"]
+    assert not any(task.case.masked for task in tasks)
+    options = ["--quick", "--shapes", "1,2,3,4", "--peers", "keras", "--seconds", "2"]
+    first, second = plan(
+        *options, "--masks", "on", "--modes", "forward", "--dtypes", "float64", "bfloat16"
+    )
+    assert first.case.shape == (1, 2, 3, 4) and first.case.masked and first.seconds == 2.0
+    assert (first.case.dtype, second.case.dtype) == ("float64", "bfloat16")
+    assert names(first)[-2:] == ["keras", "matmul floor"]
+
+
+def test_scaling_varies_one_axis_and_step_takes_one_step():
+    for axis, index in (("time", 1), ("units", 3)):
+        shapes = {task.case.shape for task in plan("--scaling", axis)}
+        assert [len({shape[place] for shape in shapes}) > 1 for place in range(4)] == [
+            place == index for place in range(4)
+        ]
+    tasks = plan("--step")
+    assert {task.mode for task in tasks} == {"step"}
+    assert all(task.case.shape[:2] == (1, 1) for task in tasks)
+
+
+def test_a_run_prints_and_writes_what_it_found(still, tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    shape = ["--shapes", "2,3,4,5", "--modes", "forward", "--masks", "on"]
+    with jax.numpy_dtype_promotion("standard"):
+        command.main([*shape, "--peers", "flax.linen", "haiku", "--json", str(path)])
+    printed = capsys.readouterr().out
+    assert "forward (2, 3, 4, 5) float32 masked" in printed and "gruflax (auto)" in printed
+    assert "haiku" in printed and "left out" in printed and "in short" in printed
+    loaded = json.loads(path.read_text())
+    assert loaded["settings"]["shapes"] == [[2, 3, 4, 5]] and "json" not in loaded["settings"]
+    assert {result["name"] for result in loaded["groups"][0]["results"]} >= {
+        "gruflax (auto)",
+        "flax.linen",
+        "matmul floor",
+    }
+
+
+def error_of(capsys, *options):
+    with pytest.raises(SystemExit) as exit_info:
+        command.main(list(options))
+    written = capsys.readouterr().err
+    assert written.startswith("gruflax.bench: error: ") and written.count("\n") == 1
+    return exit_info.value.code, written.removeprefix("gruflax.bench: error: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--shapes", "1,2,3"], "four positive integers, batch,time,features,units, not '1,2,3'"),
+        (["--shapes", "1,2,3,0"], "four positive integers, batch,time,features,units, not '1,2"),
+        (["--shapes", "a,b,c,d"], "four positive integers"),
+        (["--peers", "jaxgru"], "--peers: must be one of flax.linen, flax.nnx, haiku, equinox"),
+        (["--seconds", "0"], "--seconds: must be seconds, above 0, up to 86400, not '0'"),
+        (["--seconds", "nan"], "--seconds: must be seconds, above 0, up to 86400, not 'nan'"),
+        (["--masks", "some"], "--masks: must be one of off, on, both, not 'some'"),
+        (["--dtypes", "int8"], "--dtypes: must be one of float32, bfloat16, float16, float64"),
+        (["--modes", "backward"], "--modes: must be one of forward, value_and_grad"),
+        (["--scaling", "batch"], "--scaling: must be one of time, units, not 'batch'"),
+        (["--scaling", "time", "--step"], "--step: not allowed with argument --scaling"),
+        (["--json", "{folder}/absent/file"], "--json: there is no folder '{folder}/absent'"),
+        (["--plot", "{folder}"], "--plot: '{folder}' is a folder, not a file"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(tmp_path, capsys, options, complaint):
+    options = [option.format(folder=tmp_path) for option in options]
+    status, written = error_of(capsys, *options)
+    assert status == 2 and complaint.format(folder=tmp_path) in written
+
+
+def test_a_device_that_is_not_there_is_one_clear_line(capsys):
+    status, written = error_of(capsys, "--device", "tpu")
+    assert status == 2
+    assert written == "argument --device: JAX finds no tpu here, only cpu"
+
+
+def test_a_missing_matplotlib_is_told_before_measuring(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, written = error_of(capsys, "--plot", str(tmp_path / "bench.png"))
+    assert status == 2 and written.endswith("pip install 'gruflax[notebooks]'")
+
+
+def test_a_disagreement_ends_the_run(capsys, monkeypatch):
+    def disagree(*arguments):
+        raise session.DisagreementError("a and b differ")
+
+    monkeypatch.setattr(command, "measure_group", disagree)
+    with pytest.raises(SystemExit) as exit_info:
+        command.main(["--quick"])
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err == "gruflax.bench: error: a and b differ\n"
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        command.main(["--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    for option in "shapes scaling step quick peers masks dtypes modes device json plot".split():
+        assert f"--{option}" in text
+    assert "default: 10; with --quick 1" in " ".join(text.split())

@@ -1,0 +1,167 @@
+"""Every installed contestant does the same work, and ONNX is gruflax to the last gate."""
+
+import jax
+import numpy as np
+import pytest
+
+from gruflax.bench.case import MODES, STEP, VALUE_AND_GRAD, Case, environment
+from gruflax.bench.peers import FLOOR_PEER, LIBRARIES, LOOP_PEERS, STEP_PEERS, Peer
+from gruflax.bench.peers.loops import gruflax_params
+from gruflax.bench.peers.peer import Inputs, jax_program, mean_square
+from gruflax.functional import gru_cell_step, gru_sequence
+from gruflax.functional.dispatch import LOOPS
+
+
+B, T, F, U = 3, 7, 4, 5
+# The biases of Keras, gruflax and torch; of Flax and Equinox; of NNX and Haiku.
+BIASES = {"keras": 6, "torch": 6, "flax.linen": 4, "equinox": 4, "flax.nnx": 3, "haiku": 3}
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Lets the other libraries promote as they do."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def program_of(peer, case, mode):
+    """Builds, or skips where the library is missing."""
+    for module in peer.modules:
+        pytest.importorskip(module)
+    assert peer.obstacle(case, mode) is None
+    return peer.build(case, mode)
+
+
+def arrays(outcome):
+    """NumPy's view of what a program returns."""
+    if hasattr(outcome, "numpy"):
+        return [outcome.numpy()]
+    leaves = jax.tree.leaves(outcome)
+    return [np.asarray(leaf) for leaf in leaves]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_every_library_gives_outputs_and_gradients_of_one_size(name, masked):
+    peer = LIBRARIES[name]
+    case = Case(B, T, F, U, masked=masked)
+    if masked and not peer.masks:
+        assert peer.obstacle(case, "forward") in ("takes no mask", peer.obstacle(case, "step"))
+        return
+    (outputs,) = arrays(program_of(peer, case, "forward").run())
+    steps = case.mask().sum() if masked and name == "torch" else B * T
+    assert outputs.size == steps * U and outputs.shape[-1] == U
+    assert np.isfinite(outputs).all() and np.abs(outputs).max() > 0.05
+    if VALUE_AND_GRAD not in peer.modes:
+        return
+    program = program_of(peer, case, VALUE_AND_GRAD)
+    loss, *gradients = arrays(program.run())
+    assert sum(gradient.size for gradient in gradients) == 3 * U * (F + U) + BIASES[name] * U
+    assert all(np.isfinite(gradient).all() and gradient.any() for gradient in gradients)
+    valid = outputs if name == "torch" or not masked else outputs[case.mask()]
+    np.testing.assert_allclose(loss, np.square(valid).mean(), rtol=1e-5)
+    if name != "torch":
+        assert program.compile_seconds > 0 and program.temp_bytes > 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_loops_agree_with_each_other_and_with_the_public_function(masked):
+    assert [peer.name for peer in LOOP_PEERS] == [f"gruflax ({loop})" for loop in LOOPS]
+    case = Case(B, T, F, U, masked=masked)
+    params = gruflax_params(case)
+    expected, _ = gru_sequence(params, case.inputs(), mask=case.mask(), loop="scan")
+    for peer in LOOP_PEERS[1:3]:
+        np.testing.assert_allclose(peer.build(case, "forward").run(), expected, atol=1e-6)
+        loss, gradients = peer.build(case, VALUE_AND_GRAD).run()
+        np.testing.assert_allclose(loss, mean_square(expected, case.mask()), rtol=1e-5)
+        assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)
+
+
+def test_onnx_computes_what_gruflax_does():
+    case = Case(B, T, F, U)
+    got = program_of(LIBRARIES["onnxruntime"], case, "forward").run().numpy()
+    params = gruflax_params(case)
+    assert all(np.asarray(value).all() for value in params.values())
+    expected, _ = gru_sequence(params, case.inputs())
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["flax.linen", "flax.nnx", "haiku", "equinox", "keras", "torch"])
+def test_16_bit_floats_are_computed_in_16_bits(name):
+    outputs = program_of(LIBRARIES[name], Case(2, 3, F, U, "bfloat16"), "forward").run()
+    assert str(outputs.dtype).endswith("bfloat16")
+
+
+def test_float64_is_computed_in_float64():
+    case = Case(2, 3, F, U, "float64")
+    with environment(case):
+        outcomes = [peer.build(case, "forward").run() for peer in (LOOP_PEERS[0], FLOOR_PEER)]
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(outcomes)} == {"float64"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_floor_multiplies_as_much_as_a_gru(mode):
+    # Time in chunks that are not even: 103 steps become 3 chunks of 35.
+    case = Case(2, 103, F, U)
+    outcome = FLOOR_PEER.build(case, mode).run()
+    leaves = jax.tree.leaves(outcome)
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    if mode == VALUE_AND_GRAD:
+        _, (cotangent, of_kernel, of_recurrent) = outcome
+        assert (cotangent.shape, of_kernel.shape, of_recurrent.shape) == (
+            (2, 3 * U),
+            (F, 3 * U),
+            (U, 3 * U),
+        )
+        assert np.asarray(of_kernel).all() and np.asarray(of_recurrent).all()
+    else:
+        (product, projection), states = outcome
+        assert product.shape == (2, 3 * U) and projection.shape == (35, 2, 3 * U)
+        # Each state hangs on the one before, and none dies or grows.
+        norms = np.linalg.norm(np.asarray(states).reshape(105, -1), axis=-1)
+        np.testing.assert_allclose(norms, norms[0], rtol=1e-4)
+        assert np.ptp(np.asarray(states), axis=(0, 1)).all()
+
+
+def test_steps_go_on_from_their_own_state():
+    case = Case(1, 1, F, U)
+    params, x = gruflax_params(case), case.inputs()[:, 0]
+    state = np.zeros((1, U), np.float32)
+    programs = [peer.build(case, STEP) for peer in STEP_PEERS]
+    for _ in range(3):
+        state, _ = gru_cell_step(params, state, x)
+        cell, layer, linen = (program.run() for program in programs)
+        np.testing.assert_allclose(cell, state, atol=1e-6)
+        np.testing.assert_allclose(layer, state, atol=1e-6)
+        assert linen.shape == (1, U) and np.isfinite(linen).all()
+
+
+def test_the_loss_leaves_masked_outputs_out():
+    outputs = np.random.default_rng(2).normal(size=(B, T, U)).astype(np.float32)
+    mask = Case(B, T, F, U, masked=True).mask()
+    expected = np.square(outputs[mask]).mean()
+    padded = np.where(mask[..., None], outputs, np.float32(1e6))
+    np.testing.assert_allclose(mean_square(jax.numpy.asarray(padded), mask), expected, rtol=1e-5)
+
+
+def test_the_compiled_program_is_that_of_the_function():
+    case = Case(B, T, F, U, masked=True)
+
+    def apply(params, inputs: Inputs):
+        return params * inputs.x.sum() * inputs.mask.sum() / inputs.lengths.sum()
+
+    program = jax_program(case, "forward", apply, np.float32(2))
+    np.testing.assert_allclose(program.run(), 2 * case.inputs().sum(), rtol=1e-4)
+
+
+def test_obstacles_are_told():
+    absent = Peer("other", "jax", make=None, modules=("no_such_library",), package="other-gru")
+    assert not absent.available()
+    case = Case(B, T, F, U)
+    assert absent.obstacle(case, "forward") == "is not installed (pip install other-gru)"
+    limited = Peer("other", "jax", make=None, modes=("forward",), masks=False, dtypes=("float32",))
+    assert limited.available() and limited.obstacle(case, "forward") is None
+    assert limited.obstacle(case, VALUE_AND_GRAD) == "has no value_and_grad"
+    assert limited.obstacle(Case(B, T, F, U, masked=True), "forward") == "takes no mask"
+    wide = Case(B, T, F, U, "float64")
+    assert limited.obstacle(wide, "forward") == "does not compute in float64"

@@ -1,0 +1,205 @@
+"""Keras' layers, live on its JAX backend, and what older ones left behind."""
+
+import jax
+import keras
+import numpy as np
+import oracle
+import pytest
+
+import gruflax
+from gruflax import convert
+from gruflax.compat import v1
+from gruflax.linen import Bidirectional, Stack
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def layer(x, random):
+    """Makes a Keras layer with random weights."""
+
+    def make(layer):
+        layer(x)
+        layer.set_weights([random.normal(size=each.shape) * 0.6 for each in layer.get_weights()])
+        return layer
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"reset_after": False, "return_sequences": True, "activation": "relu"},
+        {"use_bias": False, "return_state": True, "recurrent_activation": "hard_sigmoid"},
+        {"go_backwards": True, "reset_after": False, "use_bias": False, "dropout": 0.3},
+    ],
+)
+def test_gru(arguments, layer, x, equal, close):
+    theirs = layer(keras.layers.GRU(5, **arguments))
+    module, variables = convert.from_keras(theirs)
+    config = theirs.get_config()
+    assert {key: getattr(module, key) for key in arguments} == {k: config[k] for k in arguments}
+    close(module.apply(variables, x), theirs(x))
+    weights = convert.to_keras(module, variables)
+    equal(weights, theirs.get_weights())
+    again = keras.layers.GRU.from_config(module.get_config() | {"name": "again"})
+    again.build(x.shape)
+    again.set_weights(weights)
+    close(again(x), theirs(x))
+
+
+def test_fields_win(layer, x, close):
+    theirs = layer(keras.layers.GRU(5))
+    module, variables = convert.from_keras(theirs, return_sequences=True, time_major=True)
+    sequences = module.apply(variables, x.swapaxes(0, 1))
+    close(sequences[-1], theirs(x))
+
+
+def test_weight_list(layer, x, equal, close):
+    for arguments in ({}, {"reset_after": False}, {"use_bias": False}):
+        theirs = layer(keras.layers.GRU(5, return_sequences=True, **arguments))
+        module, variables = convert.from_keras(theirs.get_weights(), return_sequences=True)
+        close(module.apply(variables, x), theirs(x))
+        # A dict that went through JAX is sorted by name.
+        equal(convert.to_keras(jax.tree.map(np.asarray, variables["params"])), theirs.get_weights())
+    theirs = layer(keras.layers.GRU(5, reset_after=False, use_bias=False))
+    module, variables = convert.from_keras(theirs.get_weights(), reset_after=False)
+    close(module.apply(variables, x), theirs(x))
+
+
+@pytest.mark.parametrize("mode", ["concat", "sum", "mul", "ave"])
+def test_bidirectional(mode, layer, x, equal, close):
+    inner = keras.layers.GRU(5, return_sequences=mode != "mul")
+    theirs = layer(keras.layers.Bidirectional(inner, merge_mode=mode))
+    module, variables = convert.from_keras(theirs)
+    assert isinstance(module, Bidirectional)
+    close(module.apply(variables, x), theirs(x))
+    equal(convert.to_keras(module, variables), theirs.get_weights())
+
+
+def test_bidirectional_with_a_layer_of_its_own_backwards(layer, x, equal, close):
+    theirs = layer(
+        keras.layers.Bidirectional(
+            keras.layers.GRU(5),
+            backward_layer=keras.layers.GRU(5, activation="relu", go_backwards=True),
+        )
+    )
+    module, variables = convert.from_keras(theirs)
+    close(module.apply(variables, x), theirs(x))
+    equal(convert.to_keras(module, variables), theirs.get_weights())
+
+
+def test_rnn_and_cell(layer, x, equal, close):
+    theirs = layer(keras.layers.RNN(keras.layers.GRUCell(5), return_sequences=True))
+    module, variables = convert.from_keras(theirs)
+    close(module.apply(variables, x), theirs(x))
+    equal(convert.to_keras(module, variables), theirs.get_weights())
+    params = convert.from_keras(theirs.cell)
+    close(gruflax.gru_sequence(params, x)[0], theirs(x))
+    equal(convert.to_keras(gruflax.GRUCell(5), {"params": params}), theirs.get_weights())
+
+
+def test_stacked_cells(layer, x, equal, close):
+    cells = [keras.layers.GRUCell(5, use_bias=False), keras.layers.GRUCell(3, reset_after=False)]
+    theirs = layer(keras.layers.RNN(keras.layers.StackedRNNCells(cells), return_sequences=True))
+    module, variables = convert.from_keras(theirs)
+    close(module.apply(variables, x), theirs(x))
+    equal(convert.to_keras(module, variables), theirs.get_weights())
+
+
+def test_model_and_stack(random, x, equal, close):
+    model = keras.Sequential(
+        [
+            keras.layers.GRU(5, return_sequences=True, name="lower"),
+            keras.layers.GRU(3, name="upper", reset_after=False),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.build(x.shape)
+    model.set_weights([random.normal(size=each.shape) for each in model.get_weights()])
+    module, variables = convert.from_keras(model, ["lower", "upper"])
+    assert isinstance(module, Stack)
+    close(module.apply(variables, x), model.layers[1](model.layers[0](x)))
+    equal(convert.to_keras(module, variables), model.get_weights()[:6])
+    module, variables = convert.from_keras(model, "upper")
+    equal(convert.to_keras(module, variables), model.get_weights()[3:6])
+    with pytest.raises(ValueError, match=r"layers: \['lower', 'upper'\], got None"):
+        convert.from_keras(model)
+
+
+def cudnn_weights(params):
+    """What Keras 2's CuDNNGRU held of these parameters, by its own equations of the inverse map."""
+    gates = [np.split(params[name], 3, axis=-1) for name in ("kernel", "recurrent_kernel")]
+    # Keras 2: `kernel.T.reshape(kernel.shape, order="C")` goes the other way.
+    kernel = [gate.reshape(-1, order="F").reshape(gate.shape) for gate in gates[0]]
+    recurrent = [gate.T for gate in gates[1]]
+    join = lambda parts: np.concatenate(parts, axis=-1)  # noqa: E731
+    return [join(kernel), join(recurrent), params["bias"].reshape(-1)]
+
+
+def test_cudnn_gru(x, drawn, equal, random):
+    params = drawn(gruflax.GRU(5).init(jax.random.key(0), x))["params"]
+    weights = cudnn_weights(params)
+    module, variables = convert.from_keras(weights)
+    assert module.reset_after
+    equal(variables["params"], params)
+    # cuDNN has a row for each unit of each gate.
+    rows = weights[0].reshape(-1)[: 4 * 5 * 3]
+    assert rows.size == params["kernel"].size
+    unit, gate = 2, 1
+    block = np.split(weights[0], 3, axis=-1)[gate].reshape(5, 4)
+    np.testing.assert_array_equal(block[unit], params["kernel"][:, gate * 5 + unit])
+
+
+class Layer:
+    """A layer of an older Keras: what `from_keras` reads of it."""
+
+    def __init__(self, config, weights):
+        self.get_config = lambda: config
+        self.get_weights = lambda: weights
+
+
+def old_layer(class_name, config, weights):
+    return type(class_name, (Layer,), {})(config, weights)
+
+
+def test_hard_sigmoid_of_keras_2(x):
+    for reset_after in (True, False):
+        case = f"act_tanh_hard_sigmoid_ra{int(reset_after)}"
+        params = oracle.golden_params(reset_after, True)
+        config, _ = oracle.golden_case(case)
+        written = v1.GRU(5, **config).get_config() | {"implementation": 1}
+        theirs = old_layer("GRU", written, list(params.values()))
+        module, variables = convert.from_keras(theirs, return_sequences=True)
+        inputs = oracle.golden_inputs()
+        outputs = module.apply(variables, inputs["x"], initial_state=inputs["h0"])
+        wanted = oracle.golden("tf22")[case]["seq"]
+        np.testing.assert_allclose(outputs, wanted, atol=2e-6)
+
+
+def test_cudnn_layer(x, drawn, equal):
+    params = drawn(gruflax.GRU(5).init(jax.random.key(0), x))["params"]
+    config = {"name": "cu_dnngru", "trainable": True, "units": 5, "return_sequences": True}
+    module, variables = convert.from_keras(old_layer("CuDNNGRU", config, cudnn_weights(params)))
+    assert (module.reset_after, module.recurrent_activation) == (True, "sigmoid")
+    equal(variables["params"], params)
+    written = {"units": 5, "reset_after": False, "recurrent_activation": "sigmoid"}
+    with pytest.raises(ValueError, match=r"bias \(3u,\) for reset_after=False, got"):
+        convert.from_keras(old_layer("GRU", written, cudnn_weights(params)))
+
+
+def test_errors(x):
+    with pytest.raises(TypeError, match="a Keras layer or model, a weight list or a path, got int"):
+        convert.from_keras(3)
+    with pytest.raises(ValueError, match="weights must be .*, got 1 arrays"):
+        convert.from_keras([x])
+    with pytest.raises(ValueError, match="the layer must have weights: build it first"):
+        convert.from_keras(keras.layers.GRU(3))
+    with pytest.raises(ValueError, match="name chooses in a model or a file; .*, got 'gru'"):
+        convert.from_keras(keras.layers.GRU(3), "gru")
+    lstm = keras.layers.LSTM(3)
+    lstm(x)
+    with pytest.raises(ValueError, match=r"params must be kernel \(f, 3u\)"):
+        convert.from_keras(lstm)

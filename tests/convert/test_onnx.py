@@ -1,0 +1,200 @@
+"""ONNX models: checked by onnx, run by onnxruntime."""
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import gruflax
+from gruflax import convert
+from gruflax.compat import v1
+from gruflax.linen import Bidirectional, Stack
+
+
+def made(module, x, drawn):
+    return drawn(module.init(jax.random.key(0), x))
+
+
+def ran(model, x, **inputs):
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {"inputs": x, **inputs})
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_gru(reset_after, use_bias, x, drawn, equal, close):
+    for options in (
+        {},
+        {"return_sequences": True, "return_state": True},
+        {"return_sequences": True, "go_backwards": True, "activation": "relu"},
+        {"time_major": True, "return_sequences": True},
+    ):
+        gru = gruflax.GRU(5, reset_after=reset_after, use_bias=use_bias, **options)
+        variables = made(gru, x, drawn)
+        model = convert.to_onnx(gru, variables)
+        wanted = gru.apply(variables, x)
+        close(ran(model, x), wanted)
+        module, again = convert.from_onnx(model)
+        equal(again, variables)
+        own = {"return_sequences": False, "time_major": False} | options
+        close(module.clone(**own).apply(again, x), wanted)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        ("relu", "hard_sigmoid"),
+        ("leaky_relu", v1.hard_sigmoid),
+        (None, "sigmoid"),
+        ("softplus", "sigmoid"),
+        ("elu", "softsign"),
+    ],
+)
+def test_activations(activation, x, drawn, equal, close):
+    gru = gruflax.GRU(5, activation=activation[0], recurrent_activation=activation[1])
+    variables = made(gru, x, drawn)
+    model = convert.to_onnx(gru, variables)
+    close(ran(model, x), gru.apply(variables, x))
+    module, _ = convert.from_onnx(model)
+    assert (module.activation or "linear", module.recurrent_activation) == (
+        activation[0] or "linear",
+        activation[1],
+    )
+
+
+def test_activations_with_arguments(x, drawn, close):
+    """What onnxruntime makes of arguments that Keras has no name for."""
+    gru = gruflax.GRU(5, return_sequences=True)
+    variables = made(gru, x, drawn)
+    model = convert.to_onnx(gru, variables)
+    (node,) = (node for node in model.graph.node if node.op_type == "GRU")
+    (names,) = (each for each in node.attribute if each.name == "activations")
+    for gate, candidate, alphas, betas in (
+        ("HardSigmoid", "ScaledTanh", [0.3, 1.2], [0.4, 0.7]),
+        ("Sigmoid", "Affine", [0.5], [0.1]),
+        ("hardsigmoid", "LeakyRelu", [0.25, 0.05], [0.5]),
+        ("Sigmoid", "ThresholdedRelu", [0.2], []),
+        ("Sigmoid", "Elu", [0.7], []),
+    ):
+        names.strings[:] = [gate.encode(), candidate.encode()]
+        others = [each for each in node.attribute if not each.name.startswith("activation_")]
+        del node.attribute[:]
+        node.attribute.extend(others)
+        for name, values in (("activation_alpha", alphas), ("activation_beta", betas)):
+            if values:
+                node.attribute.append(onnx.helper.make_attribute(name, values))
+        names = next(each for each in node.attribute if each.name == "activations")
+        module, again = convert.from_onnx(model, time_major=False)
+        close(ran(model, x), module.apply(again, x))
+        close(ran(convert.to_onnx(module, again), x), module.apply(again, x))
+
+
+@pytest.mark.parametrize("mode", ["concat", "sum", "mul", "ave", None])
+def test_bidirectional(mode, x, drawn, equal, close):
+    for sequences in (True, False):
+        gru = gruflax.GRU(5, return_sequences=sequences, return_state=True)
+        module = Bidirectional(gru, merge_mode=mode)
+        variables = made(module, x, drawn)
+        model = convert.to_onnx(module, variables)
+        close(ran(model, x), jax.tree.leaves(module.apply(variables, x)))
+        again, same = convert.from_onnx(model, return_sequences=sequences, time_major=False)
+        equal(same, variables)
+        if mode == "concat":
+            close(again.apply(same, x), ran(model, x)[0])
+
+
+def test_two_activations(x, drawn, close):
+    module = Bidirectional(
+        gruflax.GRU(5, return_sequences=True),
+        backward_layer=gruflax.GRU(
+            5, activation="relu", return_sequences=True, go_backwards=True, use_bias=False
+        ),
+    )
+    variables = made(module, x, drawn)
+    model = convert.to_onnx(module, variables)
+    close(ran(model, x), module.apply(variables, x))
+    again, same = convert.from_onnx(model, time_major=False)
+    close(again.apply(same, x), module.apply(variables, x))
+
+
+def test_stack(x, drawn, equal, close):
+    module = Stack(
+        [
+            Bidirectional(gruflax.GRU(5, return_sequences=True)),
+            gruflax.GRU(3, return_sequences=True, reset_after=False),
+        ]
+    )
+    variables = made(module, x, drawn)
+    model = convert.to_onnx(module, variables, opset=21)
+    close(ran(model, x), module.apply(variables, x))
+    names = [node.name for node in model.graph.node if node.op_type == "GRU"]
+    again, same = convert.from_onnx(model, names, time_major=False)
+    equal(same, variables)
+    close(again.apply(same, x), module.apply(variables, x))
+    with pytest.raises(ValueError, match="name must be one of the model's GRU nodes: .*got None"):
+        convert.from_onnx(model)
+
+
+def test_streaming(x, drawn, close, random):
+    gru = gruflax.GRU(5, return_sequences=True, return_state=True)
+    variables = made(gru, x, drawn)
+    model = convert.to_onnx(gru, variables, initial_state=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    start = state = random.normal(size=(1, 5)).astype(np.float32)
+    outputs = []
+    for step in range(x.shape[1]):
+        feed = {"inputs": x[:1, step : step + 1], "initial_state": state}
+        output, state = session.run(None, feed)
+        outputs.append(output[:, 0])
+    wanted = gru.apply(variables, x[:1], initial_state=start)
+    close((np.stack(outputs, axis=1), state), wanted)
+
+
+def test_file(tmp_path, x, drawn, equal):
+    gru = gruflax.GRU(5)
+    variables = made(gru, x, drawn)
+    onnx.save(convert.to_onnx(gru, variables), tmp_path / "gru.onnx")
+    equal(convert.from_onnx(tmp_path / "gru.onnx")[1], variables)
+    (tmp_path / "damaged.onnx").write_bytes((tmp_path / "gru.onnx").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged.onnx must be a whole ONNX file"):
+        convert.from_onnx(tmp_path / "damaged.onnx")
+    with pytest.raises(FileNotFoundError):
+        convert.from_onnx(tmp_path / "missing.onnx")
+
+
+def test_biases_are_added_up_before_the_reset(x, drawn, close):
+    gru = gruflax.GRU(5, reset_after=False)
+    model = convert.to_onnx(gru, made(gru, x, drawn))
+    (node,) = (node for node in model.graph.node if node.op_type == "GRU")
+    (bias,) = (each for each in model.graph.initializer if each.name == node.input[3])
+    values = np.random.default_rng(1).normal(size=(1, 30)).astype(np.float32)
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    module, variables = convert.from_onnx(model, time_major=False, return_sequences=False)
+    close(ran(model, x), module.apply(variables, x))
+
+
+def test_errors(x, drawn):
+    def refused(module, message):
+        with pytest.raises(ValueError, match=message):
+            convert.to_onnx(module, made(module, x, drawn))
+
+    refused(gruflax.GRU(5, activation="gelu"), "activation must be one that ONNX has, .*'gelu'")
+    refused(gruflax.GRU(5, stateful=True), "ONNX has no stateful GRU")
+    refused(gruflax.GRU(5, param_dtype="bfloat16"), "weights must be one of .*, got bfloat16")
+    gru = gruflax.GRU(5)
+    variables = made(gru, x, drawn)
+    with pytest.raises(ValueError, match="opset must be an integer from 14 on, got 13"):
+        convert.to_onnx(gru, variables, opset=13)
+    with pytest.raises(TypeError, match="source must be an onnx.ModelProto or a path, got .*int"):
+        convert.from_onnx(3)
+    model = convert.to_onnx(gru, variables)
+    (node,) = (node for node in model.graph.node if node.op_type == "GRU")
+    node.attribute.append(onnx.helper.make_attribute("clip", 3.0))
+    with pytest.raises(ValueError, match=r"must have no attributes but .*, got \['clip'\]"):
+        convert.from_onnx(model)
+    del node.attribute[-1]
+    node.input[1] = "elsewhere"
+    with pytest.raises(ValueError, match="W of the GRU node must be a constant of the model"):
+        convert.from_onnx(model)
