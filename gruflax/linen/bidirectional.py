@@ -107,8 +107,8 @@ class Bidirectional(Resettable, Configurable):
             AttributeError: the layers are not stateful.
             ValueError: as `gruflax.GRU.reset_states`.
         """
-        halves = state_halves("states", states)
-        for layer, half in zip((self.layer, self.backward_layer), halves, strict=True):
+        layers: Any = (self.layer, self.backward_layer)
+        for layer, half in zip(layers, state_halves("states", states), strict=True):
             layer.reset_states(half)
 
     @property

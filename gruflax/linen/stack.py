@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
@@ -84,7 +85,7 @@ class Stack(nn.Module):
                 "go_backwards=True: its outputs come with the last step first."
             )
         keys = self._dropout_keys(training)
-        states, outputs = [], inputs
+        states, outputs = [], jnp.asarray(inputs)
         given = self._one_each("initial_state", initial_state)
         for index, (layer, state) in enumerate(zip(self.layers, given, strict=True)):
             if index and keys is not None:

@@ -62,7 +62,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
             raise ValueError(
                 f"states must be a tuple or list of {len(self.cells)} states, got {got}."
             )
-        new, output = [], inputs
+        new, output = [], jnp.asarray(inputs)
         for cell, state in zip(self.cells, states, strict=True):
             options = {"training": training} if takes_training(cell) else {}
             state, output = cell(state, output, **options)
@@ -133,7 +133,8 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
             A tuple of the cells' states.
         """
         count = len(self.cells)
-        keys = [None] * count if rng is None else list(jax.random.split(rng, count))
+        # Cells that begin with zeros need no key.
+        keys: Any = [None] * count if rng is None else jax.random.split(rng, count)
         return tuple(
             cell.initialize_carry(key, input_shape)
             for key, cell in zip(keys, self.cells, strict=True)
