@@ -1,6 +1,7 @@
 """Checks of arrays at call time, with errors that name the argument."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,3 +66,25 @@ def check_state(
     if state.shape != (*batch_shape, units):
         raise ValueError(f"{name} must have shape {(*batch_shape, units)}, got {state.shape}.")
     return state.astype(dtype)
+
+
+def vary_with(array: jax.Array, *others: Any) -> jax.Array:
+    """Makes an array vary over the mesh axes that others vary over.
+
+    Inside `jax.shard_map` a loop's carry must have the type of what is computed from it, and zeros
+    made there vary over nothing.
+
+    Args:
+        array: of any shape.
+        *others: pytrees of arrays.
+
+    Returns:
+        The same array.
+    """
+    axes = {axis for leaf in jax.tree.leaves(others) for axis in _varying(leaf)}
+    missing = tuple(sorted(axes - _varying(array)))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+
+def _varying(array: jax.Array) -> frozenset:
+    return jax.typeof(array).manual_axis_type.varying

@@ -79,9 +79,11 @@ def _ruled_loop_jvp(static, primals, tangents):
     if fixed.reset is not None:
         before = where_steps(fixed.reset, inputs.reset_state[None], before)
     # Without a tangent of inputs or parameters, products with zeros are left out.
-    dparams, dstate, dreset_state, dx = tangents[0]
-    tangent = Inputs(
-        _nonzero(dparams), _instantiate(dstate), _instantiate(dreset_state), _nonzero(dx)
+    given = tangents[0]
+    tangent = Inputs(*(_instantiate(*pair) for pair in zip(given, inputs, strict=True)))
+    tangent = tangent._replace(
+        params=None if _is_zero(given.params) else tangent.params,
+        x=None if _is_zero(given.x) else tangent.x,
     )
     dstate, dstates = tangent_loop(static, inputs, fixed, before, tangent)
     if not static.keep_states:
@@ -89,19 +91,20 @@ def _ruled_loop_jvp(static, primals, tangents):
     return (state, states), (dstate, dstates)
 
 
-def _nonzero(tangent):
-    """Returns None where all of a tangent is known to be zero."""
-    leaves = jax.tree.leaves(tangent, is_leaf=_is_zero)
-    return None if all(map(_is_zero, leaves)) else _instantiate(tangent)
+def _is_zero(tangent) -> bool:
+    """Returns whether all of a tangent is known to be zero."""
+    leaves = jax.tree.leaves(tangent, is_leaf=_is_symbol)
+    return all(map(_is_symbol, leaves))
 
 
-def _instantiate(tangent):
+def _instantiate(tangent, primal):
     return jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if _is_zero(leaf) else leaf,
+        lambda leaf, like: jnp.zeros_like(like) if _is_symbol(leaf) else leaf,
         tangent,
-        is_leaf=_is_zero,
+        primal,
+        is_leaf=_is_symbol,
     )
 
 
-def _is_zero(leaf) -> bool:
+def _is_symbol(leaf) -> bool:
     return isinstance(leaf, SymbolicZero)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.checks import check_state, compute_dtype
+from gruflax.functional.checks import check_state, compute_dtype, vary_with
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dispatch import choose_loop, run_loop
 from gruflax.functional.dropout import DropoutMasks, resolve_dropout_masks
@@ -97,10 +97,11 @@ def gru_sequence(
     start = state if reset_state is None else reset_state
     start = check_state("reset_state", start, batch_shape, units, dtype)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
+    params = cast_params(params, dtype)
     state, states = run_loop(
         choose_loop(loop, unroll, time, config),
-        cast_params(params, dtype),
-        state,
+        params,
+        vary_with(state, params, start, steps, masks),
         start,
         steps,
         jax.lax.stop_gradient(masks),

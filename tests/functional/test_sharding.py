@@ -1,0 +1,85 @@
+"""Many devices: the same numbers, and no weights gathered inside the loop over time."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+import gruflax
+
+
+B, T, F, U = 16, 12, 4, 8
+RANDOM = np.random.default_rng(5)
+PARAMS = gruflax.init_gru_params(
+    jax.random.key(0), F, U, bias_initializer=jax.nn.initializers.normal(1.0)
+)
+X = RANDOM.normal(size=(B, T, F)).astype(np.float32)
+MASK = RANDOM.random((B, T)) < 0.7
+
+
+def loss(params, x, mask, loop):
+    outputs, _ = gruflax.gru_sequence(params, x, mask=mask, loop=loop, chunk=5)
+    return (outputs**2).mean()
+
+
+def gradients(loop):
+    return jax.jit(jax.value_and_grad(lambda *arguments: loss(*arguments, loop)))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def assert_close(found, wanted):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
+
+
+@pytest.mark.parametrize("loop", ["scan", "chunked"])
+def test_data_parallel_under_jit(mesh, loop):
+    """Rows on 8 devices: one all-reduce of the gradients and nothing gathered."""
+    wanted = gradients(loop)(PARAMS, X, MASK)
+    rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    arguments = (
+        jax.device_put(PARAMS, everywhere),
+        jax.device_put(X, rows),
+        jax.device_put(MASK, rows),
+    )
+    program = gradients(loop).lower(*arguments).compile()
+    assert_close(program(*arguments), wanted)
+    text = program.as_text()
+    assert "all-reduce" in text
+    assert not re.findall(r"all-gather|all-to-all|collective-permute", text)
+
+
+@pytest.mark.parametrize("loop", ["scan", "chunked"])
+def test_shard_map(mesh, loop):
+    wanted = gradients(loop)(PARAMS, X, MASK)
+
+    def local(params, x, mask):
+        # Parameters that vary over devices, so that their gradients stay local until the mean.
+        params = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, "data", to="varying"), params)
+        value = jax.value_and_grad(lambda params: loss(params, x, mask, loop))(params)
+        return jax.tree.map(lambda leaf: jax.lax.pmean(leaf, "data"), value)
+
+    mapped = jax.shard_map(
+        local, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=(P(), P())
+    )
+    assert_close(jax.jit(mapped)(PARAMS, X, MASK), wanted)
+
+
+def test_pmap():
+    wanted = gradients("chunked")(PARAMS, X, MASK)
+
+    def local(params, x, mask):
+        value = jax.value_and_grad(lambda params: loss(params, x, mask, "chunked"))(params)
+        return jax.tree.map(lambda leaf: jax.lax.pmean(leaf, "data"), value)
+
+    found = jax.pmap(local, "data", in_axes=(None, 0, 0))(
+        PARAMS, X.reshape(8, 2, T, F), MASK.reshape(8, 2, T)
+    )
+    assert_close(jax.tree.map(lambda leaf: leaf[0], found), wanted)
+    assert jnp.shape(found[0]) == (8,)
