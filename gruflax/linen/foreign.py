@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from gruflax.named.sequences import loop_cell, step_shape, unrolled
+from gruflax.named.sequences import loop_cell, step_shape
 
 
 def initial_carry(cell: nn.RNNCellBase, inputs: ArrayLike, time_major: bool) -> Any:
@@ -48,7 +48,7 @@ def cell_sequence(
         inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
         training: handed to cells whose call takes it.
         time_major: time comes first.
-        unroll: a Python loop instead of `nn.scan`.
+        unroll: unrolls all of `nn.scan`.
         **options: of `gruflax.named.sequences.loop_cell`.
 
     Returns:
@@ -63,10 +63,12 @@ def cell_sequence(
         def one_step(cell, carry, now):
             return body(functools.partial(cell, **call), carry, now)
 
-        if unroll:
-            return unrolled(functools.partial(one_step, cell), carry, steps)
+        # A Python loop would count the calls, and draw other dropout masks at every step.
         scan = nn.scan(
-            one_step, variable_broadcast="params", split_rngs={"params": False, "dropout": False}
+            one_step,
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": False},
+            unroll=max(1, steps.inputs.shape[0]) if unroll else 1,
         )
         return scan(cell, carry, steps)
 

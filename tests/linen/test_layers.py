@@ -399,3 +399,21 @@ def test_get_initial_state_and_carry():
     assert gruflax.GRUCell(5).num_feature_axes == 1
     with pytest.raises(ValueError, match="batch_size must be a positive integer, got None"):
         layer.get_initial_state(None)
+
+
+def test_unrolled_cells_drop_what_scanned_cells_drop():
+    class Own(gruflax.GRUCell):
+        """A step of its own, so that it runs as any cell does."""
+
+        @nn.compact
+        def __call__(self, states, inputs, training=False):
+            return super().__call__(states, inputs, training)
+
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    found = []
+    for unroll in (False, True):
+        layer = gruflax.RNN(Own(4, dropout=0.5, recurrent_dropout=0.5), unroll=unroll)
+        variables = layer.init(jax.random.key(0), x)
+        found.append(layer.apply(variables, x, training=True, rngs={"dropout": jax.random.key(1)}))
+        assert np.abs(found[-1] - layer.apply(variables, x)).max() > 1e-3
+    np.testing.assert_allclose(*found, atol=1e-6)
