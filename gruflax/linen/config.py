@@ -13,7 +13,7 @@ from gruflax.named import activations, constraints, initializers, regularizers
 
 
 # What Keras 3 does not write: in a config only where it differs from the default.
-_UNWRITTEN = ("use_cudnn", "implementation", "time_major", "loop", "precision")
+_UNWRITTEN = ("use_cudnn", "implementation", "time_major", "loop", "remat", "precision")
 
 # What older releases of Keras and TensorFlow write and a Flax module has no use for.
 _IGNORED = (
@@ -40,7 +40,7 @@ class Configurable(nn.Module):
     def get_config(self) -> dict[str, Any]:
         """Returns the config dict that Keras 3 would write for this layer.
 
-        What Keras does not write (`use_cudnn`, `implementation`, `time_major`, `loop`,
+        What Keras does not write (`use_cudnn`, `implementation`, `time_major`, `loop`, `remat`,
         `precision`) is in it only where it differs from the default. A callable that Keras has no
         name for is in it as it is.
 

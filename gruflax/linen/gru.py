@@ -58,6 +58,7 @@ class GRU(Resettable, Configurable):
         implementation: 1 draws dropout masks for each gate, 2 shares one.
         time_major: inputs, masks and outputs have time as the first axis.
         loop: which loop runs it, see `gruflax.functional.gru_sequence`.
+        remat: the backward pass keeps every sqrt(t)-th state and computes the others again.
         dtype: to compute in; None promotes parameters and inputs.
         param_dtype: of the parameters.
         precision: of the products, as in `jax.numpy.dot`.
@@ -93,6 +94,7 @@ class GRU(Resettable, Configurable):
     implementation: int = 2
     time_major: bool = False
     loop: str = "auto"
+    remat: bool = False
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     precision: lax.PrecisionLike = None
@@ -157,6 +159,7 @@ class GRU(Resettable, Configurable):
             reset_state=reset_state,
             training=training,
             loop=self.loop,
+            remat=self.remat,
         )
 
     @nn.nowrap

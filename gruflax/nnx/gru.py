@@ -25,12 +25,14 @@ class GRU(GRUWeights, Layer):
         use_cudnn: "auto" or False leave the choice of the loop to `loop`; True raises where cuDNN
             cannot run.
         loop: which loop runs it, see `gruflax.functional.gru_sequence`.
+        remat: the backward pass keeps every sqrt(t)-th state and computes the others again.
 
     Sources: Keras 3's `GRU`; arXiv:1406.1078.
     """
 
     use_cudnn: bool | str = "auto"
     loop: str = "auto"
+    remat: bool = False
 
     def __post_init__(self, rngs: nnx.Rngs):
         GRUWeights.__post_init__(self, rngs)
@@ -45,7 +47,7 @@ class GRU(GRUWeights, Layer):
         """Runs the GRU over a sequence, see `GRUWeights.sequence`."""
         masked = options.get("mask") is not None
         check_use_cudnn(self.use_cudnn, self.config, unroll=self.unroll, masked=masked)
-        return super().sequence(inputs, loop=self.loop, **options)
+        return super().sequence(inputs, loop=self.loop, remat=self.remat, **options)
 
     def mirrored(self, rngs: nnx.Rngs) -> "GRU":
         """Returns a layer like this one with new weights, that goes the other way."""

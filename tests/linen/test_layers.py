@@ -417,3 +417,17 @@ def test_unrolled_cells_drop_what_scanned_cells_drop():
         found.append(layer.apply(variables, x, training=True, rngs={"dropout": jax.random.key(1)}))
         assert np.abs(found[-1] - layer.apply(variables, x)).max() > 1e-3
     np.testing.assert_allclose(*found, atol=1e-6)
+
+
+def test_remat_recomputes_and_changes_nothing():
+    x = np.random.default_rng(0).normal(size=(2, 17, 3)).astype(np.float32)
+    layers = [gruflax.GRU(4, return_sequences=True, remat=remat) for remat in (False, True)]
+    variables = layers[0].init(jax.random.key(0), x)
+    found = [
+        jax.jit(jax.grad(lambda variables, layer=layer: (layer.apply(variables, x) ** 2).mean()))(
+            variables
+        )
+        for layer in layers
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
+    assert "remat" not in layers[0].get_config() and layers[1].get_config()["remat"]
