@@ -8,6 +8,8 @@ import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from gruflax.linen.weights import sow_weight_losses
+from gruflax.named.fields import ROLES
 from gruflax.named.sequences import loop_cell, step_shape
 
 
@@ -78,7 +80,7 @@ def cell_sequence(
         result, _ = alone.init_with_output({"params": key, "dropout": key}, state, x, **call)
         return result
 
-    return loop_cell(
+    result = loop_cell(
         loop,
         abstract_step,
         inputs,
@@ -87,6 +89,11 @@ def cell_sequence(
         time_major=time_major,
         **options,
     )
+    if all(hasattr(cell, f"{role}_regularizer") for role in ROLES.values()):
+        # What a GRU cell with a step of its own sows within the loop is lost there.
+        params = cell.variables.get("params", {})
+        sow_weight_losses(cell, {name: params[name] for name in ROLES if name in params})
+    return result
 
 
 def takes_training(cell: nn.RNNCellBase) -> bool:

@@ -1,5 +1,7 @@
 """What the GRU modules share about their weights: declaring them, their losses, their RNG."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -29,6 +31,17 @@ def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
         )
         for name, shape in shapes.items()
     }
+    sow_weight_losses(module, params)
+    return params
+
+
+def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> None:
+    """Sows the regularisation losses of a GRU's parameters into "losses", each once.
+
+    Args:
+        module: with the fields of a GRU; its losses are not sown at init.
+        params: by name.
+    """
     for name, value in params.items():
         regularizer = option(module, name, "regularizer")
         if regularizer is not None and not module.is_initializing():
@@ -40,7 +53,6 @@ def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
                 reduce_fn=lambda _, loss: loss,
                 init_fn=lambda: jnp.zeros(()),
             )
-    return params
 
 
 def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
