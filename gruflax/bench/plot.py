@@ -23,11 +23,11 @@ def import_pyplot() -> Any:
         ImportError: matplotlib is not installed; the message says what to install.
     """
     try:
-        import matplotlib
+        import matplotlib  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'gruflax[notebooks]'") from error
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 
     return pyplot
 

@@ -17,7 +17,7 @@ def make_torch(case: Case, mode: str) -> Program:
     Raises:
         RuntimeError: a GPU is wanted and torch has none.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     if case.device != "cpu" and not torch.cuda.is_available():
         raise RuntimeError(f"torch has no {case.device}")
