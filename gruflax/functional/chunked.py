@@ -75,9 +75,6 @@ def _ruled_loop(static, inputs, fixed):
 def _ruled_loop_jvp(static, primals, tangents):
     inputs, fixed = primals
     state, states = _ruled_loop(static._replace(keep_states=True), inputs, fixed)
-    before = jnp.concatenate([inputs.initial_state[None], states[:-1]])
-    if fixed.reset is not None:
-        before = where_steps(fixed.reset, inputs.reset_state[None], before)
     # Without a tangent of inputs or parameters, products with zeros are left out.
     given = tangents[0]
     tangent = Inputs(*(_instantiate(*pair) for pair in zip(given, inputs, strict=True)))
@@ -85,7 +82,7 @@ def _ruled_loop_jvp(static, primals, tangents):
         params=None if _is_zero(given.params) else tangent.params,
         x=None if _is_zero(given.x) else tangent.x,
     )
-    dstate, dstates = tangent_loop(static, inputs, fixed, before, tangent)
+    dstate, dstates = tangent_loop(static, inputs, fixed, states, tangent)
     if not static.keep_states:
         return (state, None), (dstate, None)
     return (state, states), (dstate, dstates)

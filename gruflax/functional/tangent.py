@@ -31,7 +31,7 @@ from gruflax.functional.step import (
 
 
 def tangent_loop(
-    static: Static, inputs: Inputs, fixed: Fixed, before: jax.Array, tangent: Inputs
+    static: Static, inputs: Inputs, fixed: Fixed, states: jax.Array, tangent: Inputs
 ) -> tuple[jax.Array, jax.Array]:
     """Runs the tangent of the loop, which is linear in `tangent`.
 
@@ -39,7 +39,7 @@ def tangent_loop(
         static: what the loop is compiled for; its activations must be pointwise.
         inputs: of the loop.
         fixed: masks.
-        before: `[t, ..., u]`, the state that each step begins with.
+        states: `[t, ..., u]`, the state after every step.
         tangent: of `inputs`; None instead of `params` or `x` is zero.
 
     Returns:
@@ -48,8 +48,11 @@ def tangent_loop(
     linearize = _linear_after if static.config.reset_after else _linear_before
 
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
-    def chunk(params, dparams, dreset_state, dstate, now):
-        x, dx, before, valid, reset = now
+    def chunk(params, dparams, dreset_state, carry, now):
+        (state, dstate), (x, dx, states, valid, reset) = carry, now
+        before = jnp.concatenate([state[None], states[:-1]])
+        if reset is not None:
+            before = where_steps(reset, inputs.reset_state[None], before)
         weights = _weights(params, static.config), _weights(dparams, static.config)
         linear_step, terms = linearize(static, fixed, weights, (x, dx), before, valid)
 
@@ -60,11 +63,14 @@ def tangent_loop(
             dstate = linear_step(dstate, terms)
             return dstate, dstate
 
-        return lax.scan(step, dstate, (terms, reset))
+        dstate, dstates = lax.scan(step, dstate, (terms, reset))
+        return (states[-1], dstate), dstates
 
     body = functools.partial(chunk, inputs.params, tangent.params, tangent.reset_state)
-    steps = (inputs.x, tangent.x, before, fixed.valid, fixed.reset)
-    return over_chunks(body, tangent.initial_state, steps, static.chunk)
+    steps = (inputs.x, tangent.x, states, fixed.valid, fixed.reset)
+    start = (inputs.initial_state, tangent.initial_state)
+    (_, dstate), dstates = over_chunks(body, start, steps, static.chunk)
+    return dstate, dstates
 
 
 class _Weights(NamedTuple):
@@ -216,16 +222,11 @@ def _flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = No
     return jnp.moveaxis(product.reshape(*rows.shape[:-1], kernel.shape[-1]), -2, 0)
 
 
-def _partials(function: Callable[..., jax.Array], *arguments: jax.Array) -> list[jax.Array]:
+def _partials(function: Callable[..., jax.Array], *arguments: jax.Array) -> tuple[jax.Array, ...]:
     """Computes a pointwise function's partial derivative by each argument."""
-
-    def by(index):
-        def one(argument):
-            return function(*arguments[:index], argument, *arguments[index + 1 :])
-
-        return jax.jvp(one, (arguments[index],), (jnp.ones_like(arguments[index]),))[1]
-
-    return [by(index) for index in range(len(arguments))]
+    # Pointwise, so that the derivative of the sum is that of each element.
+    value, pullback = jax.vjp(function, *arguments)
+    return pullback(jnp.ones_like(value))
 
 
 def _weighted(weights: jax.Array, projection: jax.Array | None) -> jax.Array:
