@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 
 def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> None:
@@ -83,7 +84,7 @@ def _safetensors() -> Any:
 def _flat(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The leaves of nested dicts, tuples and lists, by names joined with dots."""
     leaves = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(tree)):
         names = [jax.tree_util.keystr((key,), simple=True) for key in path]
         if not all(names) or "." in "".join(names):
             raise ValueError(f"names in variables must be without dots and not empty, got {names}.")

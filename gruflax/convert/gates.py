@@ -108,10 +108,15 @@ def weights_of(module: nn.Module | None, variables: Mapping[str, Any]) -> Weight
     """
     if not isinstance(variables, Mapping):
         raise TypeError(f"variables must be a dict of arrays, got {type(variables).__name__}.")
-    given = variables.get("params", variables)
+    given = nn.unbox(variables.get("params", variables))
     params: Params = {name: np.asarray(value) for name, value in given.items()}
     config = config_for(params) if module is None else config_of(module)
     check_params(params, config)
+    if config.zoneout or config.learn_initial_state:
+        raise ValueError(
+            "only a GRU with zoneout=0 and learn_initial_state=False can be converted, got "
+            f"zoneout={config.zoneout}, learn_initial_state={config.learn_initial_state}."
+        )
     return Weights(params, config)
 
 

@@ -14,3 +14,4 @@ from gruflax.functional.masks import (
 from gruflax.functional.params import init_gru_params as init_gru_params
 from gruflax.functional.sequence import gru_sequence as gru_sequence
 from gruflax.functional.step import gru_cell_step as gru_cell_step
+from gruflax.functional.trace import Trace as Trace, trace as trace

@@ -10,6 +10,8 @@ from gruflax.functional.activations import get_activation
 
 Activation = str | Callable[[jax.Array], jax.Array] | None
 
+RATES = ("dropout", "recurrent_dropout", "recurrent_weight_dropout", "zoneout")
+
 
 @dataclasses.dataclass(frozen=True)
 class GRUConfig:
@@ -24,6 +26,12 @@ class GRUConfig:
             paper and Keras 1 do (bias `[3u]`).
         dropout: rate in [0, 1] at which input features are dropped, one mask for all steps.
         recurrent_dropout: rate in [0, 1] at which state units are dropped, one mask for all steps.
+        recurrent_weight_dropout: rate in [0, 1] at which entries of the recurrent kernel are
+            dropped, the same at every step and in every sequence: DropConnect.
+        zoneout: rate in [0, 1] at which a unit keeps its state instead of taking the new one, drawn
+            anew at every step; at inference the state moves by the expectation.
+        learn_initial_state: whether `params` holds an `initial_state` [u], which sequences begin
+            with that are given no other.
         implementation: 1 gives each gate dropout masks of its own, 2 shares one. A recurrent
             dropout makes it 1, as in Keras 3.8 and TensorFlow 2.2.
 
@@ -34,6 +42,9 @@ class GRUConfig:
 
     Sources: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical
     Machine Translation", arXiv:1406.1078 (v1 resets after the product, v3 before it); Keras 3.
+    DropConnect: Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013, on
+    recurrent weights as in Merity et al., arXiv:1708.02182. Zoneout: Krueger et al.,
+    arXiv:1606.01305. Learned initial states: Wenke and Fleming, arXiv:1902.02604.
     """
 
     activation: Activation = "tanh"
@@ -43,16 +54,24 @@ class GRUConfig:
     dropout: float = 0.0
     recurrent_dropout: float = 0.0
     implementation: int = 2
+    recurrent_weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    learn_initial_state: bool = False
 
     def __post_init__(self):
         get_activation(self.activation)
         get_activation(self.recurrent_activation)
-        for name in ("dropout", "recurrent_dropout"):
+        for name in RATES:
             object.__setattr__(self, name, _checked_rate(name, getattr(self, name)))
         if self.implementation not in (1, 2):
             raise ValueError(f"implementation must be 1 or 2, got {self.implementation!r}.")
         if self.recurrent_dropout:
             object.__setattr__(self, "implementation", 1)
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws anything at random."""
+        return any(getattr(self, name) for name in RATES)
 
     @property
     def gate_masks(self) -> int:

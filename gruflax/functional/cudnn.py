@@ -30,6 +30,7 @@ def unmet_cudnn_conditions(config: GRUConfig, *, unroll: bool, masked: bool) -> 
         "use_bias must be True": config.use_bias,
         "reset_after must be True": config.reset_after,
         "recurrent_dropout must be 0": config.recurrent_dropout == 0,
+        "zoneout must be 0": config.zoneout == 0,
         "unroll must be False": not unroll,
         "a mask must be given as seq_lengths, which are right-padded": not masked,
         f"the platform must be a GPU, it is {jax.default_backend()!r}": (

@@ -1,5 +1,7 @@
 """Dropout masks that stay the same at every step of a sequence."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.config import GRUConfig
+from gruflax.functional.params import GATES
 
 
 class DropoutMasks(NamedTuple):
@@ -16,10 +19,12 @@ class DropoutMasks(NamedTuple):
         inputs: `[n, ..., f]`, or None for no input dropout; n is 1 (one mask for all gates) or 3
             (one a gate, z r h).
         recurrent: `[n, ..., u]`, or None for no recurrent dropout.
+        recurrent_weights: `[u, 3u]`, of the recurrent kernel, or None.
     """
 
     inputs: jax.Array | None = None
     recurrent: jax.Array | None = None
+    recurrent_weights: jax.Array | None = None
 
 
 def dropout_mask(
@@ -60,23 +65,68 @@ def draw_dropout_masks(
         dtype: of the masks.
 
     Returns:
-        Masks of inputs `[n, ..., f]` and states `[n, ..., u]`; None where nothing is dropped.
+        Masks of inputs `[n, ..., f]`, states `[n, ..., u]` and recurrent weights `[u, 3u]`; None
+        where nothing is dropped.
 
-    Source: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent
-    Neural Networks", arXiv:1512.05287.
+    Sources: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks", arXiv:1512.05287; for the weights Merity et al., arXiv:1708.02182.
     """
     if rng is None:
         return DropoutMasks()
-    keys = jax.random.split(rng)
-    rates = (config.dropout, config.recurrent_dropout)
+    gates = (config.gate_masks, *batch_shape)
+    draws = (
+        (config.dropout, (*gates, features)),
+        (config.recurrent_dropout, (*gates, units)),
+        (config.recurrent_weight_dropout, (units, GATES * units)),
+    )
     return DropoutMasks(
         *(
-            dropout_mask(key, rate, (config.gate_masks, *batch_shape, size), dtype)
-            if rate
-            else None
-            for key, rate, size in zip(keys, rates, (features, units), strict=True)
+            dropout_mask(jax.random.fold_in(rng, index), rate, shape, dtype) if rate else None
+            for index, (rate, shape) in enumerate(draws)
         )
     )
+
+
+def draw_zoneout(
+    rng: jax.Array | None, config: GRUConfig, shape: tuple[int, ...]
+) -> tuple[jax.Array | None, GRUConfig]:
+    """Draws which units of which steps take their new state.
+
+    Args:
+        rng: JAX random key, or None for inference.
+        config: the GRU, with its rate.
+        shape: of the states, `(..., u)`.
+
+    Returns:
+        `(moves, config)`: `[..., u]` boolean, False where a unit keeps its state, with a config
+        that has no zoneout left to do; in inference None, and the config as it is.
+
+    Source: Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations",
+    arXiv:1606.01305.
+    """
+    if rng is None or not config.zoneout:
+        return None, config
+    key = jax.random.fold_in(rng, len(DropoutMasks._fields))
+    moves = jax.random.bernoulli(key, 1.0 - config.zoneout, shape)
+    return moves, dataclasses.replace(config, zoneout=0.0)
+
+
+def drop_weights(
+    params: Mapping[str, jax.Array], masks: DropoutMasks
+) -> tuple[Mapping[str, jax.Array], DropoutMasks]:
+    """Drops recurrent weights, once for all steps.
+
+    Args:
+        params: of a GRU.
+        masks: of the call.
+
+    Returns:
+        The parameters, dropped, and the masks that are left to do.
+    """
+    if masks.recurrent_weights is None:
+        return params, masks
+    kernel = params["recurrent_kernel"] * masks.recurrent_weights
+    return {**params, "recurrent_kernel": kernel}, masks._replace(recurrent_weights=None)
 
 
 def resolve_dropout_masks(
@@ -91,8 +141,8 @@ def resolve_dropout_masks(
     """Draws the masks of one call, or casts and checks those that were injected.
 
     Args:
-        masks: inputs `[n, ..., f]` and recurrent `[n, ..., u]`, n 1 or 3, either None; or None to
-            draw them.
+        masks: inputs `[n, ..., f]` and recurrent `[n, ..., u]`, n 1 or 3, and recurrent weights
+            `[u, 3u]`, each or None; or None to draw them.
         rng: JAX random key, or None for inference.
         batch_shape: leading axes of an input step.
         features: size of an input step.
@@ -108,22 +158,22 @@ def resolve_dropout_masks(
     """
     if masks is None:
         return draw_dropout_masks(rng, batch_shape, features, units, config, dtype)
-    inputs, recurrent = masks
+    inputs, recurrent = (*batch_shape, features), (*batch_shape, units)
+    weights = (units, GATES * units)
     return DropoutMasks(
-        _checked_mask("inputs", inputs, (*batch_shape, features), dtype),
-        _checked_mask("recurrent", recurrent, (*batch_shape, units), dtype),
+        _checked_mask("inputs", masks.inputs, ((1, *inputs), (3, *inputs)), dtype),
+        _checked_mask("recurrent", masks.recurrent, ((1, *recurrent), (3, *recurrent)), dtype),
+        _checked_mask("recurrent_weights", masks.recurrent_weights, (weights,), dtype),
     )
 
 
 def _checked_mask(
-    name: str, mask: ArrayLike | None, shape: tuple[int, ...], dtype: DTypeLike
+    name: str, mask: ArrayLike | None, shapes: tuple[tuple[int, ...], ...], dtype: DTypeLike
 ) -> jax.Array | None:
     if mask is None:
         return None
     mask = jnp.asarray(mask)
-    if mask.shape not in ((1, *shape), (3, *shape)):
-        raise ValueError(
-            f"dropout_masks.{name} must have shape {(1, *shape)} or {(3, *shape)}, "
-            f"got {mask.shape}."
-        )
+    if mask.shape not in shapes:
+        wanted = " or ".join(map(str, shapes))
+        raise ValueError(f"dropout_masks.{name} must have shape {wanted}, got {mask.shape}.")
     return mask.astype(dtype)

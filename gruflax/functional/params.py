@@ -46,7 +46,8 @@ def params_shapes(features: int, units: int, config: GRUConfig) -> dict[str, tup
 
     Returns:
         `kernel` (f, 3u), `recurrent_kernel` (u, 3u) and, with `use_bias`, `bias`: (2, 3u) holds an
-        input and a recurrent row where `reset_after`, else (3u,).
+        input and a recurrent row where `reset_after`, else (3u,); with `learn_initial_state`,
+        `initial_state` (u,).
     """
     columns = GATES * units
     shapes: dict[str, tuple[int, ...]] = {
@@ -55,6 +56,8 @@ def params_shapes(features: int, units: int, config: GRUConfig) -> dict[str, tup
     }
     if config.use_bias:
         shapes["bias"] = (2, columns) if config.reset_after else (columns,)
+    if config.learn_initial_state:
+        shapes["initial_state"] = (units,)
     return shapes
 
 
@@ -82,7 +85,8 @@ def init_gru_params(
         dtype: of the parameters.
 
     Returns:
-        A dict of `kernel`, `recurrent_kernel` and, with `use_bias`, `bias`.
+        A dict of `kernel`, `recurrent_kernel` and, with `use_bias`, `bias`; with
+        `learn_initial_state`, `initial_state` [u], zeros.
 
     Raises:
         ValueError: `features` or `units` is not a positive integer.
@@ -93,6 +97,7 @@ def init_gru_params(
         "kernel": kernel_initializer,
         "recurrent_kernel": recurrent_initializer,
         "bias": bias_initializer,
+        "initial_state": jax.nn.initializers.zeros,
     }
     shapes = params_shapes(features, units, config)
     keys = jax.random.split(rng, len(shapes))
@@ -122,10 +127,11 @@ def check_params(params: Params, config: GRUConfig) -> tuple[int, int]:
     Raises:
         ValueError: a parameter is missing, is one too many, or has another shape.
     """
-    wanted = ["kernel", "recurrent_kernel"] + ["bias"] * config.use_bias
+    wanted = list(params_shapes(1, 1, config))
     if sorted(params) != sorted(wanted):
         raise ValueError(
-            f"params must hold {wanted} for use_bias={config.use_bias}, got {sorted(params)}."
+            f"params must hold {wanted} for use_bias={config.use_bias}, "
+            f"learn_initial_state={config.learn_initial_state}, got {sorted(params)}."
         )
     shapes = {name: np.shape(params[name]) for name in wanted}
     sizes = (*shapes["kernel"][:1], *shapes["recurrent_kernel"][:1])

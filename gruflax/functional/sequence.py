@@ -1,5 +1,7 @@
 """A GRU over a whole sequence."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -8,7 +10,12 @@ from jax.typing import ArrayLike, DTypeLike
 from gruflax.functional.checks import check_state, compute_dtype, vary_with
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dispatch import choose_loop, run_loop
-from gruflax.functional.dropout import DropoutMasks, resolve_dropout_masks
+from gruflax.functional.dropout import (
+    DropoutMasks,
+    draw_zoneout,
+    drop_weights,
+    resolve_dropout_masks,
+)
 from gruflax.functional.loops import Steps, in_order, visible_outputs
 from gruflax.functional.masks import steps_to_mask, valid_steps
 from gruflax.functional.params import Params, cast_params, check_params, check_size
@@ -44,7 +51,7 @@ def gru_sequence(
             columns z | r | h.
         inputs: `[..., t, f]` with any number of batch axes, none included.
         config: the GRU.
-        initial_state: `[..., u]`; None is zeros.
+        initial_state: `[..., u]`; None is the learned one of `params`, else zeros.
         mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False (or zero) the state and the
             output stay what they were, and nothing of that input, NaN included, goes anywhere.
         seq_lengths: `[...]` integers: only the first so many steps count. With `mask`, both must
@@ -54,7 +61,7 @@ def gru_sequence(
         reset_state: `[..., u]`; None is the initial state. To carry a state from call to call and
             yet start episodes from zeros, as reinforcement learning does, give zeros here.
         rng: JAX random key for dropout, or None for inference. One key gives one set of masks,
-            the same at every step.
+            the same at every step; zoneout draws from it anew at every step.
         dropout_masks: masks to use instead of drawing them.
         go_backwards: processes the last step first; outputs come in the order of processing.
         time_major: `inputs`, `mask`, `reset` and outputs have time as the first axis.
@@ -82,6 +89,79 @@ def gru_sequence(
     """
     if chunk is not None:
         check_size("chunk", chunk)
+    call = prepare_sequence(
+        params,
+        inputs,
+        config=config,
+        initial_state=initial_state,
+        mask=mask,
+        seq_lengths=seq_lengths,
+        reset=reset,
+        reset_state=reset_state,
+        rng=rng,
+        dropout_masks=dropout_masks,
+        go_backwards=go_backwards,
+        time_major=time_major,
+        dtype=dtype,
+    )
+    state, states = run_loop(
+        choose_loop(loop, unroll, call.steps.inputs.shape[0], config),
+        call.params,
+        vary_with(call.state, call.params, call.reset_state, call.steps, call.masks),
+        call.reset_state,
+        call.steps._replace(valid=call.moves),
+        jax.lax.stop_gradient(call.masks),
+        config=call.config,
+        precision=precision,
+        keep_states=return_sequences,
+        chunk=chunk,
+        remat=remat,
+    )
+    shown = call.steps.valid if zero_output_for_mask else None
+    outputs = visible_outputs(state, states, shown)
+    return (jnp.moveaxis(outputs, 0, -2) if return_sequences and not time_major else outputs), state
+
+
+class Prepared(NamedTuple):
+    """A call with everything checked and in the compute dtype.
+
+    Attributes:
+        params: of the GRU.
+        state: `[..., u]`, the initial state.
+        reset_state: `[..., u]`, what a reset goes back to.
+        steps: `[t, ...]`, in the order of processing, with zero inputs at masked steps.
+        masks: dropout masks.
+        moves: `[t, ...]` or, with zoneout, `[t, ..., u]` boolean: False where the state, or a unit
+            of it, stays what it was; or None.
+        config: the GRU, without what has been done to `params` and `moves`.
+    """
+
+    params: Params
+    state: jax.Array
+    reset_state: jax.Array
+    steps: Steps
+    masks: DropoutMasks
+    moves: jax.Array | None
+    config: GRUConfig
+
+
+def prepare_sequence(
+    params: Params,
+    inputs: ArrayLike,
+    *,
+    config: GRUConfig,
+    initial_state: ArrayLike | None,
+    mask: ArrayLike | None,
+    seq_lengths: ArrayLike | None,
+    reset: ArrayLike | None,
+    reset_state: ArrayLike | None,
+    rng: jax.Array | None,
+    dropout_masks: DropoutMasks | None,
+    go_backwards: bool,
+    time_major: bool,
+    dtype: DTypeLike | None,
+) -> Prepared:
+    """Checks the arguments of `gru_sequence`, and brings them to the form that the loops take."""
     features, units = check_params(params, config)
     inputs = _time_major_inputs(inputs, features, time_major)
     dtype = compute_dtype(dtype, params, inputs)
@@ -93,27 +173,21 @@ def gru_sequence(
         steps_to_mask("reset", reset, batch_shape, time, time_major),
     )
     steps = in_order(steps, go_backwards)
+    params = dict(cast_params(params, dtype))
+    learned = params.pop("initial_state", None)
+    if initial_state is None and learned is not None:
+        initial_state = jnp.broadcast_to(learned, (*batch_shape, units))
     state = check_state("initial_state", initial_state, batch_shape, units, dtype)
     start = state if reset_state is None else reset_state
     start = check_state("reset_state", start, batch_shape, units, dtype)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
-    params = cast_params(params, dtype)
-    state, states = run_loop(
-        choose_loop(loop, unroll, time, config),
-        params,
-        vary_with(state, params, start, steps, masks),
-        start,
-        steps,
-        jax.lax.stop_gradient(masks),
-        config=config,
-        precision=precision,
-        keep_states=return_sequences,
-        chunk=chunk,
-        remat=remat,
-    )
-    shown = steps.valid if zero_output_for_mask else None
-    outputs = visible_outputs(state, states, shown)
-    return (jnp.moveaxis(outputs, 0, -2) if return_sequences and not time_major else outputs), state
+    params, masks = drop_weights(params, masks)
+    moves, config = draw_zoneout(rng, config, (time, *batch_shape, units))
+    if moves is None:
+        moves = steps.valid
+    elif steps.valid is not None:
+        moves &= steps.valid[..., None]
+    return Prepared(params, state, start, steps, masks, moves, config)
 
 
 def _time_major_inputs(inputs: ArrayLike, features: int, time_major: bool) -> jax.Array:

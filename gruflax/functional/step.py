@@ -10,7 +10,12 @@ from jax.typing import ArrayLike, DTypeLike
 from gruflax.functional.activations import get_activation
 from gruflax.functional.checks import check_state, compute_dtype
 from gruflax.functional.config import GRUConfig
-from gruflax.functional.dropout import DropoutMasks, resolve_dropout_masks
+from gruflax.functional.dropout import (
+    DropoutMasks,
+    draw_zoneout,
+    drop_weights,
+    resolve_dropout_masks,
+)
 from gruflax.functional.params import GATES, Params, cast_params, check_params
 
 
@@ -33,7 +38,27 @@ def update_and_reset(
     """
     activation = get_activation(config.recurrent_activation)
     update = activation(x_projection[0] + state_projection[0])
+    if config.zoneout:
+        # In expectation, so much of what would be updated keeps its state.
+        update = update + config.zoneout * (1 - update)
     return update, activation(x_projection[1] + state_projection[1])
+
+
+def opened_after(
+    x_projection: Gates, state_projection: Gates, config: GRUConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes the gates where the reset gate acts after the recurrent product.
+
+    Args:
+        x_projection: of the input: z, r and h, each `[..., u]`.
+        state_projection: of the state: z, r and h.
+        config: the GRU.
+
+    Returns:
+        `(z, r, candidate before its activation)`, each `[..., u]`.
+    """
+    update, reset = update_and_reset(x_projection, state_projection, config)
+    return update, reset, x_projection[2] + reset * state_projection[2]
 
 
 def gates_after(
@@ -50,8 +75,8 @@ def gates_after(
     Returns:
         `[..., u]`, the state after the step.
     """
-    update, reset = update_and_reset(x_projection, state_projection, config)
-    return blend(update, x_projection[2] + reset * state_projection[2], state, config)
+    update, _, candidate = opened_after(x_projection, state_projection, config)
+    return blend(update, candidate, state, config)
 
 
 def blend(
@@ -116,6 +141,39 @@ def split_bias(params: Params, config: GRUConfig) -> tuple[jax.Array | None, jax
     return tuple(params["bias"]) if config.reset_after else (params["bias"], None)
 
 
+def open_gates(
+    params: Params,
+    x_projection: Gates,
+    state: jax.Array,
+    config: GRUConfig,
+    masks: jax.Array | None = None,
+    precision: lax.PrecisionLike = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes the gates of a step from a projected input.
+
+    Args:
+        params: of the GRU, in the compute dtype.
+        x_projection: of the input, bias included: z, r and h, each `[..., u]`.
+        state: `[..., u]`.
+        config: the GRU.
+        masks: `[n, ..., u]`, recurrent dropout masks, or None.
+        precision: of the products.
+
+    Returns:
+        `(z, r, candidate before its activation)`, each `[..., u]`.
+    """
+    if config.reset_after:
+        _, bias = split_bias(params, config)
+        projection = project(state, params["recurrent_kernel"], bias, masks, precision)
+        return opened_after(x_projection, split_gates(projection), config)
+    gate_kernel, candidate_kernel = split_recurrent_kernel(params)
+    gate_masks, candidate_mask = split_masks(masks)
+    projection = project(state, gate_kernel, None, gate_masks, precision)
+    update, reset = update_and_reset(x_projection, split_gates(projection, 2), config)
+    recurrent = project(reset * state, candidate_kernel, None, candidate_mask, precision)
+    return update, reset, x_projection[2] + recurrent
+
+
 def advance(
     params: Params,
     x_projection: Gates,
@@ -137,16 +195,8 @@ def advance(
     Returns:
         `[..., u]`, the state after the step.
     """
-    if config.reset_after:
-        _, bias = split_bias(params, config)
-        projection = project(state, params["recurrent_kernel"], bias, masks, precision)
-        return gates_after(x_projection, split_gates(projection), state, config)
-    gate_kernel, candidate_kernel = split_recurrent_kernel(params)
-    gate_masks, candidate_mask = split_masks(masks)
-    projection = project(state, gate_kernel, None, gate_masks, precision)
-    update, reset = update_and_reset(x_projection, split_gates(projection, 2), config)
-    recurrent = project(reset * state, candidate_kernel, None, candidate_mask, precision)
-    return blend(update, x_projection[2] + recurrent, state, config)
+    update, _, candidate = open_gates(params, x_projection, state, config, masks, precision)
+    return blend(update, candidate, state, config)
 
 
 def split_gates(projection: jax.Array, count: int = GATES) -> Gates:
@@ -210,7 +260,8 @@ def gru_cell_step(
         state: `[..., u]`.
         x: `[..., f]`, with the batch axes of `state`.
         rng: JAX random key for dropout, or None for inference. The masks depend on the key and the
-            shapes only: the same key at every step gives the same masks at every step.
+            shapes only: the same key at every step gives the same masks at every step. Zoneout
+            wants another key at every step, with `dropout_masks` for what stays the same.
         config: the GRU.
         dropout_masks: masks to use instead of drawing them.
         dtype: to compute in; None promotes the dtypes of `params` and `x`.
@@ -234,5 +285,8 @@ def gru_cell_step(
     batch_shape = x.shape[:-1]
     state = check_state("state", state, batch_shape, units, dtype)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
-    state = step(params, state, x, config, masks, precision)
-    return state, state
+    params, masks = drop_weights(params, masks)
+    moves, config = draw_zoneout(rng, config, state.shape)
+    new = step(params, state, x, config, masks, precision)
+    new = new if moves is None else jnp.where(moves, new, state)
+    return new, new

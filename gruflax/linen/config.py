@@ -10,10 +10,20 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gruflax.named import activations, constraints, initializers, regularizers
+from gruflax.named.fields import VARIANTS
 
 
 # What Keras 3 does not write: in a config only where it differs from the default.
-_UNWRITTEN = ("use_cudnn", "implementation", "time_major", "loop", "remat", "precision")
+_UNWRITTEN = (
+    "use_cudnn",
+    "implementation",
+    "time_major",
+    "loop",
+    "remat",
+    "precision",
+    "partitioned",
+    *VARIANTS,
+)
 
 # What older releases of Keras and TensorFlow write and a Flax module has no use for.
 _IGNORED = (
@@ -40,9 +50,8 @@ class Configurable(nn.Module):
     def get_config(self) -> dict[str, Any]:
         """Returns the config dict that Keras 3 would write for this layer.
 
-        What Keras does not write (`use_cudnn`, `implementation`, `time_major`, `loop`, `remat`,
-        `precision`) is in it only where it differs from the default. A callable that Keras has no
-        name for is in it as it is.
+        What Keras does not write, such as `loop` or `zoneout`, is in it only where it differs from
+        the default. A callable that Keras has no name for is in it as it is.
 
         Returns:
             A dict that `from_config`, of gruflax and of Keras 3, turns into an equal layer.

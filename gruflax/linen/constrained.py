@@ -74,7 +74,8 @@ def constraints(
     found = collect_constraints(model, *args, rngs=rngs, **kwargs)
 
     def init(params):
-        paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(params))
+        paths = [_names(path) for path, _ in leaves]
         missing = sorted(set(found) - set(paths))
         if missing:
             raise ValueError(f"params must hold the constrained weights {missing}, got {paths}.")
@@ -92,7 +93,9 @@ def constraints(
                 constraint = jax.vmap(constraint)
             return constraint(weight + delta) - weight
 
-        return jax.tree_util.tree_map_with_path(constrained, updates, params), state
+        weights, deltas = nn.unbox(params), nn.unbox(updates)
+        deltas = jax.tree_util.tree_map_with_path(constrained, deltas, weights)
+        return nn.meta.replace_boxed(updates, deltas), state
 
     return optax.GradientTransformation(init, update)
 

@@ -62,6 +62,14 @@ class GRU(Resettable, Configurable):
         dtype: to compute in; None promotes parameters and inputs.
         param_dtype: of the parameters.
         precision: of the products, as in `jax.numpy.dot`.
+        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same at
+            every step (DropConnect, arXiv:1708.02182).
+        zoneout: rate in [0, 1] at which a unit keeps its state, drawn at every step
+            (arXiv:1606.01305); at inference the state moves by the expectation.
+        learn_initial_state: a parameter `initial_state` [u], zeros at first, is what a sequence
+            begins with that is given no other.
+        partitioned: parameters are boxed with their logical axis names, `flax.linen`'s partitioning
+            metadata: "features" and "units" for the rows of the kernels, "gates" for the columns.
 
     Sources: Keras 3's `GRU`; arXiv:1406.1078.
     """
@@ -98,6 +106,10 @@ class GRU(Resettable, Configurable):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     precision: lax.PrecisionLike = None
+    recurrent_weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    learn_initial_state: bool = False
+    partitioned: bool = False
 
     def __post_init__(self):
         check_fields(self)

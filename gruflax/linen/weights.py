@@ -1,6 +1,7 @@
 """What the GRU modules share about their weights: declaring them, their losses, their RNG."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.core
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gruflax.functional.params import params_shapes
-from gruflax.named.fields import config_of, initializer_of, option
+from gruflax.named.fields import axis_names, config_of, initializer_of, option
 
 
 def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
@@ -23,16 +24,26 @@ def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
     """
     shapes = params_shapes(features, module.units, config_of(module))
     params = {
-        name: module.param(
-            name,
-            initializer_of(module, name),
-            shape,
-            module.param_dtype,
-        )
+        name: module.param(name, _boxing(module, name), shape, module.param_dtype)
         for name, shape in shapes.items()
     }
     sow_weight_losses(module, params)
     return params
+
+
+def _boxing(module: nn.Module, name: str) -> Callable[..., Any]:
+    """Returns what draws a parameter, boxed with its axis names where the module asks for it."""
+    draw = initializer_of(module, name)
+    if not getattr(module, "partitioned", False):
+        return draw
+
+    def draw_boxed(key, shape, dtype):
+        value = draw(key, shape, dtype)
+        # An initializer that was given names of its own keeps them.
+        boxed = isinstance(value, nn.meta.AxisMetadata)
+        return value if boxed else nn.LogicallyPartitioned(value, axis_names(name, len(shape)))
+
+    return draw_boxed
 
 
 def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> None:
@@ -59,7 +70,7 @@ def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
     """Finds the key of a call's dropout masks.
 
     Args:
-        module: with `dropout`, `recurrent_dropout` and `seed`.
+        module: with the fields of a GRU.
         training: whether to drop anything.
 
     Returns:
@@ -72,7 +83,7 @@ def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
     """
     if isinstance(training, jax.core.Tracer):
         raise TypeError("training must be a Python bool, static under jit, got a traced value.")
-    if not training or not (module.dropout or module.recurrent_dropout):
+    if not training or not config_of(module).drops:
         return None
     if module.has_rng("dropout"):
         return module.make_rng("dropout")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.core import meta
 
 from gruflax.nnx.state import RecurrentState, store_state
 
@@ -45,6 +46,7 @@ def from_linen(module: nnx.Module, variables: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names or shapes are not those of the module, or it keeps no such state.
     """
+    variables = meta.unbox(variables)
     given = _shapes(variables.get("params", {}))
     wanted = _shapes(_tree(module, nnx.Param))
     if given != wanted:

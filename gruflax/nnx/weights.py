@@ -19,6 +19,7 @@ from gruflax.named.fields import (
     KINDS,
     ROLES,
     Identifier,
+    axis_names,
     check_fields,
     config_of,
     initializer_of,
@@ -64,6 +65,15 @@ class GRUWeights(nnx.Module):
         dtype: to compute in; None promotes parameters and inputs.
         param_dtype: of the parameters.
         precision: of the products, as in `jax.numpy.dot`.
+        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same at
+            every step (DropConnect, arXiv:1708.02182).
+        zoneout: rate in [0, 1] at which a unit keeps its state, drawn at every step
+            (arXiv:1606.01305); at inference the state moves by the expectation.
+        learn_initial_state: a parameter `initial_state` [u], zeros at first, is what a sequence
+            begins with that is given no other.
+        partitioned: parameters have their logical axis names as the metadata `out_sharding`:
+            "features" and "units" for the rows of the kernels, "gates" for the columns. Flax then
+            wants a mesh and `nnx.logical_axis_rules`, or `nnx.use_eager_sharding(False)`.
         rngs: streams: "params" draws the weights, a fork of "dropout" is kept where a rate is set.
 
     Raises:
@@ -94,6 +104,10 @@ class GRUWeights(nnx.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     precision: lax.PrecisionLike = None
+    recurrent_weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    learn_initial_state: bool = False
+    partitioned: bool = False
     rngs: dataclasses.InitVar[nnx.Rngs]
 
     def __post_init__(self, rngs: nnx.Rngs):
@@ -102,8 +116,10 @@ class GRUWeights(nnx.Module):
         self._look_up_names()
         for name, shape in params_shapes(self.in_features, self.units, self.config).items():
             key = stream("params", rngs)()
-            setattr(self, name, nnx.Param(initializer_of(self, name)(key, shape, self.param_dtype)))
-        drops = self.dropout or self.recurrent_dropout
+            value = initializer_of(self, name)(key, shape, self.param_dtype)
+            metadata = {"out_sharding": axis_names(name, len(shape))} if self.partitioned else {}
+            setattr(self, name, nnx.Param(value, **metadata))
+        drops = self.config.drops
         self.dropout_stream = stream("dropout", rngs).fork() if drops else nnx.data(None)
 
     def _look_up_names(self) -> None:
@@ -209,7 +225,7 @@ class GRUWeights(nnx.Module):
             raise TypeError(
                 "deterministic must be a Python bool, static under jit, got a traced value."
             )
-        if deterministic or not (self.dropout or self.recurrent_dropout):
+        if deterministic or not self.config.drops:
             return None
         if isinstance(rngs, jax.Array):
             return rngs

@@ -27,7 +27,7 @@ def test_number_of_masks(implementation, dropout, recurrent_dropout, counts):
         implementation=implementation, dropout=dropout, recurrent_dropout=recurrent_dropout
     )
     masks = gruflax.draw_dropout_masks(jax.random.key(0), (2,), 4, 5, config)
-    for mask, count, size in zip(masks, counts, (4, 5), strict=True):
+    for mask, count, size in zip(masks[:2], counts, (4, 5), strict=True):
         assert (mask is None) == (count is None)
         if mask is not None:
             assert mask.shape == (count, 2, size)
@@ -48,8 +48,9 @@ def test_masks_keep_the_mean(rate):
 
 def test_gates_and_kinds_have_masks_of_their_own():
     config = GRUConfig(dropout=0.5, recurrent_dropout=0.5)
-    inputs, recurrent = gruflax.draw_dropout_masks(jax.random.key(0), (8,), 16, 16, config)
-    drawn = [np.asarray(mask) for mask in (*inputs, *recurrent)]
+    masks = gruflax.draw_dropout_masks(jax.random.key(0), (8,), 16, 16, config)
+    assert masks.inputs is not None and masks.recurrent is not None
+    drawn = [np.asarray(mask) for mask in (*masks.inputs, *masks.recurrent)]
     for index, mask in enumerate(drawn):
         for other in drawn[index + 1 :]:
             assert 0.3 < (mask == other).mean() < 0.7
@@ -76,7 +77,7 @@ def numpy_dropped(params, x, h, masks, reset_after):
     bias[0] = params["bias"][0] if reset_after else params["bias"]
     bias[1] = params["bias"][1] if reset_after else 0
     bx, bh = (np.split(row, 3) for row in bias)
-    D, P = (np.broadcast_to(mask, (3, *mask.shape[1:])) for mask in masks)
+    D, P = (np.broadcast_to(mask, (3, *mask.shape[1:])) for mask in masks[:2])
     for step in range(x.shape[1]):
         gx = [(x[:, step] * D[gate]) @ K[gate] + bx[gate] for gate in range(3)]
         z = sigmoid(gx[0] + (h * P[0]) @ R[0] + bh[0])
