@@ -3,6 +3,7 @@
 from gruflax.functional import (
     DropoutMasks as DropoutMasks,
     GRUConfig as GRUConfig,
+    Trace as Trace,
     draw_dropout_masks as draw_dropout_masks,
     dropout_mask as dropout_mask,
     gru_cell_step as gru_cell_step,
@@ -10,6 +11,7 @@ from gruflax.functional import (
     init_gru_params as init_gru_params,
     lengths_to_mask as lengths_to_mask,
     mask_to_lengths as mask_to_lengths,
+    trace as trace,
 )
 from gruflax.linen import (
     GRU as GRU,
@@ -33,6 +35,7 @@ __all__ = [
     "GRUConfig",
     "Stack",
     "StackedRNNCells",
+    "Trace",
     "constraints",
     "draw_dropout_masks",
     "dropout_mask",
@@ -43,4 +46,5 @@ __all__ = [
     "mask_to_lengths",
     "reset_states",
     "total_loss",
+    "trace",
 ]

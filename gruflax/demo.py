@@ -2,6 +2,9 @@
 
 The data are Japanese Vowels: 270 utterances to learn from and 370 to be tested on, of 7 to 29
 frames, right-padded; the GRU's last valid state goes through a dense layer to nine logits.
+
+Started in several processes, on one host or many (`gruflax.hosts` says how), it trains on all of
+their devices, each batch spread over them, with the numbers of one process.
 """
 
 import argparse
@@ -18,11 +21,13 @@ import optax
 from flax import linen as nn, serialization
 from flax.training.train_state import TrainState
 from jax import lax
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from gruflax import hosts
 from gruflax.datasets import JapaneseVowels, Utterances, load_japanese_vowels
 from gruflax.linen import GRU
 
@@ -131,14 +136,15 @@ def train(
     losses = []
     for epoch in range(epochs):
         state, loss, accuracy = train_epoch(
-            state, vowels.train, jax.random.fold_in(epochs_key, epoch)
+            state, vowels.train, jax.random.fold_in(epochs_key, epoch), hosts.over_batch()
         )
         losses.append(float(loss))
         if report is not None:
             report(epoch + 1, losses[-1], float(accuracy))
-    correct = is_correct(units, state.params, vowels.test)
+    params = hosts.local(state.params)
+    correct = is_correct(units, params, vowels.test)
     seconds = time.perf_counter() - start
-    return Outcome(state.params, np.asarray(losses, np.float32), correct, seconds)
+    return Outcome(params, np.asarray(losses, np.float32), correct, seconds)
 
 
 def create_state(rng: jax.Array, units: int, epochs: int, split: Utterances) -> TrainState:
@@ -157,17 +163,34 @@ def create_state(rng: jax.Array, units: int, epochs: int, split: Utterances) -> 
     steps = epochs * (len(split.labels) // BATCH_SIZE)
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
 
-    # One program starts faster than many small ones.
-    @jax.jit
     def create(rng):
         variables = model.init(rng, split.values[:1], split.lengths[:1])
         return TrainState.create(apply_fn=model.apply, params=variables["params"], tx=optimizer)
 
-    return create(rng)
+    # One program starts faster than many small ones.
+    return jax.jit(create, out_shardings=hosts.everywhere())(rng)
+
+
+def train_step(
+    state: TrainState, batch: Utterances, rng: jax.Array
+) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
+    """Takes one step of the optimiser: a pure function, fit for jit and for any sharding.
+
+    Args:
+        state: the train state.
+        batch: `values` `[b, t, f]`, `lengths` `[b]` and `labels` `[b]`.
+        rng: JAX random key for dropout, consumed.
+
+    Returns:
+        The new state, and the loss `[]` and the accuracy `[]`, both with dropout.
+    """
+    gradient = jax.value_and_grad(_loss_and_accuracy, argnums=1, has_aux=True)
+    metrics, gradients = gradient(state, state.params, batch, rng)
+    return state.apply_gradients(grads=gradients), metrics
 
 
 def _train_epoch(
-    state: TrainState, split: Utterances, rng: jax.Array
+    state: TrainState, split: Utterances, rng: jax.Array, rows: NamedSharding | None = None
 ) -> tuple[TrainState, jax.Array, jax.Array]:
     """Makes one pass over a split, in minibatches of utterances in random order.
 
@@ -175,6 +198,7 @@ def _train_epoch(
         state: the train state, donated.
         split: `values` `[n, t, f]`, `lengths` `[n]` and `labels` `[n]`.
         rng: JAX random key, consumed.
+        rows: spreads the utterances of each minibatch over devices; None leaves them on one.
 
     Returns:
         The new state, the mean loss `[]` and the accuracy `[]`, both with dropout.
@@ -186,16 +210,16 @@ def _train_epoch(
     def step(state, drawn):
         indices, key = drawn
         batch = jax.tree.map(lambda array: array[indices], split)
-        gradient = jax.value_and_grad(_loss_and_accuracy, argnums=1, has_aux=True)
-        metrics, gradients = gradient(state, state.params, batch, key)
-        return state.apply_gradients(grads=gradients), metrics
+        if rows is not None:
+            batch = lax.with_sharding_constraint(batch, rows)
+        return train_step(state, batch, key)
 
     drawn = order.reshape(count, BATCH_SIZE), jax.random.split(dropout_key, count)
     state, (losses, accuracies) = lax.scan(step, state, drawn)
     return state, losses.mean(), accuracies.mean()
 
 
-train_epoch = jax.jit(_train_epoch, donate_argnums=0)
+train_epoch = jax.jit(_train_epoch, donate_argnums=0, static_argnums=3)
 
 
 def _loss_and_accuracy(
@@ -315,23 +339,30 @@ def _summary(outcome: Outcome) -> Table:
     table.add_row("seconds, compilation included", f"{outcome.seconds:.1f}")
     table.add_row("parameters", f"{sum(leaf.size for leaf in leaves):,}")
     table.add_row("device", f"{device.platform} ({device.device_kind})")
+    if jax.process_count() > 1:
+        table.add_row("devices in all", f"{jax.device_count()} in {jax.process_count()} processes")
     return table
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the demo.
+    """Runs the demo; of several processes the first one prints and saves.
 
     Args:
         argv: the command line's options; None takes them from `sys.argv`.
 
     Raises:
-        SystemExit: after `--help`, or when an option is wrong (status 2).
+        SystemExit: after `--help`, or when an option or the environment is wrong (status 2).
     """
     parser = build_parser()
     options = parser.parse_args(argv)
-    console = Console()
+    try:
+        hosts.join()
+    except (RuntimeError, ValueError) as error:
+        parser.error(f"joining the other processes: {error}")
+    first = jax.process_index() == 0
+    console = Console(quiet=not first)
     outcome = _train_with_progress(console, options.units, options.epochs, options.seed)
-    if "output" in options:
+    if first and "output" in options:
         try:
             options.output.write_bytes(serialization.to_bytes(outcome.params))
         except OSError as error:

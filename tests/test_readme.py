@@ -16,7 +16,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 def names(tmp_path_factory):
     """What the README's examples define, run one after the other in an empty folder."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 15
     names = {}
     folder = tmp_path_factory.mktemp("readme")
     with (

@@ -22,10 +22,11 @@ from gruflax.bench.case import (
 from gruflax.bench.machine import describe_machine
 from gruflax.bench.options import MASKS, Parser, build_parser
 from gruflax.bench.peers import FLOOR_PEER, LIBRARIES, LOOP_PEERS, STEP_PEERS, Peer
-from gruflax.bench.plot import import_pyplot, plot_groups
+from gruflax.bench.plot import plot_groups
 from gruflax.bench.report import group_table, machine_line, remarks, targets_table, to_json
 from gruflax.bench.session import DisagreementError, Group, measure_group
 from gruflax.bench.targets import LINEN, find_targets
+from gruflax.plot import load_matplotlib
 
 
 FILES = ("json", "plot")
@@ -163,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     device = _device(parser, options.device)
     if options.plot:
         try:
-            import_pyplot()
+            load_matplotlib("figure")
         except ImportError as error:
             parser.error(f"argument --plot: {error}")
     console = Console()

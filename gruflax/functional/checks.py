@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 
@@ -66,6 +67,24 @@ def check_state(
     if state.shape != (*batch_shape, units):
         raise ValueError(f"{name} must have shape {(*batch_shape, units)}, got {state.shape}.")
     return state.astype(dtype)
+
+
+def sharded_like(state: jax.Array, inputs: jax.Array) -> jax.Array:
+    """Spreads a state over devices as the batch is, where shardings are part of the types.
+
+    Under a mesh of explicit axes a loop's carry must have the type of what is computed from it.
+
+    Args:
+        state: `[..., u]`.
+        inputs: `[t, ..., f]`.
+
+    Returns:
+        The same state.
+    """
+    sharding = jax.typeof(inputs).sharding
+    if not sharding.mesh.are_all_axes_explicit:
+        return state
+    return jax.sharding.reshard(state, PartitionSpec(*sharding.spec[1:-1], None))
 
 
 def vary_with(array: jax.Array, *others: Any) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.checks import check_state, compute_dtype, vary_with
+from gruflax.functional.checks import check_state, compute_dtype, sharded_like, vary_with
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dispatch import choose_loop, run_loop
 from gruflax.functional.dropout import (
@@ -187,6 +187,7 @@ def prepare_sequence(
         moves = steps.valid
     elif steps.valid is not None:
         moves &= steps.valid[..., None]
+    state, start = (sharded_like(each, steps.inputs) for each in (state, start))
     return Prepared(params, state, start, steps, masks, moves, config)
 
 

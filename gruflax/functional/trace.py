@@ -57,8 +57,7 @@ def trace(
     """Runs a GRU over a sequence and returns every gate of every step.
 
     The states come from `gru_sequence`; from them the step's own functions compute the gates of all
-    steps at once. For a Flax layer, `gruflax.trace(variables["params"], x)`, with a `config` where
-    the layer's activations, bias or `reset_after` are not the defaults.
+    steps at once. For a Flax layer, `gruflax.trace(variables["params"], x, config=layer.config)`.
 
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.config import Activation
+from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.params import check_size
 from gruflax.functional.sequence import gru_sequence
 from gruflax.functional.step import gru_cell_step
@@ -97,6 +97,11 @@ class GRUCell(Configurable, nn.RNNCellBase):
         check_fields(self)
         super().__post_init__()
 
+    @property
+    def config(self) -> GRUConfig:
+        """Returns what the GRU computes, as `gruflax.functional` takes it."""
+        return config_of(self)
+
     @nn.compact
     def __call__(
         self, states: ArrayLike | tuple | list, inputs: ArrayLike, training: bool = False
@@ -120,7 +125,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
             single_state("states", states),
             inputs,
             dropout_key(self, training),
-            config=config_of(self),
+            config=self.config,
             dtype=self.dtype,
             precision=self.precision,
         )
@@ -150,7 +155,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
         return gru_sequence(
             params,
             inputs,
-            config=config_of(self),
+            config=self.config,
             initial_state=single_state("initial_state", initial_state),
             rng=dropout_key(self, training),
             dtype=self.dtype,

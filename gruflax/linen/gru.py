@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.config import Activation
+from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.cudnn import check_use_cudnn
 from gruflax.linen.cell import GRUCell
 from gruflax.linen.config import Configurable
@@ -115,6 +115,11 @@ class GRU(Resettable, Configurable):
         check_fields(self)
         super().__post_init__()
 
+    @property
+    def config(self) -> GRUConfig:
+        """Returns what the GRU computes, as `gruflax.functional` takes it."""
+        return config_of(self)
+
     @nn.compact
     def __call__(
         self,
@@ -151,9 +156,7 @@ class GRU(Resettable, Configurable):
             ValueError: a shape does not fit, `use_cudnn` cannot be met, the batch size of a
                 stateful layer changed, or dropout has no key; the message names the argument.
         """
-        check_use_cudnn(
-            self.use_cudnn, config_of(self), unroll=self.unroll, masked=mask is not None
-        )
+        check_use_cudnn(self.use_cudnn, self.config, unroll=self.unroll, masked=mask is not None)
         fields = (field.name for field in dataclasses.fields(GRUCell) if field.init)
         cell = GRUCell(
             **{name: getattr(self, name) for name in fields if name not in ("parent", "name")}

@@ -117,8 +117,8 @@ class GRUWeights(nnx.Module):
         for name, shape in params_shapes(self.in_features, self.units, self.config).items():
             key = stream("params", rngs)()
             value = initializer_of(self, name)(key, shape, self.param_dtype)
-            metadata = {"out_sharding": axis_names(name, len(shape))} if self.partitioned else {}
-            setattr(self, name, nnx.Param(value, **metadata))
+            names: Any = {"out_sharding": axis_names(name, len(shape))} if self.partitioned else {}
+            setattr(self, name, nnx.Param(value, **names))
         drops = self.config.drops
         self.dropout_stream = stream("dropout", rngs).fork() if drops else nnx.data(None)
 

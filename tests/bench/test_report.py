@@ -1,14 +1,13 @@
 """Tables, JSON and the picture, from times that are known."""
 
 import json
-import sys
 
 import pytest
 from rich.console import Console
 
 from gruflax.bench.case import STEP, Case
 from gruflax.bench.machine import describe_machine, thread_count
-from gruflax.bench.plot import import_pyplot, plot_groups
+from gruflax.bench.plot import plot_groups
 from gruflax.bench.report import (
     format_seconds,
     group_table,
@@ -136,9 +135,3 @@ def test_the_picture_is_written(groups, tmp_path):
         assert f"<!-- {label}" in picture
     with pytest.raises(ValueError, match="groups must hold timings"):
         plot_groups([], tmp_path / "none.svg", "a machine")
-
-
-def test_without_matplotlib_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install 'gruflax\[notebooks\]'"):
-        import_pyplot()

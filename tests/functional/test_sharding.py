@@ -56,6 +56,15 @@ def test_data_parallel_under_jit(mesh, loop):
 
 
 @pytest.mark.parametrize("loop", ["scan", "chunked"])
+def test_shardings_in_types(loop):
+    """A mesh of explicit axes, JAX' default: the zeros of the first state lie like the batch."""
+    wanted = gradients(loop)(PARAMS, X, MASK)
+    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
+        x, mask = jax.device_put((X, MASK), P("data"))
+        assert_close(gradients(loop)(jax.device_put(PARAMS, P()), x, mask), wanted)
+
+
+@pytest.mark.parametrize("loop", ["scan", "chunked"])
 def test_shard_map(mesh, loop):
     wanted = gradients(loop)(PARAMS, X, MASK)
 

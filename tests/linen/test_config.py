@@ -1,5 +1,6 @@
 """Config dicts: old forms, errors, and what Keras has no word for."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -71,3 +72,10 @@ def test_errors():
         gruflax.RNN.from_config({"cell": {"class_name": "LSTMCell", "config": {}}})
     with pytest.warns(UserWarning, match="trainable=False is the optimiser's business"):
         gruflax.GRU.from_config({"units": 3, "trainable": False})
+
+
+def test_config_of_the_functional_core():
+    fields = {"activation": jax.nn.relu, "reset_after": False, "dropout": 0.1, "zoneout": 0.2}
+    wanted = gruflax.GRUConfig(recurrent_activation=jax.nn.hard_sigmoid, **fields)
+    named = {**fields, "activation": "relu", "recurrent_activation": "hard_sigmoid"}
+    assert gruflax.GRU(4, **named).config == gruflax.GRUCell(4, **named).config == wanted

@@ -1,0 +1,174 @@
+"""Pictures with a cell a number: gates over time, masks, confusion matrices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gruflax.plot.figure import (
+    COLOURS,
+    SIZE,
+    checked_array,
+    checked_indices,
+    load_matplotlib,
+    new_axes,
+    whole_ticks,
+)
+
+
+PARTS = ("update", "reset", "candidate", "state")
+# Numbers in a heat map are white from this share of the darkest colour on.
+DARK = 0.6
+
+
+def gates(
+    trace: Any,
+    axes: Sequence[Any] | np.ndarray | None = None,
+    units: Sequence[int] | None = None,
+    parts: Sequence[str] = PARTS,
+) -> np.ndarray:
+    """Draws heat maps of one sequence's gates, candidate and state: a row a unit, a column a step.
+
+    Args:
+        trace: what `gruflax.trace` returns for one sequence: `[t, u]` arrays as attributes.
+        axes: matplotlib axes, one for each of `parts`; None makes a figure.
+        units: which units to draw, in this order; None draws all.
+        parts: which attributes to draw, of "update", "reset", "candidate" and "state".
+
+    Returns:
+        `[len(parts)]` matplotlib axes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        TypeError: `trace` is no trace.
+        ValueError: an array is not `[t, u]`, a unit or a part does not exist, or there is another
+            number of axes.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise ValueError(f"parts must be some of {PARTS}, got {tuple(parts)}.")
+    if not all(hasattr(trace, part) for part in parts):
+        raise TypeError(f"trace must be what gruflax.trace returns, got {type(trace).__name__}.")
+    values = {
+        part: checked_array(f"trace.{part}", getattr(trace, part), "[t, u]") for part in parts
+    }
+    if units is not None:
+        chosen = checked_indices("units", units, values[parts[0]].shape[1])
+        values = {part: array[:, chosen] for part, array in values.items()}
+    if axes is None:
+        size = (SIZE[0], 0.6 + 1.3 * len(parts))
+        panels = new_axes(size, rows=len(parts), sharex=True)
+    else:
+        panels = np.atleast_1d(np.asarray(axes, object)).ravel()
+    if len(panels) != len(parts):
+        raise ValueError(f"axes must be {len(parts)}, one for each of parts, got {len(panels)}.")
+    for panel, (part, array) in zip(panels, values.items(), strict=True):
+        _draw_part(panel, part, array, units)
+    panels[-1].set_xlabel("step")
+    return panels
+
+
+def _draw_part(axes: Any, part: str, array: np.ndarray, units: Sequence[int] | None) -> None:
+    """Draws one heat map: viridis from 0 to 1 for gates, a diverging map for signed values."""
+    gate = part in ("update", "reset")
+    limit = np.abs(array).max(initial=0) or 1.0
+    low, high = (min(0, array.min()), max(1, array.max())) if gate else (-limit, limit)
+    picture = axes.imshow(
+        array.T,
+        aspect="auto",
+        interpolation="nearest",
+        cmap="viridis" if gate else "PuOr",
+        vmin=low,
+        vmax=high,
+    )
+    axes.set_title(f"{part} gate" if gate else part, loc="left", fontsize="medium")
+    axes.set_ylabel("unit")
+    if units is not None:
+        # Eight numbers have room.
+        rows = range(0, len(units), -(-len(units) // 8))
+        axes.set_yticks(rows, [str(units[row]) for row in rows], fontsize="small")
+    whole_ticks(axes.xaxis)
+    axes.figure.colorbar(picture, ax=axes, pad=0.02)
+
+
+def mask(mask: ArrayLike, axes: Any = None) -> Any:
+    """Draws which steps of some sequences count: a row a sequence, a column a step.
+
+    Args:
+        mask: `[n, t]` or `[t]`, any dtype; True (or non-zero) where the step counts.
+        axes: matplotlib axes; None makes a figure.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: `mask` has another number of axes, or is empty.
+    """
+    values = np.asarray(mask).astype(bool)
+    valid = checked_array("mask", values[None] if values.ndim == 1 else values, "[n, t]")
+    axes = new_axes(SIZE)[0] if axes is None else axes
+    colours = {"masked": "#D9D9D9", "valid": COLOURS[0]}
+    # White lines between the cells let steps be counted.
+    axes.pcolormesh(
+        valid,
+        cmap=load_matplotlib("colors").ListedColormap(list(colours.values())),
+        vmin=0,
+        vmax=1,
+        edgecolors="white",
+        linewidth=0.5,
+    )
+    axes.invert_yaxis()
+    for axis, size in ((axes.xaxis, valid.shape[1]), (axes.yaxis, valid.shape[0])):
+        _cell_ticks(axis, size)
+    axes.set_xlabel("step")
+    axes.set_ylabel("sequence")
+    patch = load_matplotlib("patches").Patch
+    patches = [patch(color=colours[name], label=name) for name in ("valid", "masked")]
+    # Above the axes it hides nothing.
+    axes.legend(handles=patches, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    return axes
+
+
+def _cell_ticks(axis: Any, size: int) -> None:
+    """Numbers the cells of a mesh at their middles, ten at most."""
+    numbers = range(0, size, -(-size // 10))
+    axis.set_ticks([number + 0.5 for number in numbers], [str(number) for number in numbers])
+
+
+def confusion_matrix(matrix: ArrayLike, labels: Sequence[Any], axes: Any = None) -> Any:
+    """Draws how often each class was taken for which: the numbers, coloured by their row's share.
+
+    Args:
+        matrix: `[n, n]` counts; rows are the true classes, columns what was said.
+        labels: n names of classes.
+        axes: matplotlib axes; None makes a figure.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: `matrix` is not square, or there is another number of labels.
+    """
+    counts = checked_array("matrix", matrix, "[n, n]")
+    if counts.shape != (len(labels),) * 2:
+        wanted = (len(labels),) * 2
+        raise ValueError(
+            f"matrix must have shape {wanted} for {len(labels)} labels, got {counts.shape}."
+        )
+    axes = new_axes((SIZE[0], 4.2))[0] if axes is None else axes
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > DARK else "black"
+        text = f"{count:g}" if count else "·"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
+    names = [str(label) for label in labels]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.figure.colorbar(picture, ax=axes, label="share of the true class")
+    return axes

@@ -1,0 +1,99 @@
+"""Heat maps: what they show, how they are labelled, and how wrong arrays are refused."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from gruflax import plot
+
+
+RANDOM = np.random.default_rng(0)
+
+
+class Trace(NamedTuple):
+    update: np.ndarray
+    reset: np.ndarray
+    candidate: np.ndarray
+    state: np.ndarray
+
+
+@pytest.fixture
+def trace():
+    return Trace(*RANDOM.random((2, 7, 3)), *RANDOM.normal(size=(2, 7, 3)))
+
+
+def test_gates_are_heat_maps_with_units_as_rows(trace, drawn):
+    panels = plot.gates(trace)
+    assert [panel.get_title("left") for panel in panels] == [
+        "update gate",
+        "reset gate",
+        "candidate",
+        "state",
+    ]
+    for panel, array in zip(panels, trace, strict=True):
+        (image,) = drawn(panel).images
+        np.testing.assert_array_equal(image.get_array(), array.T)
+        assert panel.get_ylabel() == "unit"
+    assert panels[-1].get_xlabel() == "step"
+    assert panels[0].images[0].get_clim() == (0, 1)
+    low, high = panels[3].images[0].get_clim()
+    assert -low == high == np.abs(trace.state).max()
+
+
+def test_gates_of_some_units_in_given_axes(trace, drawn):
+    _, axes = plot.load_matplotlib("pyplot").subplots(2)
+    panels = plot.gates(trace, axes, units=[2, 0], parts=("reset", "state"))
+    assert list(panels) == list(axes)
+    np.testing.assert_array_equal(panels[0].images[0].get_array(), trace.reset[:, [2, 0]].T)
+    assert [label.get_text() for label in drawn(panels[1]).get_yticklabels()] == ["2", "0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"units": [3]}, ValueError, r"units must be from 0 to 2, got \[3\]"),
+        ({"units": [0.5]}, ValueError, r"units must be integers"),
+        ({"units": []}, ValueError, r"units must be integers, at least one"),
+        ({"parts": ("forget",)}, ValueError, r"parts must be some of .*, got \('forget',\)"),
+        ({"parts": ()}, ValueError, r"parts must be some of"),
+        ({"axes": [None]}, ValueError, r"axes must be 4, one for each of parts, got 1"),
+        ({"trace": {}}, TypeError, "trace must be what gruflax.trace returns, got dict"),
+        (
+            {"trace": Trace(*np.zeros((4, 2, 7, 3)))},
+            ValueError,
+            r"trace.update must have shape \[t, u\], none of them 0, got \(2, 7, 3\)",
+        ),
+    ],
+)
+def test_wrong_traces_raise(trace, options, error, message):
+    with pytest.raises(error, match=message):
+        plot.gates(**({"trace": trace} | options))
+
+
+def test_a_mask_shows_which_steps_count(drawn, names_in):
+    mask = RANDOM.random((4, 9)) < 0.5
+    axes = drawn(plot.mask(mask.astype(np.float32)))
+    np.testing.assert_array_equal(axes.collections[0].get_array(), mask)
+    assert names_in(axes) == ["valid", "masked"]
+    assert axes.yaxis_inverted() and axes.get_xlabel() == "step"
+    assert axes.get_ylabel() == "sequence"
+    row = plot.mask(mask[0])
+    assert row.collections[0].get_array().shape == (1, 9)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3, 4), (0, 3)])
+def test_wrong_masks_raise(shape):
+    with pytest.raises(ValueError, match=r"mask must have shape \[n, t\]"):
+        plot.mask(np.ones(shape))
+
+
+def test_a_confusion_matrix_has_its_numbers_in_the_cells(drawn):
+    matrix = np.array([[9, 1, 0], [0, 4, 0], [20, 0, 20]])
+    axes = drawn(plot.confusion_matrix(matrix, "abc"))
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells[0, 0] == "9" and cells[1, 0] == "1" and cells[0, 2] == "20"
+    np.testing.assert_allclose(axes.images[0].get_array()[2], [0.5, 0, 0.5])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+    with pytest.raises(ValueError, match=r"matrix must have shape \(2, 2\) for 2 labels"):
+        plot.confusion_matrix(matrix, "ab")
