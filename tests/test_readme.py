@@ -16,7 +16,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 def names(tmp_path_factory):
     """What the README's examples define, run one after the other in an empty folder."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 15
+    assert len(blocks) == 16
     names = {}
     folder = tmp_path_factory.mktemp("readme")
     with (
@@ -32,6 +32,14 @@ def names(tmp_path_factory):
 def test_examples_run(names):
     assert names["logits"].shape == (32, 9)
     assert names["outputs"].shape == (32, 29, 64)
+
+
+def test_composition(names):
+    assert names["answers"].shape == (5, 32, 29, 12)
+    model, x = names["Deep"](), names["x"]
+    variables = model.init(jax.random.key(0), x)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(variables)} == {4}
+    assert model.apply(variables, x).shape == (32, 29, 12)
 
 
 def test_checkpoints_and_deployment(names):

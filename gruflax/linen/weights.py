@@ -8,6 +8,7 @@ import jax.core
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gruflax.functional.config import RATES
 from gruflax.functional.params import params_shapes
 from gruflax.named.fields import axis_names, config_of, initializer_of, option
 
@@ -70,7 +71,7 @@ def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
     """Finds the key of a call's dropout masks.
 
     Args:
-        module: with the fields of a GRU.
+        module: with some of the rates of a GRU, and maybe a `seed`.
         training: whether to drop anything.
 
     Returns:
@@ -83,7 +84,7 @@ def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
     """
     if isinstance(training, jax.core.Tracer):
         raise TypeError("training must be a Python bool, static under jit, got a traced value.")
-    if not training or not config_of(module).drops:
+    if not training or not any(getattr(module, rate, 0) for rate in RATES):
         return None
     if module.has_rng("dropout"):
         return module.make_rng("dropout")
