@@ -6,19 +6,16 @@ import re
 
 import jax
 import numpy as np
-import pytest
 
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
-@pytest.fixture(scope="module")
-def names(tmp_path_factory):
-    """What the README's examples define, run one after the other in an empty folder."""
+def run_examples(folder):
+    """Returns what the README's examples define, run one after the other in an empty folder."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) == 16
     names = {}
-    folder = tmp_path_factory.mktemp("readme")
     with (
         contextlib.chdir(folder),
         jax.numpy_dtype_promotion("standard"),
@@ -29,20 +26,19 @@ def names(tmp_path_factory):
     return names
 
 
-def test_examples_run(names):
+def test_examples_run(tmp_path):
+    names = run_examples(tmp_path)
     assert names["logits"].shape == (32, 9)
     assert names["outputs"].shape == (32, 29, 64)
 
-
-def test_composition(names):
+    # Layers go through transformations.
     assert names["answers"].shape == (5, 32, 29, 12)
     model, x = names["Deep"](), names["x"]
     variables = model.init(jax.random.key(0), x)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(variables)} == {4}
     assert model.apply(variables, x).shape == (32, 29, 12)
 
-
-def test_checkpoints_and_deployment(names):
+    # Checkpoints and deployment.
     assert names["variables"]["recurrent_state"]["h"].shape[-1] == 64
     outputs, h = names["gru"].apply(names["params"], names["x"])
     np.testing.assert_allclose(names["outputs"], outputs, atol=1e-6)

@@ -86,19 +86,19 @@ def check(computed, producer, case):
         )
 
 
-@pytest.mark.parametrize("path", [by_function, by_layer])
+@pytest.mark.parametrize("path, loop", [(by_function, "scan"), (by_layer, "chunked")])
 @pytest.mark.parametrize("case", CASES)
-def test_golden(path, case):
+def test_golden(path, loop, case):
     config, call = oracle.golden_case(case)
     params = oracle.golden_params(config["reset_after"], config["use_bias"])
-    computed = compute(path(config, call, "scan"), params)
+    computed = compute(path(config, call, loop), params)
     hard = config.get("recurrent_activation") == "hard_sigmoid"
     for producer in PRODUCERS:
         if not (hard and producer.startswith("tf")):
             check(computed, producer, case)
     if hard:
         config["recurrent_activation"] = v1_hard_sigmoid
-        computed = compute(path(config, call, "scan"), params)
+        computed = compute(path(config, call, loop), params)
         check(computed, "tf115", case)
         check(computed, "tf22", case)
 

@@ -12,6 +12,8 @@ import gruflax
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 ACTIVATIONS = ("tanh", "sigmoid", "relu6", "softsign", "hard_sigmoid", "linear", "elu", "softmax")
+# Few, because each has programs of its own to be compiled.
+SHAPES = ((3, 5, 2, 4), (2, 6, 4, 3), (1, 1, 3, 1))
 REGULARIZERS = (None, "l1", "l2", {"class_name": "L1L2", "config": {"l1": 0.1, "l2": 0.2}})
 
 
@@ -27,7 +29,7 @@ def draw(seed):
     random = np.random.default_rng(seed)
     pick = lambda *choices: choices[random.integers(len(choices))]  # noqa: E731
     flag = lambda: bool(random.integers(2))  # noqa: E731
-    batch, time, features, units = random.integers(1, 7, size=4).tolist()
+    batch, time, features, units = pick(*SHAPES)
     cell = {
         "units": units,
         "activation": pick(*ACTIVATIONS, None),
@@ -71,7 +73,7 @@ def compare(ours, theirs):
         np.testing.assert_allclose(left, right, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("seed", range(36))
+@pytest.mark.parametrize("seed", range(24))
 def test_gru(seed):
     cell, layer, activity, arrays = draw(seed)
     arguments = cell | layer | {"activity_regularizer": activity}
