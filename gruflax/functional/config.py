@@ -69,11 +69,6 @@ class GRUConfig:
             object.__setattr__(self, "implementation", 1)
 
     @property
-    def drops(self) -> bool:
-        """Whether training draws anything at random."""
-        return any(getattr(self, name) for name in RATES)
-
-    @property
     def gate_masks(self) -> int:
         """How many dropout masks of each kind are drawn: one for all gates, or one a gate."""
         return 3 if self.implementation == 1 else 1

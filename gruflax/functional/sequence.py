@@ -104,14 +104,10 @@ def gru_sequence(
         time_major=time_major,
         dtype=dtype,
     )
-    state, states = run_loop(
-        choose_loop(loop, unroll, call.steps.inputs.shape[0], config),
-        call.params,
-        vary_with(call.state, call.params, call.reset_state, call.steps, call.masks),
-        call.reset_state,
-        call.steps._replace(valid=call.moves),
-        jax.lax.stop_gradient(call.masks),
-        config=call.config,
+    state, states = run_prepared(
+        call,
+        loop=loop,
+        unroll=unroll,
         precision=precision,
         keep_states=return_sequences,
         chunk=chunk,
@@ -161,7 +157,20 @@ def prepare_sequence(
     time_major: bool,
     dtype: DTypeLike | None,
 ) -> Prepared:
-    """Checks the arguments of `gru_sequence`, and brings them to the form that the loops take."""
+    """Checks the arguments of `gru_sequence`, and brings them to the form that the loops take.
+
+    Args:
+        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], ..., as of `gru_sequence`.
+        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+        config: and all others, as of `gru_sequence`.
+
+    Returns:
+        The call, with time first in the order of processing: inputs `[t, ..., f]`.
+
+    Raises:
+        TypeError: as `gru_sequence`.
+        ValueError: as `gru_sequence`.
+    """
     features, units = check_params(params, config)
     inputs = _time_major_inputs(inputs, features, time_major)
     dtype = compute_dtype(dtype, params, inputs)
@@ -189,6 +198,48 @@ def prepare_sequence(
         moves &= steps.valid[..., None]
     state, start = (sharded_like(each, steps.inputs) for each in (state, start))
     return Prepared(params, state, start, steps, masks, moves, config)
+
+
+def run_prepared(
+    call: Prepared,
+    *,
+    loop: str = "auto",
+    unroll: bool = False,
+    precision: lax.PrecisionLike = None,
+    keep_states: bool = True,
+    chunk: int | None = None,
+    remat: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Runs the loop over a prepared call.
+
+    Args:
+        call: of `prepare_sequence`.
+        loop: one of `gruflax.functional.dispatch.LOOPS`.
+        unroll: whether a Python loop is asked for.
+        precision: of the products.
+        keep_states: whether to return the state after every step.
+        chunk: steps a chunk of the chunked loop; None chooses.
+        remat: whether the backward pass keeps every sqrt(t)-th state only.
+
+    Returns:
+        `(state [..., u], states [t, ..., u] or None)`.
+
+    Raises:
+        ValueError: `loop` is unknown.
+    """
+    return run_loop(
+        choose_loop(loop, unroll, call.steps.inputs.shape[0], call.config),
+        call.params,
+        vary_with(call.state, call.params, call.reset_state, call.steps, call.masks),
+        call.reset_state,
+        call.steps._replace(valid=call.moves),
+        jax.lax.stop_gradient(call.masks),
+        config=call.config,
+        precision=precision,
+        keep_states=keep_states,
+        chunk=chunk,
+        remat=remat,
+    )
 
 
 def _time_major_inputs(inputs: ArrayLike, features: int, time_major: bool) -> jax.Array:

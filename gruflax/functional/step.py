@@ -184,13 +184,7 @@ def advance(
 ) -> jax.Array:
     """Takes one step from a projected input.
 
-    Args:
-        params: of the GRU, in the compute dtype.
-        x_projection: of the input, bias included: z, r and h, each `[..., u]`.
-        state: `[..., u]`.
-        config: the GRU.
-        masks: `[n, ..., u]`, recurrent dropout masks, or None.
-        precision: of the products.
+    Args: those of `open_gates`.
 
     Returns:
         `[..., u]`, the state after the step.

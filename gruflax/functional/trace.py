@@ -12,7 +12,7 @@ from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops import where_steps
 from gruflax.functional.params import Params
-from gruflax.functional.sequence import Prepared, gru_sequence, prepare_sequence
+from gruflax.functional.sequence import Prepared, prepare_sequence, run_prepared
 from gruflax.functional.step import open_gates, project, split_bias, split_gates
 
 
@@ -56,15 +56,16 @@ def trace(
 ) -> Trace:
     """Runs a GRU over a sequence and returns every gate of every step.
 
-    The states come from `gru_sequence`; from them the step's own functions compute the gates of all
-    steps at once. For a Flax layer, `gruflax.trace(variables["params"], x, config=layer.config)`.
+    The states come from the loop of `gru_sequence`; from them the step's own functions compute the
+    gates of all steps at once. For a Flax layer,
+    `gruflax.trace(variables["params"], x, config=layer.config)`.
 
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
             columns z | r | h.
         inputs: `[..., t, f]` with any number of batch axes, none included.
         config: the GRU.
-        initial_state: `[..., u]`; None is zeros.
+        initial_state: `[..., u]`; None is the learned one of `params`, else zeros.
         mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False the state stays what it was.
         seq_lengths: `[...]` integers: only the first so many steps count.
         reset: `[..., t]` or `[..., t, 1]`, any dtype; where it is True the state goes back to
@@ -84,24 +85,24 @@ def trace(
         TypeError: `dtype` is not a floating dtype, or `seq_lengths` are not integers.
         ValueError: a shape does not fit; the message names the argument.
     """
-    options = {
-        "config": config,
-        "initial_state": initial_state,
-        "mask": mask,
-        "seq_lengths": seq_lengths,
-        "reset": reset,
-        "reset_state": reset_state,
-        "rng": rng,
-        "dropout_masks": dropout_masks,
-        "go_backwards": go_backwards,
-        "time_major": time_major,
-        "dtype": dtype,
-    }
-    outputs, _ = gru_sequence(params, inputs, precision=precision, **options)
-    states = outputs if time_major else jnp.moveaxis(outputs, -2, 0)
-    update, reset_gate, candidate = _all_gates(
-        prepare_sequence(params, inputs, **options), states, precision
+    call = prepare_sequence(
+        params,
+        inputs,
+        config=config,
+        initial_state=initial_state,
+        mask=mask,
+        seq_lengths=seq_lengths,
+        reset=reset,
+        reset_state=reset_state,
+        rng=rng,
+        dropout_masks=dropout_masks,
+        go_backwards=go_backwards,
+        time_major=time_major,
+        dtype=dtype,
     )
+    _, states = run_prepared(call, precision=precision)
+    assert states is not None
+    update, reset_gate, candidate = _all_gates(call, states, precision)
     result = Trace(update, reset_gate, get_activation(config.activation)(candidate), states)
     return result if time_major else Trace(*(jnp.moveaxis(each, 0, -2) for each in result))
 

@@ -144,7 +144,8 @@ class GRUCell(Configurable, nn.RNNCellBase):
 
         Args:
             inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-            initial_state: `[..., u]`, or a tuple or list of one such array; None is zeros.
+            initial_state: `[..., u]`, or a tuple or list of one such array; None is
+                the learned one, else zeros.
             training: whether to apply dropout.
             **options: of `gru_sequence`: `mask`, `seq_lengths`, `reset`, `go_backwards`, ...
 

@@ -145,7 +145,7 @@ class GRU(Resettable, Configurable):
                 carries its state on.
             training: whether to apply dropout, with masks from the "dropout" stream.
             initial_state: `[..., u]`, or a tuple or list of one such array; None is the stored
-                state of a stateful layer, else zeros.
+                state of a stateful layer, else the learned one, else zeros.
 
         Returns:
             The outputs `[..., t, u]`, or the last one `[..., u]` without `return_sequences`; with

@@ -8,9 +8,8 @@ import jax.core
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gruflax.functional.config import RATES
 from gruflax.functional.params import params_shapes
-from gruflax.named.fields import axis_names, config_of, initializer_of, option
+from gruflax.named.fields import axis_names, config_of, drops, initializer_of, option
 
 
 def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
@@ -84,7 +83,7 @@ def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
     """
     if isinstance(training, jax.core.Tracer):
         raise TypeError("training must be a Python bool, static under jit, got a traced value.")
-    if not training or not any(getattr(module, rate, 0) for rate in RATES):
+    if not training or not drops(module):
         return None
     if module.has_rng("dropout"):
         return module.make_rng("dropout")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gruflax.functional.config import GRUConfig
+from gruflax.functional.config import RATES, GRUConfig
 from gruflax.functional.params import check_size
 from gruflax.named import activations, constraints, initializers, regularizers
 
@@ -85,6 +85,11 @@ def config_of(module: Any) -> GRUConfig:
         implementation=module.implementation,
         **{name: getattr(module, name) for name in VARIANTS if hasattr(module, name)},
     )
+
+
+def drops(module: Any) -> bool:
+    """Returns whether a module with some of a GRU's rates draws anything at random in training."""
+    return any(getattr(module, rate, 0) for rate in RATES)
 
 
 def check_fields(module: Any) -> None:

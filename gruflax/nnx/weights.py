@@ -22,6 +22,7 @@ from gruflax.named.fields import (
     axis_names,
     check_fields,
     config_of,
+    drops,
     initializer_of,
     option,
 )
@@ -119,8 +120,7 @@ class GRUWeights(nnx.Module):
             value = initializer_of(self, name)(key, shape, self.param_dtype)
             names: Any = {"out_sharding": axis_names(name, len(shape))} if self.partitioned else {}
             setattr(self, name, nnx.Param(value, **names))
-        drops = self.config.drops
-        self.dropout_stream = stream("dropout", rngs).fork() if drops else nnx.data(None)
+        self.dropout_stream = stream("dropout", rngs).fork() if drops(self) else nnx.data(None)
 
     def _look_up_names(self) -> None:
         # A module's static attributes must be hashable, and config dicts are not.
@@ -184,7 +184,8 @@ class GRUWeights(nnx.Module):
 
         Args:
             inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-            initial_state: `[..., u]`, or a tuple or list of one such array; None is zeros.
+            initial_state: `[..., u]`, or a tuple or list of one such array; None is
+                the learned one, else zeros.
             deterministic: whether dropout is off; None is the attribute.
             rngs: stream "dropout", or the key itself; None is the stream kept.
             **options: of `gru_sequence`: `mask`, `seq_lengths`, `reset`, `go_backwards`, ...
@@ -225,7 +226,7 @@ class GRUWeights(nnx.Module):
             raise TypeError(
                 "deterministic must be a Python bool, static under jit, got a traced value."
             )
-        if deterministic or not self.config.drops:
+        if deterministic or not drops(self):
             return None
         if isinstance(rngs, jax.Array):
             return rngs

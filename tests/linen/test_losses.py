@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from cells import OwnStep
 from flax import linen as nn
 
 import gruflax
@@ -78,16 +79,9 @@ def test_sixteen_bit_weights_keep_their_digits():
 
 @pytest.mark.parametrize("unroll", [False, True])
 def test_a_cell_with_a_step_of_its_own_has_its_losses_once(unroll):
-    class Own(gruflax.GRUCell):
-        """A step of its own, so that it runs as any cell does."""
-
-        @nn.compact
-        def __call__(self, states, inputs, training=False):
-            return super().__call__(states, inputs, training)
-
     x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     losses = []
-    for cell in (Own(4, kernel_regularizer="l2"), gruflax.GRUCell(4, kernel_regularizer="l2")):
+    for cell in (OwnStep(4, kernel_regularizer="l2"), gruflax.GRUCell(4, kernel_regularizer="l2")):
         layer = gruflax.RNN(cell, unroll=unroll)
         variables = layer.init(jax.random.key(0), x)
         _, sown = layer.apply(variables, x, mutable=["losses"])
