@@ -16,6 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from gruflax.functional.activations import is_pointwise
 from gruflax.functional.chunks import Fixed, Inputs, Static, over_chunks
 from gruflax.functional.loops import where_steps
+from gruflax.functional.products import turned_dot
 from gruflax.functional.step import advance, project, split_bias, split_gates
 from gruflax.functional.tangent import tangent_loop
 
@@ -38,30 +39,36 @@ def chunked_loop(
         return _ruled_loop(static, inputs, fixed)
     # Activations that may mix units (softmax, a user's own) have no partial derivatives unit by
     # unit: each chunk is computed once more in the backward pass, and differentiated by JAX.
-    return _forward_loop(static, inputs, fixed, jax.checkpoint)
+    return _forward_loop(static._replace(turned=False), inputs, fixed, jax.checkpoint)
 
 
 def _forward_loop(static: Static, inputs: Inputs, fixed: Fixed, wrap=lambda chunk: chunk):
     """Runs the loop; `wrap` is applied to the function that runs one chunk."""
-    config, masks = static.config, fixed.masks
+    config, masks, params, dot = static.config, fixed.masks, inputs.params, jnp.dot
+    if static.turned and config.reset_after and masks.recurrent is None:
+        params = {**params, "recurrent_kernel": params["recurrent_kernel"].T}
+        dot = turned_dot
 
     def chunk(params, reset_state, state, now):
         x, valid, reset = now
         mask = None if masks.inputs is None else masks.inputs[:, None]
         bias, _ = split_bias(params, config)
         x_projection = project(x, params["kernel"], bias, mask, static.precision)
+        advanced = functools.partial(
+            advance, config=config, masks=masks.recurrent, precision=static.precision, dot=dot
+        )
 
         def step(state, now):
             x_projection, valid, reset = now
             state = state if reset is None else where_steps(reset, reset_state, state)
-            new = advance(params, x_projection, state, config, masks.recurrent, static.precision)
+            new = advanced(params, x_projection, state)
             new = new if valid is None else where_steps(valid, new, state)
             return new, new if static.keep_states else None
 
         # One array a gate: XLA's CPU code for a slice of a packed one is not vectorised.
         return lax.scan(step, state, (split_gates(x_projection), valid, reset))
 
-    body = functools.partial(wrap(chunk), inputs.params, inputs.reset_state)
+    body = functools.partial(wrap(chunk), params, inputs.reset_state)
     steps = (inputs.x, fixed.valid, fixed.reset)
     return over_chunks(body, inputs.initial_state, steps, static.chunk)
 

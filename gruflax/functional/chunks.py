@@ -20,12 +20,14 @@ class Static(NamedTuple):
         precision: of the products.
         keep_states: whether to return the state after every step.
         chunk: steps a chunk.
+        turned: whether the steps' products have the recurrent kernel as the left factor.
     """
 
     config: GRUConfig
     precision: Any
     keep_states: bool
     chunk: int
+    turned: bool = False
 
 
 class Inputs(NamedTuple):

@@ -13,6 +13,7 @@ from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops import Steps, carry_through, scan_loop, unrolled_loop
 from gruflax.functional.params import Params
+from gruflax.functional.products import turns_products
 from gruflax.functional.step import step
 
 
@@ -55,7 +56,7 @@ def run_loop(
     def run(params, reset_state, state, steps):
         if loop == "chunked":
             inputs = Inputs(params, state, reset_state, steps.inputs)
-            static = Static(config, precision, keep_states, _steps_a_chunk(inputs, chunk))
+            static = Static(config, precision, keep_states, *_chunk_and_turned(inputs, chunk))
             return chunked_loop(static, inputs, Fixed(steps.valid, steps.reset, masks))
         one_step = functools.partial(step, params, config=config, masks=masks, precision=precision)
         loop_over = unrolled_loop if loop == "unrolled" else scan_loop
@@ -68,14 +69,15 @@ def run_loop(
     return over_chunks(segment, state, steps, math.isqrt(time - 1) + 1)
 
 
-def _steps_a_chunk(inputs: Inputs, chunk: int | None) -> int:
+def _chunk_and_turned(inputs: Inputs, chunk: int | None) -> tuple[int, bool]:
+    """Chooses the steps a chunk, and the form of a step's product."""
     time, *batch, features = inputs.x.shape
-    if chunk is not None:
-        return min(chunk, time)
     units = inputs.initial_state.shape[-1]
-    # In jax.export a batch size may be a symbol; the length of a chunk is a matter of speed only.
+    # In jax.export a batch size may be a symbol; both are a matter of speed only.
     rows = math.prod(size if isinstance(size, int) else 1 for size in batch)
-    return chunk_length(time, rows, features, units, inputs.x.dtype.itemsize)
+    if chunk is None:
+        chunk = chunk_length(time, rows, features, units, inputs.x.dtype.itemsize)
+    return min(chunk, time), turns_products(rows, units)
 
 
 def choose_loop(loop: str, unroll: bool, time: int, config: GRUConfig) -> str:

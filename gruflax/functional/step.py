@@ -21,6 +21,8 @@ from gruflax.functional.params import GATES, Params, cast_params, check_params
 
 # Projections or gates side by side: z, r and h, each `[..., u]`.
 Gates = tuple[jax.Array, ...]
+# `dot(x, kernel, precision=...)`.
+Dot = Callable[..., jax.Array]
 
 
 def update_and_reset(
@@ -103,7 +105,7 @@ def project(
     bias: jax.Array | None = None,
     masks: jax.Array | None = None,
     precision: lax.PrecisionLike = None,
-    dot: Callable[..., jax.Array] = jnp.dot,
+    dot: Dot = jnp.dot,
 ) -> jax.Array:
     """Computes `x @ kernel + bias`, with inputs dropped for all gates alike or gate by gate.
 
@@ -148,6 +150,7 @@ def open_gates(
     config: GRUConfig,
     masks: jax.Array | None = None,
     precision: lax.PrecisionLike = None,
+    dot: Dot = jnp.dot,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes the gates of a step from a projected input.
 
@@ -158,19 +161,20 @@ def open_gates(
         config: the GRU.
         masks: `[n, ..., u]`, recurrent dropout masks, or None.
         precision: of the products.
+        dot: computes the products.
 
     Returns:
         `(z, r, candidate before its activation)`, each `[..., u]`.
     """
     if config.reset_after:
         _, bias = split_bias(params, config)
-        projection = project(state, params["recurrent_kernel"], bias, masks, precision)
+        projection = project(state, params["recurrent_kernel"], bias, masks, precision, dot)
         return opened_after(x_projection, split_gates(projection), config)
     gate_kernel, candidate_kernel = split_recurrent_kernel(params)
     gate_masks, candidate_mask = split_masks(masks)
-    projection = project(state, gate_kernel, None, gate_masks, precision)
+    projection = project(state, gate_kernel, None, gate_masks, precision, dot)
     update, reset = update_and_reset(x_projection, split_gates(projection, 2), config)
-    recurrent = project(reset * state, candidate_kernel, None, candidate_mask, precision)
+    recurrent = project(reset * state, candidate_kernel, None, candidate_mask, precision, dot)
     return update, reset, x_projection[2] + recurrent
 
 
@@ -181,6 +185,7 @@ def advance(
     config: GRUConfig,
     masks: jax.Array | None = None,
     precision: lax.PrecisionLike = None,
+    dot: Dot = jnp.dot,
 ) -> jax.Array:
     """Takes one step from a projected input.
 
@@ -189,7 +194,7 @@ def advance(
     Returns:
         `[..., u]`, the state after the step.
     """
-    update, _, candidate = open_gates(params, x_projection, state, config, masks, precision)
+    update, _, candidate = open_gates(params, x_projection, state, config, masks, precision, dot)
     return blend(update, candidate, state, config)
 
 

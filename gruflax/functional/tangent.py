@@ -18,7 +18,9 @@ from gruflax.functional.chunks import Fixed, Inputs, Static, over_chunks
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.loops import where_steps
 from gruflax.functional.params import Params
+from gruflax.functional.products import flat_dot, turned_back_dot
 from gruflax.functional.step import (
+    Dot,
     blend,
     gates_after,
     project,
@@ -106,7 +108,7 @@ def _linear_after(static, fixed, weights, x, before, valid):
     Returns:
         `(step, terms)`: `step(dstate, terms of one step) -> dstate`, and the terms of all steps.
     """
-    masks = fixed.masks.recurrent
+    masks, dot = fixed.masks.recurrent, _step_dot(static)
     kernel, dkernel = (each.gate_kernel for each in weights)
     bias, dbias = (each.recurrent_bias for each in weights)
     x_projection, dx_projection = _projected_inputs(static, fixed, weights, x)
@@ -126,7 +128,7 @@ def _linear_after(static, fixed, weights, x, before, valid):
 
     def step(dstate, terms):
         constant, gates, through = terms
-        dprojection = project(dstate, kernel, None, masks, static.precision)
+        dprojection = project(dstate, kernel, None, masks, static.precision, dot)
         return constant + _weighted(gates, dprojection) + through * dstate
 
     return step, (constant, gates, through)
@@ -137,7 +139,8 @@ def _linear_before(static, fixed, weights, x, before, valid):
 
     Args and returns as `_linear_after`.
     """
-    config, (gate_masks, candidate_mask) = static.config, split_masks(fixed.masks.recurrent)
+    config, dot = static.config, _step_dot(static)
+    gate_masks, candidate_mask = split_masks(fixed.masks.recurrent)
     gate_kernels = [each.gate_kernel for each in weights]
     candidate_kernels = [each.candidate_kernel for each in weights]
     x_projection, dx_projection = _projected_inputs(static, fixed, weights, x)
@@ -170,10 +173,12 @@ def _linear_before(static, fixed, weights, x, before, valid):
 
     def step(dstate, terms):
         constant, dkept, update, reset, keeping, candidate, through = terms
-        dprojection = project(dstate, gate_kernels[0], None, gate_masks, static.precision)
+        dprojection = project(dstate, gate_kernels[0], None, gate_masks, static.precision, dot)
         dupdate, dreset = split_gates(dprojection, 2)
         dkept = dkept + reset * dreset + keeping * dstate
-        dcandidate = project(dkept, candidate_kernels[0], None, candidate_mask, static.precision)
+        dcandidate = project(
+            dkept, candidate_kernels[0], None, candidate_mask, static.precision, dot
+        )
         return constant + update * dupdate + candidate * dcandidate + through * dstate
 
     return step, (constant, reset * dreset, update, reset, keeping, candidate, through)
@@ -205,21 +210,15 @@ def _products(static, x, kernels, masks) -> jax.Array | None:
     """
     (x, dx), (kernel, dkernel) = x, kernels
     product = functools.partial(
-        project, masks=_each_step(masks), precision=static.precision, dot=_flat_dot
+        project, masks=_each_step(masks), precision=static.precision, dot=flat_dot
     )
     by_kernel = None if dkernel is None else product(x, dkernel)
     return by_kernel if dx is None else _sum(product(dx, kernel), by_kernel)
 
 
-def _flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
-    """Computes `x @ kernel` for `x` [k, ..., f] as a product of two matrices.
-
-    Transposed, with more axes, it would copy the larger factor. The batch goes first: where it is
-    sharded, the rows of the matrix are too.
-    """
-    rows = jnp.moveaxis(x, 0, -2)
-    product = jnp.dot(rows.reshape(-1, x.shape[-1]), kernel, precision=precision)
-    return jnp.moveaxis(product.reshape(*rows.shape[:-1], kernel.shape[-1]), -2, 0)
+def _step_dot(static: Static) -> Dot:
+    """Returns what computes the product of a step."""
+    return turned_back_dot if static.turned else jnp.dot
 
 
 def _partials(function: Callable[..., jax.Array], *arguments: jax.Array) -> tuple[jax.Array, ...]:

@@ -104,6 +104,12 @@ def test_every_mode_agrees_with_the_scan(name, x64):
     assert np.abs(found[1][0]["recurrent_kernel"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["plain", "before", "masks", "dropout", "softmax"])
+def test_turned_products_agree_with_the_scan(name, x64, monkeypatch):
+    monkeypatch.setattr("gruflax.functional.dispatch.turns_products", lambda rows, units: True)
+    test_every_mode_agrees_with_the_scan(name, None)
+
+
 def test_gradients_of_a_part_of_the_arguments(x64):
     """Where inputs or parameters have no tangent, their products are left out."""
     loss, point = problem(*CASES["masks_before"])
