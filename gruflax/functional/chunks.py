@@ -20,14 +20,16 @@ class Static(NamedTuple):
         precision: of the products.
         keep_states: whether to return the state after every step.
         chunk: steps a chunk.
-        turned: whether the steps' products have the recurrent kernel as the left factor.
+        turned: whether the recurrent kernel is the left factor of the product of a step.
+        turned_back: whether it is in the backward pass.
     """
 
     config: GRUConfig
     precision: Any
     keep_states: bool
     chunk: int
-    turned: bool = False
+    turned: bool
+    turned_back: bool
 
 
 class Inputs(NamedTuple):

@@ -13,7 +13,7 @@ from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops import Steps, carry_through, scan_loop, unrolled_loop
 from gruflax.functional.params import Params
-from gruflax.functional.products import turns_products
+from gruflax.functional.products import choose_products
 from gruflax.functional.step import step
 
 
@@ -56,7 +56,7 @@ def run_loop(
     def run(params, reset_state, state, steps):
         if loop == "chunked":
             inputs = Inputs(params, state, reset_state, steps.inputs)
-            static = Static(config, precision, keep_states, *_chunk_and_turned(inputs, chunk))
+            static = Static(config, precision, keep_states, *_chosen(inputs, chunk))
             return chunked_loop(static, inputs, Fixed(steps.valid, steps.reset, masks))
         one_step = functools.partial(step, params, config=config, masks=masks, precision=precision)
         loop_over = unrolled_loop if loop == "unrolled" else scan_loop
@@ -69,15 +69,15 @@ def run_loop(
     return over_chunks(segment, state, steps, math.isqrt(time - 1) + 1)
 
 
-def _chunk_and_turned(inputs: Inputs, chunk: int | None) -> tuple[int, bool]:
-    """Chooses the steps a chunk, and the form of a step's product."""
+def _chosen(inputs: Inputs, chunk: int | None) -> tuple[int, bool, bool]:
+    """Chooses the steps a chunk and the forms of a step's product: a matter of speed only."""
     time, *batch, features = inputs.x.shape
     units = inputs.initial_state.shape[-1]
-    # In jax.export a batch size may be a symbol; both are a matter of speed only.
+    # In jax.export a batch size may be a symbol.
     rows = math.prod(size if isinstance(size, int) else 1 for size in batch)
     if chunk is None:
         chunk = chunk_length(time, rows, features, units, inputs.x.dtype.itemsize)
-    return min(chunk, time), turns_products(rows, units)
+    return min(chunk, time), *choose_products(rows, units)
 
 
 def choose_loop(loop: str, unroll: bool, time: int, config: GRUConfig) -> str:

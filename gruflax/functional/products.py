@@ -66,18 +66,20 @@ def turned_back_dot(
     return lax.dot_general(columns, kernel, (((0,), (0,)), ((), ())), precision=precision)
 
 
-# Measured: below, or with more rows, the other form is as fast or faster.
-_WIDE_UNITS, _MOST_ROWS = 512, 32
+# Measured: with more rows, or fewer units forward, the plain form is as fast or faster.
+_MOST_ROWS, _WIDE_UNITS = 32, 512
 
 
-def turns_products(rows: int, units: int) -> bool:
-    """Chooses whether the steps multiply with the recurrent kernel as the left factor.
+def choose_products(rows: int, units: int) -> tuple[bool, bool]:
+    """Chooses whether the recurrent kernel is the left factor of a step's product.
 
     Args:
         rows: number of sequences.
         units: size of the state.
 
     Returns:
-        True on a CPU for a large kernel and few rows, which XLA would else rearrange at every step.
+        `(forward, backward)`: True on a CPU with few rows, where XLA would rearrange the kernel at
+        every step; forward only where the kernel is large, for it costs a transposed copy of it.
     """
-    return units >= _WIDE_UNITS and 1 < rows <= _MOST_ROWS and jax.default_backend() == "cpu"
+    few = 1 < rows <= _MOST_ROWS and jax.default_backend() == "cpu"
+    return few and units >= _WIDE_UNITS, few

@@ -218,7 +218,7 @@ def _products(static, x, kernels, masks) -> jax.Array | None:
 
 def _step_dot(static: Static) -> Dot:
     """Returns what computes the product of a step."""
-    return turned_back_dot if static.turned else jnp.dot
+    return turned_back_dot if static.turned_back else jnp.dot
 
 
 def _partials(function: Callable[..., jax.Array], *arguments: jax.Array) -> tuple[jax.Array, ...]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import gruflax
-from gruflax.functional.products import flat_dot, turned_back_dot, turned_dot, turns_products
+from gruflax.functional.products import choose_products, flat_dot, turned_back_dot, turned_dot
 
 
 UNITS = 512
@@ -31,18 +31,17 @@ def test_every_form_is_the_product(dot, batch, x64):
 
 
 @pytest.mark.parametrize(
-    ("rows", "units", "turned"),
+    ("rows", "units", "forward", "backward"),
     [
-        (16, 1024, True),
-        (2, 512, True),
-        (32, 512, True),
-        (1, 1024, False),
-        (33, 1024, False),
-        (16, 511, False),
+        (16, 1024, True, True),
+        (2, 512, True, True),
+        (32, 511, False, True),
+        (1, 1024, False, False),
+        (33, 1024, False, False),
     ],
 )
-def test_choice(rows, units, turned):
-    assert turns_products(rows, units) is turned
+def test_choice(rows, units, forward, backward):
+    assert choose_products(rows, units) == (forward, backward)
 
 
 def test_a_wide_layer_agrees_with_the_scan(x64):
