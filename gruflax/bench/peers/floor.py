@@ -3,7 +3,8 @@
 Forward, a product projects the inputs of a chunk of time and an inner loop multiplies the state by
 the recurrent kernel. The gradients need a second inner loop with one product a step, and one
 product a chunk for each kernel. Each product hangs on the one before it, so that the compiler can
-neither hoist nor shorten any of them. What is saved and reread in between is that of the GRU.
+neither hoist nor shorten any of them. What is saved and reread in between is that of the GRU, and
+each product of a step has the form that gruflax's own loop chooses for it.
 """
 
 import math
@@ -15,6 +16,7 @@ from jax import lax
 
 from gruflax.bench.case import VALUE_AND_GRAD, Case
 from gruflax.bench.peers.peer import FLOOR, Peer, Program, compiled_program
+from gruflax.functional.products import choose_products, turned_back_dot, turned_dot
 
 
 LONGEST_CHUNK = 50
@@ -52,10 +54,12 @@ def _forward(kernels: Kernels, x: jax.Array) -> tuple[Any, jax.Array]:
     kernel, recurrent = kernels
     units, columns = recurrent.shape
     _, length, batch, _ = x.shape
+    turned, _ = choose_products(batch, units)
+    dot, factor = (turned_dot, recurrent.T) if turned else (jnp.dot, recurrent)
 
     def step(product: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         state = product[:, :units]
-        return jnp.dot(state, recurrent), state
+        return dot(state, factor), state
 
     def chunk(carry: tuple[jax.Array, jax.Array], x: jax.Array) -> tuple[Any, jax.Array]:
         product, states = lax.scan(step, carry[0], None, length)
@@ -71,9 +75,12 @@ def _with_gradients(kernels: Kernels, x: jax.Array) -> tuple[Any, Any]:
     units, columns = recurrent.shape
     _, length, batch, features = x.shape
     last, states = _forward(kernels, x)
+    _, turned_back = choose_products(batch, units)
+    dot = turned_back_dot if turned_back else jnp.dot
+    pull_back = jax.linear_transpose(lambda state: dot(state, recurrent), states[0, 0])
 
     def step(cotangent: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        return cotangent.at[:, :units].set(jnp.dot(cotangent, recurrent.T)), cotangent
+        return cotangent.at[:, :units].set(pull_back(cotangent)[0]), cotangent
 
     def chunk(carry: Any, saved: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
         cotangent, of_kernel, of_recurrent = carry
