@@ -10,6 +10,7 @@ from gruflax.functional.activations import is_pointwise
 from gruflax.functional.chunked import chunked_loop
 from gruflax.functional.chunks import Fixed, Inputs, Static, chunk_length, over_chunks
 from gruflax.functional.config import GRUConfig
+from gruflax.functional.cudnn.loop import cudnn_loop
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops import Steps, carry_through, scan_loop, unrolled_loop
 from gruflax.functional.params import Params
@@ -17,7 +18,7 @@ from gruflax.functional.products import choose_products
 from gruflax.functional.step import step
 
 
-LOOPS = ("auto", "scan", "chunked")
+LOOPS = ("auto", "scan", "chunked", "cudnn")
 
 
 def run_loop(
@@ -37,7 +38,7 @@ def run_loop(
     """Runs a GRU over a sequence by the loop that is asked for.
 
     Args:
-        loop: "scan", "chunked" or "unrolled".
+        loop: "scan", "chunked", "cudnn" or "unrolled".
         params: of the GRU, in the compute dtype.
         state: `[..., u]`, the initial state.
         reset_state: `[..., u]`, what a reset goes back to.
@@ -58,6 +59,9 @@ def run_loop(
             inputs = Inputs(params, state, reset_state, steps.inputs)
             static = Static(config, precision, keep_states, *_chosen(inputs, chunk))
             return chunked_loop(static, inputs, Fixed(steps.valid, steps.reset, masks))
+        if loop == "cudnn":
+            states = cudnn_loop(params, state, steps, masks, precision=precision)
+            return states[-1], states if keep_states else None
         one_step = functools.partial(step, params, config=config, masks=masks, precision=precision)
         loop_over = unrolled_loop if loop == "unrolled" else scan_loop
         return loop_over(carry_through(one_step, reset_state), state, steps, keep_states)
@@ -90,8 +94,8 @@ def choose_loop(loop: str, unroll: bool, time: int, config: GRUConfig) -> str:
         config: the GRU.
 
     Returns:
-        "scan", "chunked" or "unrolled". "auto" is the chunked loop, but for activations without
-        partial derivatives unit by unit, for which that loop saves memory and not time.
+        "scan", "chunked", "cudnn" or "unrolled". "auto" is the chunked loop, but for activations
+        without partial derivatives unit by unit, for which that loop saves memory and not time.
 
     Raises:
         ValueError: `loop` is unknown.

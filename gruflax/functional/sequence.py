@@ -9,6 +9,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.checks import check_state, compute_dtype, sharded_like, vary_with
 from gruflax.functional.config import GRUConfig
+from gruflax.functional.cudnn.conditions import check_cudnn
 from gruflax.functional.dispatch import choose_loop, run_loop
 from gruflax.functional.dropout import (
     DropoutMasks,
@@ -69,7 +70,8 @@ def gru_sequence(
         return_sequences: returns the output of every step; False never stores them.
         zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
         loop: "scan" is `lax.scan` over the step; "chunked" works on chunks of time and keeps only
-            the states for the backward pass; "auto" chooses. All give the same numbers.
+            the states for the backward pass; "cudnn" is one call of cuDNN on a GPU; "auto" chooses
+            between the first two. All give the same numbers.
         chunk: steps a chunk of the chunked loop; None chooses by the sizes.
         remat: the backward pass keeps every sqrt(t)-th state and computes the others again, for
             very long sequences.
@@ -82,7 +84,8 @@ def gru_sequence(
 
     Raises:
         TypeError: `dtype` is not a floating dtype, or `seq_lengths` are not integers.
-        ValueError: a shape does not fit or `loop` is unknown; the message names the argument.
+        ValueError: a shape does not fit, `loop` is unknown or cuDNN cannot run this; the message
+            names the argument.
 
     Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the README says which
     one this follows.
@@ -104,6 +107,8 @@ def gru_sequence(
         time_major=time_major,
         dtype=dtype,
     )
+    if loop == "cudnn":
+        check_cudnn(config, call.masks, unroll=unroll, resets=reset is not None)
     state, states = run_prepared(
         call,
         loop=loop,

@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.config import Activation, GRUConfig
-from gruflax.functional.cudnn import check_use_cudnn
+from gruflax.functional.cudnn.conditions import loop_for
 from gruflax.linen.cell import GRUCell
 from gruflax.linen.config import Configurable
 from gruflax.linen.layer import call_layer
@@ -52,8 +52,8 @@ class GRU(Resettable, Configurable):
         unroll: a Python loop instead of a scan.
         reset_after: whether the reset gate acts after the recurrent product (cuDNN, torch,
             Keras 3) or before it (the paper, Keras 1).
-        use_cudnn: "auto" or False leave the choice of the loop to `loop`; True raises where cuDNN
-            cannot run.
+        use_cudnn: "auto" or False leave the choice of the loop to `loop`; True is `loop="cudnn"`,
+            and raises where cuDNN cannot run.
         zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
         implementation: 1 draws dropout masks for each gate, 2 shares one.
         time_major: inputs, masks and outputs have time as the first axis.
@@ -156,7 +156,7 @@ class GRU(Resettable, Configurable):
             ValueError: a shape does not fit, `use_cudnn` cannot be met, the batch size of a
                 stateful layer changed, or dropout has no key; the message names the argument.
         """
-        check_use_cudnn(self.use_cudnn, self.config, unroll=self.unroll, masked=mask is not None)
+        loop = loop_for(self.use_cudnn, self.loop)
         fields = (field.name for field in dataclasses.fields(GRUCell) if field.init)
         cell = GRUCell(
             **{name: getattr(self, name) for name in fields if name not in ("parent", "name")}
@@ -173,7 +173,7 @@ class GRU(Resettable, Configurable):
             reset=reset,
             reset_state=reset_state,
             training=training,
-            loop=self.loop,
+            loop=loop,
             remat=self.remat,
         )
 

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from gruflax.functional.cudnn import check_use_cudnn
+from gruflax.functional.cudnn.conditions import loop_for
 from gruflax.nnx.layer import Layer, rebuilt
 from gruflax.nnx.weights import GRUWeights
 
@@ -22,8 +22,8 @@ class GRU(GRUWeights, Layer):
     Arguments and parameters: those of `GRUWeights` and `Layer`, and these.
 
     Attributes:
-        use_cudnn: "auto" or False leave the choice of the loop to `loop`; True raises where cuDNN
-            cannot run.
+        use_cudnn: "auto" or False leave the choice of the loop to `loop`; True is `loop="cudnn"`,
+            and raises where cuDNN cannot run.
         loop: which loop runs it, see `gruflax.functional.gru_sequence`.
         remat: the backward pass keeps every sqrt(t)-th state and computes the others again.
 
@@ -45,9 +45,8 @@ class GRU(GRUWeights, Layer):
 
     def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
         """Runs the GRU over a sequence, see `GRUWeights.sequence`."""
-        masked = options.get("mask") is not None
-        check_use_cudnn(self.use_cudnn, self.config, unroll=self.unroll, masked=masked)
-        return super().sequence(inputs, loop=self.loop, remat=self.remat, **options)
+        loop = loop_for(self.use_cudnn, self.loop)
+        return super().sequence(inputs, loop=loop, remat=self.remat, **options)
 
     def mirrored(self, rngs: nnx.Rngs) -> "GRU":
         """Returns a layer like this one with new weights, that goes the other way."""

@@ -309,7 +309,7 @@ def test_wrong_fields(make, fields, error, message):
             {"use_cudnn": True, "reset_after": False, "unroll": True, "activation": "relu"},
             {"mask": MASK},
             ValueError,
-            "must be 'tanh'; reset_after must be True; unroll must be False; a mask must",
+            "must be 'tanh'; reset_after must be True; unroll must be False; the platform",
         ),
     ],
 )

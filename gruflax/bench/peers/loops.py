@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gruflax.bench.case import Case
+from gruflax.bench.case import DEVICES, Case
 from gruflax.bench.peers.peer import GRUFLAX, Inputs, Peer, Program, jax_program
 from gruflax.functional import gru_sequence, init_gru_params
 from gruflax.functional.dispatch import LOOPS
@@ -40,5 +40,11 @@ def _make(loop: str, case: Case, mode: str) -> Program:
 
 
 LOOP_PEERS = tuple(
-    Peer(f"gruflax ({loop})", GRUFLAX, functools.partial(_make, loop)) for loop in LOOPS
+    Peer(
+        f"gruflax ({loop})",
+        GRUFLAX,
+        functools.partial(_make, loop),
+        devices=("gpu",) if loop == "cudnn" else DEVICES,
+    )
+    for loop in LOOPS
 )

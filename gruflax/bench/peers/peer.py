@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gruflax.bench.case import DTYPES, MODES, VALUE_AND_GRAD, Case
+from gruflax.bench.case import DEVICES, DTYPES, MODES, VALUE_AND_GRAD, Case
 from gruflax.functional.checks import at_least_float32
 
 
@@ -44,6 +44,7 @@ class Peer:
         modes: what it can do.
         masks: whether it takes right-padded sequences.
         dtypes: in which it can compute.
+        devices: on which it can run.
         note: how its work differs, if it does.
         mask_note: how its work differs where there is a mask.
     """
@@ -56,6 +57,7 @@ class Peer:
     modes: tuple[str, ...] = MODES
     masks: bool = True
     dtypes: tuple[str, ...] = DTYPES
+    devices: tuple[str, ...] = DEVICES
     note: str = ""
     mask_note: str = ""
 
@@ -81,6 +83,8 @@ class Peer:
             return "takes no mask"
         if case.dtype not in self.dtypes:
             return f"does not compute in {case.dtype}"
+        if case.device not in self.devices:
+            return f"does not run on a {case.device}"
         return None
 
     def build(self, case: Case, mode: str) -> Program:

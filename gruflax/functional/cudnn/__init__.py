@@ -1,0 +1,1 @@
+"""cuDNN's GRU: its library through `ctypes`, its buffers and stream from XLA."""

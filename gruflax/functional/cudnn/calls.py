@@ -1,0 +1,203 @@
+"""cuDNN's two passes as JAX functions, which XLA calls on its own stream with its own buffers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.experimental.buffer_callback import buffer_callback
+
+from gruflax.functional.checks import vary_with
+from gruflax.functional.cudnn.library import load_cudnn
+from gruflax.functional.cudnn.problem import Problem
+
+
+def forward(
+    problem: Problem, weights: jax.Array, state: jax.Array, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Runs a GRU forward.
+
+    Under `jax.vmap` over data, inference is one call with a larger batch.
+
+    Args:
+        problem: of the GRU; its time and batch are taken from `x`.
+        weights: the weight space.
+        state: `[b, u]`, the initial state.
+        x: `[t, b, f]`.
+
+    Returns:
+        `(states [t, b, u], reserve)`: the reserve is what the backward pass needs, in bytes.
+    """
+
+    @custom_vmap
+    def call(weights, state, x):
+        sized = _sized(problem, x)
+        sizes = load_cudnn().sizes(sized)
+        states = jax.ShapeDtypeStruct((*x.shape[:-1], problem.units), x.dtype)
+        results = states, _bytes(sizes.reserve), _bytes(sizes.workspace)
+
+        def queue(stream, results, lengths, x, state, weights):
+            states, reserve, workspace = results
+            load_cudnn().forward(
+                stream, sized, lengths, x, state, weights, states, workspace, reserve
+            )
+
+        states, reserve, _ = _called(queue, results, _lengths(sized), x, state, weights)
+        return states, reserve
+
+    @call.def_vmap
+    def rule(count, mapped, weights, state, x):
+        if mapped[0] or problem.training:
+            # The gradient of shared weights is wanted for each, so that each has its own reserve.
+            return _one_by_one(call, mapped, (weights, state, x)), (True, True)
+        state, x = (
+            _fold(array) if each else _fold(jnp.broadcast_to(array, (count, *array.shape)))
+            for array, each in zip((state, x), mapped[1:], strict=True)
+        )
+        states, reserve = call(weights, state, x)
+        states = states.reshape(*states.shape[:-2], count, -1, problem.units)
+        return (jnp.moveaxis(states, -3, 0), reserve), (True, False)
+
+    return call(weights, state, x)
+
+
+def backward(
+    problem: Problem,
+    weights: jax.Array,
+    state: jax.Array,
+    x: jax.Array,
+    states: jax.Array,
+    reserve: jax.Array,
+    dstates: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Runs a GRU backward.
+
+    Args:
+        problem: of the GRU; its time and batch are taken from `x`.
+        weights: the weight space.
+        state: `[b, u]`, the initial state.
+        x: `[t, b, f]`.
+        states: `[t, b, u]`, of the forward pass.
+        reserve: of the forward pass.
+        dstates: `[t, b, u]`, the cotangent of `states`.
+
+    Returns:
+        `(dweights, dstate [b, u], dx [t, b, f])`.
+    """
+
+    @custom_vmap
+    def call(weights, state, x, states, reserve, dstates):
+        sized = _sized(problem, x)
+        like = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (weights, reserve, state, x)]
+
+        def queue(
+            stream, results, _dweights, _reserve, lengths, x, state, weights, states, dstates
+        ):
+            dweights, reserve, dstate, dx, workspace = results
+            load_cudnn().backward(
+                stream,
+                sized,
+                lengths,
+                x,
+                state,
+                weights,
+                states,
+                dstates,
+                dx,
+                dstate,
+                dweights,
+                workspace,
+                reserve,
+            )
+
+        results = *like, _bytes(load_cudnn().sizes(sized).workspace)
+        # The first two are results too: cuDNN adds to the one and overwrites the other.
+        changed = jnp.zeros_like(weights), reserve
+        inputs = *changed, _lengths(sized), x, state, weights, states, dstates
+        dweights, _, dstate, dx, _ = _called(queue, results, *inputs, changed=len(changed))
+        return dweights, dstate, dx
+
+    @call.def_vmap
+    def rule(_, mapped, *arguments):
+        return _one_by_one(call, mapped, arguments), (True, True, True)
+
+    return call(weights, state, x, states, reserve, dstates)
+
+
+def _called(
+    queue: Callable[..., None], results: Sequence[Any], *inputs: jax.Array, changed: int = 0
+) -> list[jax.Array]:
+    """Has XLA call a function that queues work on its stream.
+
+    Args:
+        queue: `(stream, addresses of the results, *addresses of the inputs)`.
+        results: their shapes and dtypes.
+        *inputs: arrays.
+        changed: so many inputs are, in the memory of as many results, changed in place.
+
+    Returns:
+        The results.
+    """
+
+    def callback(context, out, *arguments):
+        queue(
+            _stream(context),
+            [_address(each) for each in out],
+            *map(_address, arguments),
+        )
+
+    raw = [jax.ShapeDtypeStruct(each.shape, _raw_dtype(each.dtype)) for each in results]
+    called = buffer_callback(
+        callback, raw, input_output_aliases={index: index for index in range(changed)}
+    )
+    found = called(*(lax.bitcast_convert_type(each, _raw_dtype(each.dtype)) for each in inputs))
+    return [
+        vary_with(lax.bitcast_convert_type(array, like.dtype), inputs)
+        for array, like in zip(found, results, strict=True)
+    ]
+
+
+def _raw_dtype(dtype: Any) -> Any:
+    """Returns a dtype that buffers have an address for: there is none of bfloat16."""
+    return np.uint16 if dtype == jnp.bfloat16 else dtype
+
+
+def _stream(context: Any) -> int:
+    """Returns the CUDA stream that XLA runs the program on."""
+    return context.stream
+
+
+def _address(buffer: Any) -> int:
+    """Returns where a buffer lies on the GPU."""
+    return buffer.__cuda_array_interface__["data"][0]
+
+
+def _one_by_one(call: Callable[..., Any], mapped: Sequence[bool], arguments: Sequence[jax.Array]):
+    """Maps a call over the first axis of the arguments that are mapped."""
+
+    def one(chosen):
+        rest = iter(chosen)
+        return call(*(next(rest) if each else a for a, each in zip(arguments, mapped, strict=True)))
+
+    return lax.map(one, [a for a, each in zip(arguments, mapped, strict=True) if each])
+
+
+def _fold(array: jax.Array) -> jax.Array:
+    """Makes the first axis part of the batch: `[n, ..., b, k]` to `[..., n b, k]`."""
+    array = jnp.moveaxis(array, 0, -3)
+    return array.reshape(*array.shape[:-3], -1, array.shape[-1])
+
+
+def _sized(problem: Problem, x: jax.Array) -> Problem:
+    return problem._replace(time=x.shape[0], batch=x.shape[1])
+
+
+def _lengths(problem: Problem) -> jax.Array:
+    return jnp.full(problem.batch, problem.time, jnp.int32)
+
+
+def _bytes(size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size,), jnp.uint8)

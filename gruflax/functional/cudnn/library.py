@@ -1,0 +1,356 @@
+"""The part of cuDNN 9 that a GRU needs, called through `ctypes`.
+
+Source: the header `cudnn_adv.h` and the documentation of cuDNN 9.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import pathlib
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gruflax.functional.cudnn.problem import Problem, Sizes
+from gruflax.functional.params import GATES
+
+
+SONAME = "libcudnn.so.9"
+
+_GRU, _LINEAR_INPUT, _UNIDIRECTIONAL, _DOUBLE_BIAS = 3, 0, 0, 2
+_INFERENCE, _TRAINING = 0, 1
+_SEQUENCE_MAJOR_UNPACKED, _PADDED_IO, _ADD_GRADIENTS = 0, 1, 0
+_DEFAULT_MATH, _FMA_MATH = 0, 3
+_FLOAT = 0
+_DATA_TYPES = {"float32": _FLOAT, "float64": 1, "float16": 2, "bfloat16": 9}
+_ALGORITHMS = {
+    "standard": 0,
+    "persist_static": 1,
+    "persist_dynamic": 2,
+    "persist_static_small_h": 3,
+}
+
+
+class CudnnError(RuntimeError):
+    """A call of cuDNN that failed."""
+
+
+class Cudnn:
+    """cuDNN's GRU, with device memory given by address.
+
+    Args:
+        library: the loaded library.
+    """
+
+    def __init__(self, library: ctypes.CDLL):
+        self._library = library
+        self._handles: dict[int, ctypes.c_void_p] = {}
+        self._lock = threading.Lock()
+        library.cudnnGetErrorString.restype = ctypes.c_char_p
+        library.cudnnGetVersion.restype = ctypes.c_size_t
+        self.sizes = functools.cache(self._sizes)
+        self._descriptors = functools.cache(self._describe)
+
+    @property
+    def version(self) -> int:
+        """Returns cuDNN's version, as 90100 for 9.1.0."""
+        return self._library.cudnnGetVersion()
+
+    def forward(
+        self,
+        stream: int,
+        problem: Problem,
+        lengths: int,
+        x: int,
+        state: int,
+        weights: int,
+        states: int,
+        workspace: int,
+        reserve: int,
+    ) -> None:
+        """Queues a forward pass on a stream.
+
+        Args:
+            stream: a CUDA stream of the current device.
+            problem: what is computed.
+            lengths: `[b]` int32, each `problem.time`.
+            x: `[t, b, f]`.
+            state: `[b, u]`, the initial state.
+            weights: the weight space.
+            states: `[t, b, u]`, written.
+            workspace: scratch.
+            reserve: written in training.
+
+        Raises:
+            CudnnError: cuDNN refuses the call.
+        """
+        sizes, made, handle = self._prepared(problem, stream)
+        with self._lock:
+            self._call(
+                "cudnnRNNForward",
+                handle,
+                made.gru,
+                _TRAINING if problem.training else _INFERENCE,
+                _address(lengths),
+                made.x,
+                _address(x),
+                made.states,
+                _address(states),
+                made.state,
+                _address(state),
+                None,
+                None,
+                None,
+                None,
+                *_space(sizes.weights, weights),
+                *_space(sizes.workspace, workspace),
+                *_space(sizes.reserve, reserve),
+            )
+
+    def backward(
+        self,
+        stream: int,
+        problem: Problem,
+        lengths: int,
+        x: int,
+        state: int,
+        weights: int,
+        states: int,
+        dstates: int,
+        dx: int,
+        dstate: int,
+        dweights: int,
+        workspace: int,
+        reserve: int,
+    ) -> None:
+        """Queues a backward pass on a stream.
+
+        Args:
+            stream: a CUDA stream of the current device.
+            problem: what is computed.
+            lengths: `[b]` int32, each `problem.time`.
+            x: `[t, b, f]`.
+            state: `[b, u]`, the initial state.
+            weights: the weight space.
+            states: `[t, b, u]`, of the forward pass.
+            dstates: `[t, b, u]`, their cotangent.
+            dx: `[t, b, f]`, written.
+            dstate: `[b, u]`, written.
+            dweights: the weight space, added to.
+            workspace: scratch.
+            reserve: of the forward pass; overwritten.
+
+        Raises:
+            CudnnError: cuDNN refuses the call.
+        """
+        sizes, made, handle = self._prepared(problem, stream)
+        spaces = *_space(sizes.workspace, workspace), *_space(sizes.reserve, reserve)
+        lengths_address = _address(lengths)
+        with self._lock:
+            self._call(
+                "cudnnRNNBackwardData_v8",
+                handle,
+                made.gru,
+                lengths_address,
+                made.states,
+                _address(states),
+                _address(dstates),
+                made.x,
+                _address(dx),
+                made.state,
+                _address(state),
+                None,
+                _address(dstate),
+                None,
+                None,
+                None,
+                None,
+                *_space(sizes.weights, weights),
+                *spaces,
+            )
+            self._call(
+                "cudnnRNNBackwardWeights_v8",
+                handle,
+                made.gru,
+                _ADD_GRADIENTS,
+                lengths_address,
+                made.x,
+                _address(x),
+                made.state,
+                _address(state),
+                made.states,
+                _address(states),
+                *_space(sizes.weights, dweights),
+                *spaces,
+            )
+
+    def _prepared(self, problem: Problem, stream: int):
+        return self.sizes(problem), self._descriptors(problem), self._handle(stream)
+
+    def _sizes(self, problem: Problem) -> Sizes:
+        handle, made = self._handle(0), self._descriptors(problem)
+        weights, workspace, reserve = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_size_t()
+        with self._lock:
+            self._call("cudnnGetRNNWeightSpaceSize", handle, made.gru, ctypes.byref(weights))
+            self._call(
+                "cudnnGetRNNTempSpaceSizes",
+                handle,
+                made.gru,
+                _TRAINING if problem.training else _INFERENCE,
+                made.x,
+                ctypes.byref(workspace),
+                ctypes.byref(reserve),
+            )
+            places = [self._place(handle, made, weights, layer) for layer in range(2 * GATES)]
+        matrices, biases = zip(*places, strict=True)
+        return Sizes(weights.value, (*matrices, *biases), workspace.value, reserve.value)
+
+    def _place(self, handle, made: "_Descriptors", size, layer: int) -> tuple[int, int]:
+        """Returns where a linear layer's matrix and bias begin in the weight space."""
+        # Addresses are computed and nothing is read: any base will do, and null might not.
+        base = 1 << 20
+        matrix, bias = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call(
+            "cudnnGetRNNWeightParams",
+            handle,
+            made.gru,
+            0,
+            size,
+            ctypes.c_void_p(base),
+            layer,
+            made.matrix,
+            ctypes.byref(matrix),
+            made.bias,
+            ctypes.byref(bias),
+        )
+        if matrix.value is None or bias.value is None:
+            raise CudnnError(f"cuDNN has no matrix or bias {layer} for a GRU.")
+        return matrix.value - base, bias.value - base
+
+    def _describe(self, problem: Problem) -> "_Descriptors":
+        """Makes the descriptors of a problem; they are kept, and never changed."""
+        made = _Descriptors(
+            gru=self._create("cudnnCreateRNNDescriptor"),
+            x=self._create("cudnnCreateRNNDataDescriptor"),
+            states=self._create("cudnnCreateRNNDataDescriptor"),
+            state=self._create("cudnnCreateTensorDescriptor"),
+            matrix=self._create("cudnnCreateTensorDescriptor"),
+            bias=self._create("cudnnCreateTensorDescriptor"),
+            # Left as it is made, it drops nothing.
+            dropout=self._create("cudnnCreateDropoutDescriptor"),
+        )
+        kind = _DATA_TYPES[problem.dtype]
+        self._call(
+            "cudnnSetRNNDescriptor_v8",
+            made.gru,
+            _ALGORITHMS[problem.algorithm],
+            _GRU,
+            _DOUBLE_BIAS,
+            _UNIDIRECTIONAL,
+            _LINEAR_INPUT,
+            kind,
+            kind if problem.dtype == "float64" else _FLOAT,
+            _DEFAULT_MATH if problem.tensor_cores else _FMA_MATH,
+            problem.features,
+            problem.units,
+            problem.units,
+            1,
+            made.dropout,
+            _PADDED_IO,
+        )
+        lengths = (ctypes.c_int * problem.batch)(*[problem.time] * problem.batch)
+        filling = ctypes.c_double(0.0)
+        for descriptor, size in ((made.x, problem.features), (made.states, problem.units)):
+            self._call(
+                "cudnnSetRNNDataDescriptor",
+                descriptor,
+                kind,
+                _SEQUENCE_MAJOR_UNPACKED,
+                problem.time,
+                problem.batch,
+                size,
+                lengths,
+                ctypes.byref(filling),
+            )
+        shape = (1, problem.batch, problem.units)
+        strides = (problem.batch * problem.units, problem.units, 1)
+        sizes = ((ctypes.c_int * 3)(*numbers) for numbers in (shape, strides))
+        self._call("cudnnSetTensorNdDescriptor", made.state, kind, 3, *sizes)
+        return made
+
+    def _create(self, name: str) -> ctypes.c_void_p:
+        result = ctypes.c_void_p()
+        self._call(name, ctypes.byref(result))
+        return result
+
+    def _handle(self, stream: int) -> ctypes.c_void_p:
+        """Returns the handle of a stream; made on its first call, when its device is current."""
+        with self._lock:
+            if stream not in self._handles:
+                handle = self._create("cudnnCreate")
+                self._call("cudnnSetStream", handle, _address(stream))
+                self._handles[stream] = handle
+            return self._handles[stream]
+
+    def _call(self, name: str, *arguments) -> None:
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            text = self._library.cudnnGetErrorString(status).decode()
+            raise CudnnError(f"{name} failed: {text} ({status}); cuDNN {self.version}.")
+
+
+class _Descriptors(NamedTuple):
+    gru: ctypes.c_void_p
+    x: ctypes.c_void_p
+    states: ctypes.c_void_p
+    state: ctypes.c_void_p
+    matrix: ctypes.c_void_p
+    bias: ctypes.c_void_p
+    dropout: ctypes.c_void_p
+
+
+def _address(value: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(value)
+
+
+def _space(size: int, address: int) -> tuple[ctypes.c_size_t, ctypes.c_void_p]:
+    """Returns a space as cuDNN takes it: its size and where it is."""
+    return ctypes.c_size_t(size), ctypes.c_void_p(address if size else None)
+
+
+@functools.cache
+def load_cudnn() -> Cudnn:
+    """Loads cuDNN: the copy that JAX's CUDA plugin has loaded, or that of its Python package.
+
+    Returns:
+        The library, one a process.
+
+    Raises:
+        CudnnError: there is none, or it is older than 9.
+    """
+    for place in (SONAME, *_packaged()):
+        try:
+            cudnn = Cudnn(ctypes.CDLL(place))
+        except (OSError, AttributeError):
+            continue
+        if cudnn.version >= 90000:
+            return cudnn
+    raise CudnnError(f"{SONAME} (cuDNN 9) cannot be loaded.")
+
+
+def has_cudnn() -> bool:
+    """Returns whether cuDNN 9 can be loaded."""
+    try:
+        load_cudnn()
+    except CudnnError:
+        return False
+    return True
+
+
+def _packaged() -> Sequence[str]:
+    """Returns where NVIDIA's Python package of cuDNN keeps the library, if it is installed."""
+    if importlib.util.find_spec("nvidia") is None:
+        return []
+    package = importlib.util.find_spec("nvidia.cudnn")
+    folders = (package and package.submodule_search_locations) or []
+    return [str(pathlib.Path(folder) / "lib" / SONAME) for folder in folders]
