@@ -89,16 +89,17 @@ def over_chunks(
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
 
 
-# What a chunk works on should stay in a core's cache.
-_BLOCK_BYTES = 2**21
+# What a chunk works on should stay in a core's cache. A sequence that nearly does is one chunk, for
+# an outer loop copies every state once more.
+_BLOCK_BYTES, _WHOLE_BYTES = 2**21, 5 * 2**20
 _SHORTEST, _LONGEST = 8, 256
 
 
 def chunk_length(time: int, batch: int, features: int, units: int, itemsize: int) -> int:
     """Chooses the steps of a chunk by their cost.
 
-    A chunk is as long as its projected inputs fit the cache, at most 256 steps; and at least so
-    long that adding up the weights' gradients, once a chunk, costs less than the products.
+    A chunk is as long as its projected inputs fit the cache, at most 256 steps, where a sequence of
+    no more than that may take 5 MiB; and at least so long that adding up the weights' gradients, once a chunk, costs less than the products.
 
     Args:
         time: number of steps.
@@ -110,7 +111,10 @@ def chunk_length(time: int, batch: int, features: int, units: int, itemsize: int
     Returns:
         The steps a chunk, at least 1 and at most `time`: a divisor of `time` where one is near.
     """
-    cached = _BLOCK_BYTES // max(1, GATES * batch * units * itemsize)
+    step_bytes = max(1, GATES * batch * units * itemsize)
+    if 0 < time <= min(_LONGEST, _WHOLE_BYTES // step_bytes):
+        return time
+    cached = _BLOCK_BYTES // step_bytes
     amortised = -(-(features + units) // max(1, batch))
     wanted = max(_SHORTEST, min(_LONGEST, cached), min(_LONGEST, amortised))
     wanted = min(wanted, max(1, time))

@@ -201,13 +201,14 @@ def test_memory():
 
 def test_chunk_length():
     """As long as the block fits the cache; longer where adding up the weights would dominate."""
-    assert chunk_length(100, 32, 64, 128, 4) == 50
+    assert chunk_length(100, 32, 64, 128, 4) == 100
+    assert chunk_length(200, 32, 64, 128, 4) == 40
     assert chunk_length(200, 64, 128, 256, 4) == 10
     assert chunk_length(1000, 8, 32, 64, 4) == 250
     assert chunk_length(100, 256, 64, 64, 4) == 10
     assert chunk_length(50, 16, 512, 1024, 4) == 50
     assert chunk_length(100_000, 1, 8, 8, 4) == 250
-    assert chunk_length(97, 32, 64, 128, 4) == 42
+    assert chunk_length(197, 32, 64, 128, 4) == 42
     assert chunk_length(3, 1, 1, 1, 4) == 3
     assert chunk_length(0, 1, 1, 1, 4) == 1
     assert chunk_length(200, 64, 128, 256, 2) > chunk_length(200, 64, 128, 256, 4)
