@@ -99,7 +99,8 @@ def chunk_length(time: int, batch: int, features: int, units: int, itemsize: int
     """Chooses the steps of a chunk by their cost.
 
     A chunk is as long as its projected inputs fit the cache, at most 256 steps, where a sequence of
-    no more than that may take 5 MiB; and at least so long that adding up the weights' gradients, once a chunk, costs less than the products.
+    no more than that may take 5 MiB; and at least so long that adding up the weights' gradients,
+    once a chunk, costs less than the products.
 
     Args:
         time: number of steps.
