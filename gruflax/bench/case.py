@@ -25,6 +25,13 @@ TARGET_SHAPES: tuple[Shape, ...] = (
     (1, 1000, 16, 32),
 )
 FULL_SHAPES: tuple[Shape, ...] = (*TARGET_SHAPES, (16, 50, 512, 1024))
+GPU_SHAPES: tuple[Shape, ...] = (
+    (64, 256, 128, 256),
+    (16, 1024, 512, 512),
+    (256, 128, 128, 128),
+    (1, 4096, 64, 128),
+    (128, 512, 1024, 1024),
+)
 QUICK_SHAPES: tuple[Shape, ...] = ((1, 100, 16, 32), (16, 50, 32, 64))
 STEP_SHAPES: tuple[Shape, ...] = ((1, 1, 16, 32), (1, 1, 64, 128), (1, 1, 128, 256))
 MEMORY_SHAPE: Shape = (8, 4096, 64, 128)

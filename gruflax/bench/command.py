@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from gruflax.bench.case import (
     FULL_SHAPES,
+    GPU_SHAPES,
     MEMORY_SHAPE,
     QUICK_SHAPES,
     SCALING,
@@ -21,7 +22,7 @@ from gruflax.bench.case import (
 )
 from gruflax.bench.machine import describe_machine
 from gruflax.bench.options import MASKS, Parser, build_parser
-from gruflax.bench.peers import FLOOR_PEER, LIBRARIES, LOOP_PEERS, STEP_PEERS, Peer
+from gruflax.bench.peers import FLOOR_PEER, LIBRARIES, LOOP_PEERS, STEP_PEERS, Peer, chunk_peer
 from gruflax.bench.plot import plot_groups
 from gruflax.bench.report import group_table, machine_line, remarks, targets_table, to_json
 from gruflax.bench.session import DisagreementError, Group, measure_group
@@ -67,9 +68,10 @@ def plan(options: argparse.Namespace, device: str) -> list[Task]:
             for dtype in options.dtypes
             for shape in shapes
         ]
-    shapes, full = _shapes(options)
+    shapes, full = _shapes(options, device)
     names = options.peers or (QUICK_PEERS if options.quick else LIBRARIES)
-    peers = (*LOOP_PEERS, *(LIBRARIES[name] for name in dict.fromkeys(names)), FLOOR_PEER)
+    loops = (*LOOP_PEERS, *map(chunk_peer, dict.fromkeys(options.chunks)))
+    peers = (*loops, *(LIBRARIES[name] for name in dict.fromkeys(names)), FLOOR_PEER)
     masks = MASKS[options.masks or ("off" if options.quick else "both")]
     cases = [
         Case(*shape, dtype, masked, device)
@@ -88,13 +90,17 @@ def plan(options: argparse.Namespace, device: str) -> list[Task]:
     return tasks
 
 
-def _shapes(options: argparse.Namespace) -> tuple[Sequence[tuple[int, int, int, int]], bool]:
+def _shapes(
+    options: argparse.Namespace, device: str
+) -> tuple[Sequence[tuple[int, int, int, int]], bool]:
     """Returns the shapes, and whether they are those of the full run."""
     if options.shapes:
         return options.shapes, False
     if options.scaling:
         return SCALING[options.scaling], False
-    return (QUICK_SHAPES, False) if options.quick else (FULL_SHAPES, True)
+    if options.quick:
+        return QUICK_SHAPES, False
+    return (GPU_SHAPES if device == "gpu" else FULL_SHAPES), True
 
 
 def run(tasks: Sequence[Task], console: Console) -> list[Group]:

@@ -33,6 +33,13 @@ def read_shape(text: str) -> Shape:
     return sizes
 
 
+def read_steps(text: str) -> int:
+    """Reads a positive number of steps."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
+    return int(text)
+
+
 def read_seconds(text: str) -> float:
     """Reads a positive number of seconds."""
     try:
@@ -90,7 +97,8 @@ def build_parser() -> Parser:
         type=read_shape,
         nargs="+",
         metavar="B,T,F,U",
-        help="batch,time,features,units of each case, instead of the six of the full run",
+        help="batch,time,features,units of each case, instead of those of the full run, six on a "
+        "CPU and five larger ones on a GPU",
     )
     what.add_argument(
         "--scaling",
@@ -115,6 +123,14 @@ def build_parser() -> Parser:
         nargs="+",
         metavar="NAME",
         help=f"libraries to compare with: {', '.join(LIBRARIES)} (default: all that are installed)",
+    )
+    add(
+        "--chunks",
+        type=read_steps,
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="times the chunked loop with so many steps a chunk too",
     )
     add(
         "--masks",

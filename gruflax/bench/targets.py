@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from gruflax.bench.case import FORWARD, MEMORY_SHAPE, STEP, TARGET_SHAPES, VALUE_AND_GRAD
-from gruflax.bench.peers import FLOOR_PEER, STEP_PEERS, SUBJECT
+from gruflax.bench.peers import FLOOR_PEER, OTHER_PEERS, STEP_PEERS, SUBJECT
 from gruflax.bench.peers.peer import GRUFLAX, JAX_PEER
 from gruflax.bench.session import Group, Result
 from gruflax.bench.spread import geometric_mean
@@ -71,9 +71,9 @@ def find_targets(groups: Sequence[Group]) -> list[Target]:
             targets += _comparison(
                 f"{mode} ({kind}): best JAX peer / {SUBJECT}", timed, _against_best
             )
-            targets += _comparison(
-                f"{mode} ({kind}): onnxruntime / {SUBJECT}", timed, _times("onnxruntime", SUBJECT)
-            )
+            for peer in OTHER_PEERS:
+                name = f"{mode} ({kind}): {peer.name} / {SUBJECT}"
+                targets += _comparison(name, timed, _times(peer.name, SUBJECT))
             targets += _comparison(
                 f"{mode} ({kind}): {SUBJECT} / {FLOOR_PEER.name}",
                 timed,

@@ -5,9 +5,10 @@ import sys
 
 import jax
 import pytest
+from rich.console import Console
 
 from gruflax.bench import command, session
-from gruflax.bench.case import FULL_SHAPES, MEMORY_SHAPE
+from gruflax.bench.case import FULL_SHAPES, GPU_SHAPES, MEMORY_SHAPE
 from gruflax.bench.options import build_parser
 
 
@@ -22,8 +23,8 @@ def still(monkeypatch):
     monkeypatch.setattr(session, "interleave", interleave)
 
 
-def plan(*options):
-    return command.plan(build_parser().parse_args(list(options)), "cpu")
+def plan(*options, device="cpu"):
+    return command.plan(build_parser().parse_args(list(options)), device)
 
 
 def names(task):
@@ -57,6 +58,22 @@ def test_quick_is_small_and_gives_way_to_other_options():
     assert first.case.shape == (1, 2, 3, 4) and first.case.masked and first.seconds == 2.0
     assert (first.case.dtype, second.case.dtype) == ("float64", "bfloat16")
     assert names(first)[-2:] == ["keras", "matmul floor"]
+
+
+def test_a_gpu_has_its_own_shapes():
+    *timed, memory = plan("--masks", "off", device="gpu")
+    assert {task.case.shape for task in timed} == set(GPU_SHAPES)
+    assert {task.case.device for task in (*timed, memory)} == {"gpu"}
+    assert plan("--quick", device="gpu")[0].case.shape == plan("--quick")[0].case.shape
+
+
+def test_chunks_are_contestants(still):
+    first, *_ = plan("--quick", "--chunks", "3", "7", "3", "--shapes", "2,5,4,3")
+    chunked = [name for name in names(first) if name.startswith("gruflax (chunked")]
+    assert chunked == ["gruflax (chunked)", "gruflax (chunked 3)", "gruflax (chunked 7)"]
+    with jax.numpy_dtype_promotion("standard"):
+        (group,) = command.run([first], Console())
+    assert set(chunked) <= {result.name for result in group.results}
 
 
 def test_scaling_varies_one_axis_and_step_takes_one_step():
@@ -107,6 +124,8 @@ def error_of(capsys, *options):
         (["--masks", "some"], "--masks: must be one of off, on, both, not 'some'"),
         (["--dtypes", "int8"], "--dtypes: must be one of float32, bfloat16, float16, float64"),
         (["--modes", "backward"], "--modes: must be one of forward, value_and_grad"),
+        (["--chunks", "0"], "--chunks: must be a positive integer, not '0'"),
+        (["--chunks", "many"], "--chunks: must be a positive integer, not 'many'"),
         (["--scaling", "batch"], "--scaling: must be one of time, units, not 'batch'"),
         (["--scaling", "time", "--step"], "--step: not allowed with argument --scaling"),
         (["--json", "{folder}/absent/file"], "--json: there is no folder '{folder}/absent'"),
@@ -148,6 +167,8 @@ def test_help_explains_every_option(capsys):
         command.main(["--help"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
-    for option in "shapes scaling step quick peers masks dtypes modes device json plot".split():
+    for (
+        option
+    ) in "shapes scaling step quick peers chunks masks dtypes modes device json plot".split():
         assert f"--{option}" in text
     assert "default: 10; with --quick 1" in " ".join(text.split())

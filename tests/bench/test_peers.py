@@ -163,5 +163,7 @@ def test_obstacles_are_told():
     assert limited.available() and limited.obstacle(case, "forward") is None
     assert limited.obstacle(case, VALUE_AND_GRAD) == "has no value_and_grad"
     assert limited.obstacle(Case(B, T, F, U, masked=True), "forward") == "takes no mask"
+    away = Peer("other", "jax", make=None, devices=("gpu",))
+    assert away.obstacle(case, "forward") == "does not run on a cpu"
     wide = Case(B, T, F, U, "float64")
     assert limited.obstacle(wide, "forward") == "does not compute in float64"

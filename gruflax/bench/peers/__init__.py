@@ -2,7 +2,11 @@
 
 from gruflax.bench.peers.floor import FLOOR_PEER as FLOOR_PEER
 from gruflax.bench.peers.in_jax import JAX_PEERS as JAX_PEERS
-from gruflax.bench.peers.loops import LOOP_PEERS as LOOP_PEERS, SUBJECT as SUBJECT
+from gruflax.bench.peers.loops import (
+    LOOP_PEERS as LOOP_PEERS,
+    SUBJECT as SUBJECT,
+    chunk_peer as chunk_peer,
+)
 from gruflax.bench.peers.outside_jax import OTHER_PEERS as OTHER_PEERS
 from gruflax.bench.peers.peer import Peer as Peer, Program as Program
 from gruflax.bench.peers.steps import STEP_PEERS as STEP_PEERS
@@ -20,4 +24,5 @@ __all__ = [
     "SUBJECT",
     "Peer",
     "Program",
+    "chunk_peer",
 ]

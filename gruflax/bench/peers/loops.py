@@ -32,9 +32,9 @@ def gruflax_params(case: Case) -> dict[str, jax.Array]:
     )
 
 
-def _make(loop: str, case: Case, mode: str) -> Program:
+def _make(loop: str, case: Case, mode: str, chunk: int | None = None) -> Program:
     def apply(params: dict[str, jax.Array], inputs: Inputs) -> jax.Array:
-        return gru_sequence(params, inputs.x, mask=inputs.mask, loop=loop)[0]
+        return gru_sequence(params, inputs.x, mask=inputs.mask, loop=loop, chunk=chunk)[0]
 
     return jax_program(case, mode, apply, gruflax_params(case))
 
@@ -48,3 +48,10 @@ LOOP_PEERS = tuple(
     )
     for loop in LOOPS
 )
+
+
+def chunk_peer(steps: int) -> Peer:
+    """Makes the contestant that is the chunked loop with so many steps a chunk."""
+    return Peer(
+        f"gruflax (chunked {steps})", GRUFLAX, functools.partial(_make, "chunked", chunk=steps)
+    )

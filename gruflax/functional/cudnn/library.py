@@ -23,12 +23,7 @@ _SEQUENCE_MAJOR_UNPACKED, _PADDED_IO, _ADD_GRADIENTS = 0, 1, 0
 _DEFAULT_MATH, _FMA_MATH = 0, 3
 _FLOAT = 0
 _DATA_TYPES = {"float32": _FLOAT, "float64": 1, "float16": 2, "bfloat16": 9}
-_ALGORITHMS = {
-    "standard": 0,
-    "persist_static": 1,
-    "persist_dynamic": 2,
-    "persist_static_small_h": 3,
-}
+_ALGORITHMS = {"standard": 0, "persist_static": 1, "persist_static_small_h": 3}
 
 
 class CudnnError(RuntimeError):

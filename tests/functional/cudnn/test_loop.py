@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec as P
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import gruflax
+import gruflax.nnx
 
 
 B, T, F, U = 3, 5, 4, 6
@@ -182,6 +184,24 @@ def test_shard_map(check, cudnn, x64):
     equal(found, wanted)
 
 
+def test_a_batch_in_shards(cudnn, x64):
+    """`jit` over several devices, and `pmap`."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    x = jax.device_put(RANDOM.normal(size=(4, T, F)), NamedSharding(mesh, P("data")))
+
+    def total(loop, params, x):
+        return (gruflax.gru_sequence(params, x, loop=loop)[0] ** 2).sum()
+
+    def modes(loop):
+        gradient = jax.grad(functools.partial(total, loop), (0, 1))
+        return (
+            jax.jit(gradient)(drawn(), x),
+            jax.pmap(gradient, in_axes=(None, 0))(drawn(), np.asarray(x).reshape(2, 2, T, F)),
+        )
+
+    equal(modes("cudnn"), modes("scan"))
+
+
 def test_lowers_for_a_gpu(cudnn):
     run = jax.jit(jax.grad(functools.partial(loss, "cudnn")))
     traced = run.trace(drawn("float32"), X.astype("float32"), H.astype("float32"))
@@ -194,6 +214,8 @@ def test_layers_ask_for_it(cudnn):
     variables = layer.init(jax.random.key(0), X)
     layer.apply(variables, X, mask=MASK)
     assert len(cudnn.calls) == 2
+    gruflax.nnx.GRU(F, U, use_cudnn=True, rngs=nnx.Rngs(0))(X.astype("float32"), mask=MASK)
+    assert len(cudnn.calls) == 3
 
 
 def test_auto_does_not(cudnn):
