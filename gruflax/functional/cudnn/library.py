@@ -235,6 +235,7 @@ class Cudnn:
             dropout=self._create("cudnnCreateDropoutDescriptor"),
         )
         kind = _DATA_TYPES[problem.dtype]
+        exact = problem.dtype == "float32" and not problem.tensor_cores
         self._call(
             "cudnnSetRNNDescriptor_v8",
             made.gru,
@@ -245,7 +246,7 @@ class Cudnn:
             _LINEAR_INPUT,
             kind,
             kind if problem.dtype == "float64" else _FLOAT,
-            _DEFAULT_MATH if problem.tensor_cores else _FMA_MATH,
+            _FMA_MATH if exact else _DEFAULT_MATH,
             problem.features,
             problem.units,
             problem.units,

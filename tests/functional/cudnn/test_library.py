@@ -92,7 +92,7 @@ def test_descriptors():
         "inputMode": 0,
         "dataType": 9,
         "mathPrec": 0,
-        "mathType": 3,
+        "mathType": 0,
         "inputSize": 4,
         "hiddenSize": 6,
         "projSize": 6,
@@ -105,6 +105,18 @@ def test_descriptors():
     for each in (x, states):
         assert (each["layout"], each["maxSeqLength"], each["batchSize"]) == (0, 5, 3)
         assert each["seqLengthArray"] == [5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tensor_cores", "math_type"),
+    [("float32", True, 0), ("float32", False, 3), ("float16", False, 0), ("float64", True, 0)],
+)
+def test_tf32_is_a_matter_of_float32(dtype, tensor_cores, math_type):
+    recorder = Recorder()
+    Cudnn(recorder).sizes(PROBLEM._replace(dtype=dtype, tensor_cores=tensor_cores))
+    (gru,) = recorder.named("cudnnSetRNNDescriptor_v8")
+    assert gru["mathType"] == math_type
+    assert gru["mathPrec"] == (1 if dtype == "float64" else 0)
 
 
 def test_passes():
