@@ -97,21 +97,9 @@ def backward(
             stream, results, _dweights, _reserve, lengths, x, state, weights, states, dstates
         ):
             dweights, reserve, dstate, dx, workspace = results
-            load_cudnn().backward(
-                stream,
-                sized,
-                lengths,
-                x,
-                state,
-                weights,
-                states,
-                dstates,
-                dx,
-                dstate,
-                dweights,
-                workspace,
-                reserve,
-            )
+            inputs = lengths, x, state, weights, states, dstates
+            outputs = dx, dstate, dweights, workspace, reserve
+            load_cudnn().backward(stream, sized, *inputs, *outputs)
 
         results = *like, _bytes(load_cudnn().sizes(sized).workspace)
         # The first two are results too: cuDNN adds to the one and overwrites the other.
