@@ -14,7 +14,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from gruflax.functional.activations import is_pointwise
-from gruflax.functional.chunks import Fixed, Inputs, Static, over_chunks
+from gruflax.functional.chunks import Fixed, Inputs, Static, by_chunk, over_chunks, read_chunk
 from gruflax.functional.loops import where_steps
 from gruflax.functional.products import turned_dot
 from gruflax.functional.step import advance, project, split_bias, split_gates
@@ -39,7 +39,8 @@ def chunked_loop(
         return _ruled_loop(static, inputs, fixed)
     # Activations that may mix units (softmax, a user's own) have no partial derivatives unit by
     # unit: each chunk is computed once more in the backward pass, and differentiated by JAX.
-    return _forward_loop(static._replace(turned=False), inputs, fixed, jax.checkpoint)
+    static = static._replace(turned=False, batch_major=False)
+    return _forward_loop(static, inputs, fixed, jax.checkpoint)
 
 
 def _forward_loop(static: Static, inputs: Inputs, fixed: Fixed, wrap=lambda chunk: chunk):
@@ -49,8 +50,9 @@ def _forward_loop(static: Static, inputs: Inputs, fixed: Fixed, wrap=lambda chun
         params = {**params, "recurrent_kernel": params["recurrent_kernel"].T}
         dot = turned_dot
 
-    def chunk(params, reset_state, state, now):
+    def chunk(params, source, reset_state, state, now):
         x, valid, reset = now
+        x = read_chunk(source, x)
         mask = None if masks.inputs is None else masks.inputs[:, None]
         bias, _ = split_bias(params, config)
         x_projection = project(x, params["kernel"], bias, mask, static.precision)
@@ -68,8 +70,9 @@ def _forward_loop(static: Static, inputs: Inputs, fixed: Fixed, wrap=lambda chun
         # One array a gate: XLA's CPU code for a slice of a packed one is not vectorised.
         return lax.scan(step, state, (split_gates(x_projection), valid, reset))
 
-    body = functools.partial(wrap(chunk), params, inputs.reset_state)
-    steps = (inputs.x, fixed.valid, fixed.reset)
+    source, x = by_chunk(inputs.x, static.batch_major)
+    body = functools.partial(wrap(chunk), params, source, inputs.reset_state)
+    steps = (x, fixed.valid, fixed.reset)
     return over_chunks(body, inputs.initial_state, steps, static.chunk)
 
 

@@ -22,6 +22,7 @@ class Static(NamedTuple):
         chunk: steps a chunk.
         turned: whether the recurrent kernel is the left factor of the product of a step.
         turned_back: whether it is in the backward pass.
+        batch_major: whether the inputs come with the batch first, and are turned chunk by chunk.
     """
 
     config: GRUConfig
@@ -30,6 +31,7 @@ class Static(NamedTuple):
     chunk: int
     turned: bool
     turned_back: bool
+    batch_major: bool = False
 
 
 class Inputs(NamedTuple):
@@ -87,6 +89,37 @@ def over_chunks(
         return carry, results
     carry, rest = body(carry, jax.tree.map(lambda a: a[whole:], steps))
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
+
+
+def by_chunk(x: jax.Array, batch_major: bool) -> tuple[jax.Array | None, jax.Array]:
+    """Prepares inputs to be read chunk by chunk.
+
+    Args:
+        x: `[t, ..., f]`.
+        batch_major: whether that is an array `[..., t, f]` moved, of which XLA then needs no copy.
+
+    Returns:
+        `(source, steps [t, ...])` for `read_chunk`: what all chunks read, and what is sliced.
+    """
+    if not batch_major:
+        return None, x
+    return jnp.moveaxis(x, 0, -2), jnp.arange(x.shape[0])
+
+
+def read_chunk(source: jax.Array | None, steps: jax.Array) -> jax.Array:
+    """Reads the inputs of a chunk.
+
+    Args:
+        source: of `by_chunk`.
+        steps: `[k, ...]`, a slice of its steps.
+
+    Returns:
+        `[k, ..., f]`.
+    """
+    if source is None:
+        return steps
+    x = lax.dynamic_slice_in_dim(source, steps[0], steps.shape[0], source.ndim - 2)
+    return jnp.moveaxis(x, -2, 0)
 
 
 # What a chunk works on should stay in a core's cache. A sequence that nearly does is one chunk, for

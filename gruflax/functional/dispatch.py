@@ -34,6 +34,7 @@ def run_loop(
     keep_states: bool,
     chunk: int | None,
     remat: bool,
+    batch_major: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Runs a GRU over a sequence by the loop that is asked for.
 
@@ -49,15 +50,16 @@ def run_loop(
         keep_states: whether to return the state after every step.
         chunk: steps a chunk of the chunked loop; None chooses.
         remat: whether the backward pass keeps every sqrt(t)-th state and recomputes the others.
+        batch_major: whether the inputs came with the batch first.
 
     Returns:
         `(state [..., u], states [t, ..., u] or None)`.
     """
 
-    def run(params, reset_state, state, steps):
+    def run(params, reset_state, state, steps, batch_major=False):
         if loop == "chunked":
             inputs = Inputs(params, state, reset_state, steps.inputs)
-            static = Static(config, precision, keep_states, *_chosen(inputs, chunk))
+            static = Static(config, precision, keep_states, *_chosen(inputs, chunk), batch_major)
             return chunked_loop(static, inputs, Fixed(steps.valid, steps.reset, masks))
         if loop == "cudnn":
             states = cudnn_loop(params, state, steps, masks, precision=precision)
@@ -68,7 +70,7 @@ def run_loop(
 
     time = steps.inputs.shape[0]
     if not remat or not isinstance(time, int) or time <= 1:
-        return run(params, reset_state, state, steps)
+        return run(params, reset_state, state, steps, batch_major)
     segment = functools.partial(jax.checkpoint(run), params, reset_state)
     return over_chunks(segment, state, steps, math.isqrt(time - 1) + 1)
 

@@ -135,6 +135,7 @@ class Prepared(NamedTuple):
         moves: `[t, ...]` or, with zoneout, `[t, ..., u]` boolean: False where the state, or a unit
             of it, stays what it was; or None.
         config: the GRU, without what has been done to `params` and `moves`.
+        batch_major: whether the inputs came with the batch first, in the order of processing.
     """
 
     params: Params
@@ -144,6 +145,7 @@ class Prepared(NamedTuple):
     masks: DropoutMasks
     moves: jax.Array | None
     config: GRUConfig
+    batch_major: bool
 
 
 def prepare_sequence(
@@ -202,7 +204,9 @@ def prepare_sequence(
     elif steps.valid is not None:
         moves &= steps.valid[..., None]
     state, start = (sharded_like(each, steps.inputs) for each in (state, start))
-    return Prepared(params, state, start, steps, masks, moves, config)
+    # Turned round in time, the inputs are copied anyway.
+    batch_major = not (time_major or go_backwards)
+    return Prepared(params, state, start, steps, masks, moves, config, batch_major)
 
 
 def run_prepared(
@@ -244,6 +248,7 @@ def run_prepared(
         keep_states=keep_states,
         chunk=chunk,
         remat=remat,
+        batch_major=call.batch_major,
     )
 
 

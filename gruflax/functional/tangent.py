@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gruflax.functional.chunks import Fixed, Inputs, Static, over_chunks
+from gruflax.functional.chunks import Fixed, Inputs, Static, by_chunk, over_chunks, read_chunk
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.loops import where_steps
 from gruflax.functional.params import Params
@@ -50,8 +50,9 @@ def tangent_loop(
     linearize = _linear_after if static.config.reset_after else _linear_before
 
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
-    def chunk(params, dparams, dreset_state, carry, now):
+    def chunk(params, source, dparams, dreset_state, carry, now):
         (state, dstate), (x, dx, states, valid, reset) = carry, now
+        x = read_chunk(source, x)
         before = jnp.concatenate([state[None], states[:-1]])
         if reset is not None:
             before = where_steps(reset, inputs.reset_state[None], before)
@@ -68,8 +69,10 @@ def tangent_loop(
         dstate, dstates = lax.scan(step, dstate, (terms, reset))
         return (states[-1], dstate), dstates
 
-    body = functools.partial(chunk, inputs.params, tangent.params, tangent.reset_state)
-    steps = (inputs.x, tangent.x, states, fixed.valid, fixed.reset)
+    # The transpose of a slice is an array of full size: not for inputs with a gradient.
+    source, x = by_chunk(inputs.x, static.batch_major and tangent.x is None)
+    body = functools.partial(chunk, inputs.params, source, tangent.params, tangent.reset_state)
+    steps = (x, tangent.x, states, fixed.valid, fixed.reset)
     start = (inputs.initial_state, tangent.initial_state)
     (_, dstate), dstates = over_chunks(body, start, steps, static.chunk)
     return dstate, dstates

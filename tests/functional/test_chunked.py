@@ -199,6 +199,37 @@ def test_memory():
     assert remat < states
 
 
+def test_inputs_are_turned_chunk_by_chunk():
+    """With the batch first, no copy of the inputs with time first is made."""
+    batch, time, features, units = 2, 1024, 128, 4
+    params = gruflax.init_gru_params(jax.random.key(0), features, units)
+
+    def last(params, x, **options):
+        return gruflax.gru_sequence(params, x, return_sequences=False, chunk=32, **options)[0].sum()
+
+    size = batch * time * features * 4
+    x = jnp.zeros((batch, time, features))
+    assert temporary_bytes(last, params, x) < size / 2
+    turned = functools.partial(last, time_major=True)
+    assert temporary_bytes(turned, params, x.swapaxes(0, 1)) < size / 2
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_gradients_of_parameters_alone(time_major, x64):
+    """Where chunks turn their inputs and where they come turned, masks and a rest included."""
+    _, (params, x, _) = problem({}, {})
+    turn = (lambda a: a.swapaxes(0, 1)) if time_major else jnp.asarray
+    call = {"mask": turn(MASK), "reset": turn(RESET), "time_major": time_major, "chunk": 3}
+
+    def loss(loop, params):
+        return jnp.sin(gruflax.gru_sequence(params, turn(x), loop=loop, **call)[0]).sum()
+
+    found, wanted = (
+        jax.jit(jax.grad(functools.partial(loss, loop)))(params) for loop in ("chunked", "scan")
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-10), found, wanted)
+
+
 def test_chunk_length():
     """As long as the block fits the cache; longer where adding up the weights would dominate."""
     assert chunk_length(100, 32, 64, 128, 4) == 100
