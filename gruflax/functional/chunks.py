@@ -31,7 +31,7 @@ class Static(NamedTuple):
     chunk: int
     turned: bool
     turned_back: bool
-    batch_major: bool = False
+    batch_major: bool
 
 
 class Inputs(NamedTuple):

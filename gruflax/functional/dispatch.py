@@ -71,6 +71,7 @@ def run_loop(
     time = steps.inputs.shape[0]
     if not remat or not isinstance(time, int) or time <= 1:
         return run(params, reset_state, state, steps, batch_major)
+    # Segments are slices with time first.
     segment = functools.partial(jax.checkpoint(run), params, reset_state)
     return over_chunks(segment, state, steps, math.isqrt(time - 1) + 1)
 

@@ -54,5 +54,8 @@ def test_a_wide_layer_agrees_with_the_scan(x64):
 
         return jax.jit(jax.value_and_grad(loss))(params)
 
+    # Forward the product comes out as [3u, b], and is turned back.
+    run = jax.make_jaxpr(lambda params: gruflax.gru_sequence(params, x, loop="chunked", chunk=2)[0])
+    assert f"f64[{3 * UNITS},2] = dot_general" in str(run(params))
     pairs = zip(*map(jax.tree.leaves, map(value_and_grad, ("chunked", "scan"))), strict=True)
     assert all(jnp.allclose(chunked, scan, rtol=1e-10, atol=1e-12) for chunked, scan in pairs)

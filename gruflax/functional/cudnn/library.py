@@ -21,9 +21,9 @@ _GRU, _LINEAR_INPUT, _UNIDIRECTIONAL, _DOUBLE_BIAS = 3, 0, 0, 2
 _INFERENCE, _TRAINING = 0, 1
 _SEQUENCE_MAJOR_UNPACKED, _PADDED_IO, _ADD_GRADIENTS = 0, 1, 0
 _DEFAULT_MATH, _FMA_MATH = 0, 3
+_STANDARD_ALGORITHM = 0
 _FLOAT = 0
 _DATA_TYPES = {"float32": _FLOAT, "float64": 1, "float16": 2, "bfloat16": 9}
-_ALGORITHMS = {"standard": 0, "persist_static": 1, "persist_static_small_h": 3}
 
 
 class CudnnError(RuntimeError):
@@ -120,19 +120,12 @@ class Cudnn:
     ) -> None:
         """Queues a backward pass on a stream.
 
-        Args:
-            stream: a CUDA stream of the current device.
-            problem: what is computed.
-            lengths: `[b]` int32, each `problem.time`.
-            x: `[t, b, f]`.
-            state: `[b, u]`, the initial state.
-            weights: the weight space.
+        Args: those of `forward`, and
             states: `[t, b, u]`, of the forward pass.
             dstates: `[t, b, u]`, their cotangent.
             dx: `[t, b, f]`, written.
             dstate: `[b, u]`, written.
             dweights: the weight space, added to.
-            workspace: scratch.
             reserve: of the forward pass; overwritten.
 
         Raises:
@@ -239,7 +232,7 @@ class Cudnn:
         self._call(
             "cudnnSetRNNDescriptor_v8",
             made.gru,
-            _ALGORITHMS[problem.algorithm],
+            _STANDARD_ALGORITHM,
             _GRU,
             _DOUBLE_BIAS,
             _UNIDIRECTIONAL,

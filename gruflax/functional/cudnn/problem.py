@@ -14,7 +14,6 @@ class Problem(NamedTuple):
         dtype: "float32", "float64", "float16" or "bfloat16".
         tensor_cores: whether float32 products may be computed in TF32.
         training: whether the backward pass will follow.
-        algorithm: "standard", "persist_static" or "persist_static_small_h".
     """
 
     time: int
@@ -24,7 +23,6 @@ class Problem(NamedTuple):
     dtype: str
     tensor_cores: bool = True
     training: bool = False
-    algorithm: str = "standard"
 
 
 class Sizes(NamedTuple):
