@@ -151,6 +151,13 @@ def chunk_length(time: int, batch: int, features: int, units: int, itemsize: int
     cached = _BLOCK_BYTES // step_bytes
     amortised = -(-(features + units) // max(1, batch))
     wanted = max(_SHORTEST, min(_LONGEST, cached), min(_LONGEST, amortised))
-    wanted = min(wanted, max(1, time))
+    return even_length(time, min(wanted, max(1, time)))
+
+
+def even_length(time: int, wanted: int) -> int:
+    """Returns the divisor of `time` nearest to a wanted length, or that itself where none is near.
+
+    With a shorter last chunk, `over_chunks` copies everything once more.
+    """
     divisors = [size for size in range(wanted // 2 + 1, 2 * wanted) if time and time % size == 0]
     return min(divisors, key=lambda size: abs(size - wanted), default=wanted)

@@ -8,7 +8,7 @@ from jax import lax
 
 from gruflax.functional.activations import is_pointwise
 from gruflax.functional.chunked import chunked_loop
-from gruflax.functional.chunks import Fixed, Inputs, Static, chunk_length, over_chunks
+from gruflax.functional.chunks import Fixed, Inputs, Static, chunk_length, even_length, over_chunks
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.cudnn.loop import cudnn_loop
 from gruflax.functional.dropout import DropoutMasks
@@ -73,7 +73,7 @@ def run_loop(
         return run(params, reset_state, state, steps, batch_major)
     # Segments are slices with time first.
     segment = functools.partial(jax.checkpoint(run), params, reset_state)
-    return over_chunks(segment, state, steps, math.isqrt(time - 1) + 1)
+    return over_chunks(segment, state, steps, even_length(time, math.isqrt(time - 1) + 1))
 
 
 def _chosen(inputs: Inputs, chunk: int | None) -> tuple[int, bool, bool]:

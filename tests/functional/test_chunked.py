@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gruflax
-from gruflax.functional.chunks import chunk_length
+from gruflax.functional.chunks import chunk_length, even_length
 
 
 B, T, F, U = 3, 7, 4, 5
@@ -228,6 +228,12 @@ def test_gradients_of_parameters_alone(time_major, x64):
         jax.jit(jax.grad(functools.partial(loss, loop)))(params) for loop in ("chunked", "scan")
     )
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-10), found, wanted)
+
+
+def test_even_lengths():
+    """A divisor where one is near."""
+    assert even_length(100_000, 317) == 250
+    assert even_length(97, 10) == 10
 
 
 def test_chunk_length():
