@@ -60,7 +60,7 @@ def _draw_panel(axes: Any, mode: str, groups: Sequence[Group]) -> None:
         ]
         for name in names
     }
-    looks = {name: _look(name) for name in names}
+    looks = {name: _look(name, list(names)) for name in names}
     ticks = [_tick(group) for group in groups]
     plot.ratios(ratios, ticks, axes, subject=_subject(groups[0]), looks=looks)
     axes.set_title(mode, loc="left")
@@ -71,11 +71,17 @@ def _tick(group: Group) -> str:
     return "\n".join([str(case.shape), case.dtype, *["masked"] * case.masked])
 
 
-def _look(name: str) -> dict[str, str]:
-    """Gives a contestant the same colour and hatching in every picture."""
+def _look(name: str, names: Sequence[str]) -> dict[str, str]:
+    """Gives a contestant the same colour and hatching in every picture.
+
+    Those of `--chunks` are hatched in the order of this one.
+    """
     if name == FLOOR_PEER.name:
         return {"color": plot.GREY}
     if name in LIBRARIES:
         return {"color": plot.COLOURS[list(LIBRARIES).index(name)]}
     own = [peer.name for peer in (*LOOP_PEERS, *STEP_PEERS)]
-    return {"color": "white", "hatch": HATCHES[own.index(name) % len(HATCHES)]}
+    if name in own:
+        return {"color": "white", "hatch": HATCHES[own.index(name) % len(HATCHES)]}
+    others = [name for name in names if name not in {FLOOR_PEER.name, *LIBRARIES, *own}]
+    return {"color": "white", "hatch": "o" * (others.index(name) + 1)}

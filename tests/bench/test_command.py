@@ -10,6 +10,7 @@ from rich.console import Console
 from gruflax.bench import command, session
 from gruflax.bench.case import FULL_SHAPES, GPU_SHAPES, MEMORY_SHAPE
 from gruflax.bench.options import build_parser
+from gruflax.bench.plot import plot_groups
 
 
 @pytest.fixture
@@ -67,13 +68,16 @@ def test_a_gpu_has_its_own_shapes():
     assert plan("--quick", device="gpu")[0].case.shape == plan("--quick")[0].case.shape
 
 
-def test_chunks_are_contestants(still):
+def test_chunks_are_contestants(still, tmp_path):
     first, *_ = plan("--quick", "--chunks", "3", "7", "3", "--shapes", "2,5,4,3")
     chunked = [name for name in names(first) if name.startswith("gruflax (chunked")]
     assert chunked == ["gruflax (chunked)", "gruflax (chunked 3)", "gruflax (chunked 7)"]
     with jax.numpy_dtype_promotion("standard"):
         (group,) = command.run([first], Console())
     assert set(chunked) <= {result.name for result in group.results}
+    plot_groups([group], tmp_path / "chunks.svg", "a machine")
+    drawn = (tmp_path / "chunks.svg").read_text()
+    assert all(name in drawn for name in chunked[1:])
 
 
 def test_scaling_varies_one_axis_and_step_takes_one_step():
