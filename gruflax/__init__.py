@@ -21,6 +21,7 @@ from gruflax.linen import (
     Stack as Stack,
     StackedRNNCells as StackedRNNCells,
     constraints as constraints,
+    forget_states as forget_states,
     reset_states as reset_states,
     total_loss as total_loss,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "constraints",
     "draw_dropout_masks",
     "dropout_mask",
+    "forget_states",
     "gru_cell_step",
     "gru_sequence",
     "init_gru_params",

@@ -1,7 +1,6 @@
 """Several hosts: JAX's distributed runtime from the environment, and arrays over all devices."""
 
 import os
-import re
 from typing import Any
 
 import jax
@@ -24,9 +23,11 @@ def join() -> None:
         ValueError: what the environment says is malformed or not enough.
     """
     count = next((given for given in map(_given, _COUNTS) if given is not None), None)
+    if count == 0:
+        raise ValueError("the number of processes must be positive, got 0.")
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if address is not None and not re.fullmatch(r".+:\d+", address):
-        raise ValueError(f"JAX_COORDINATOR_ADDRESS must be host:port, got {address!r}.")
+    if address is not None:
+        _check_address(address)
     if address is not None and count is None:
         raise ValueError("JAX_NUM_PROCESSES must be set where JAX_COORDINATOR_ADDRESS is.")
     if count is not None and count > 1 and not jax.distributed.is_initialized():
@@ -58,8 +59,17 @@ def _mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(
+            "JAX_COORDINATOR_ADDRESS must be host:port, with a port from 1 to 65535, got "
+            f"{address!r}."
+        )
+
+
 def _given(name: str) -> int | None:
     text = os.environ.get(name)
-    if text is not None and not text.isdecimal():
+    if text is not None and not (text.isascii() and text.isdecimal()):
         raise ValueError(f"{name} must be an integer, got {text!r}.")
     return None if text is None else int(text)

@@ -122,8 +122,14 @@ def test_the_demo_takes_its_processes_from_the_environment(tmp_path):
         ),
         (
             {"JAX_COORDINATOR_ADDRESS": "there", "JAX_NUM_PROCESSES": "2"},
-            "JAX_COORDINATOR_ADDRESS must be host:port, got 'there'.",
+            "JAX_COORDINATOR_ADDRESS must be host:port, with a port from 1 to 65535, got 'there'.",
         ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "there:70000", "JAX_NUM_PROCESSES": "2"},
+            "JAX_COORDINATOR_ADDRESS must be host:port, with a port from 1 to 65535, got "
+            "'there:70000'.",
+        ),
+        ({"JAX_NUM_PROCESSES": "0"}, "the number of processes must be positive, got 0."),
         (
             {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "-1"},
             "JAX_PROCESS_ID must be an integer, got '-1'.",

@@ -65,7 +65,7 @@ def plan(options: argparse.Namespace, device: str) -> list[Task]:
         shapes = STEP_SHAPES[:1] if options.quick else STEP_SHAPES
         return [
             Task(Case(*shape, dtype=dtype, device=device), STEP, STEP_PEERS, seconds)
-            for dtype in options.dtypes
+            for dtype in dict.fromkeys(options.dtypes)
             for shape in shapes
         ]
     shapes, full = _shapes(options, device)
@@ -95,7 +95,7 @@ def _shapes(
 ) -> tuple[Sequence[tuple[int, int, int, int]], bool]:
     """Returns the shapes, and whether they are those of the full run."""
     if options.shapes:
-        return options.shapes, False
+        return tuple(dict.fromkeys(options.shapes)), False
     if options.scaling:
         return SCALING[options.scaling], False
     if options.quick:

@@ -5,9 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+
+from gruflax.convert.gates import whole
+from gruflax.functional.checks import brief
+
+
+# What the format has for NumPy.
+_DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64"),
+)
 
 
 def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> None:
@@ -62,10 +71,8 @@ def load_safetensors(
             dtypes are not those of `variables`.
     """
     safetensors = _safetensors()
-    try:
+    with whole(f"{path} must be a whole safetensors file"):
         arrays = safetensors.numpy.load_file(os.fspath(path))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} must be a whole safetensors file: {error}") from error
     if variables is None:
         return _nested(arrays)
     wanted = _flat(variables)
@@ -93,8 +100,8 @@ def _flat(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _array(name: str, leaf: Any) -> np.ndarray:
-    if not hasattr(leaf, "dtype") or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        raise TypeError(f"{name} must be an array of numbers, got {type(leaf).__name__}.")
+    if not hasattr(leaf, "dtype") or str(leaf.dtype) not in _DTYPES:
+        raise TypeError(f"{name} must be an array of numbers of {_DTYPES}, got {brief(leaf)}.")
     return np.asarray(leaf)
 
 

@@ -13,6 +13,7 @@ from gruflax.convert.gates import (
     merged_bias,
     reorder,
     take,
+    whole,
 )
 
 
@@ -41,16 +42,17 @@ def from_equinox(cell: Any) -> Params:
     """
     if not isinstance(cell, Mapping):
         cell = {name: getattr(cell, name) for name in _NAMES if hasattr(cell, name)}
-    kernel, recurrent, bias, candidate = take(cell, _NAMES, "an equinox.nn.GRUCell")
-    kernel, recurrent = (
-        reorder(np.asarray(value).T, _EQUINOX, ORDER) for value in (kernel, recurrent)
-    )
-    if bias is None:
-        return make_params(kernel, recurrent)
-    bias = reorder(np.asarray(bias), _EQUINOX, ORDER)
-    recurrent_bias = np.zeros_like(bias)
-    recurrent_bias[-np.size(candidate) :] = np.asarray(candidate)
-    return make_params(kernel, recurrent, np.stack([bias, recurrent_bias]))
+    with whole("cell must be an equinox.nn.GRUCell, or a dict of its arrays"):
+        kernel, recurrent, bias, candidate = take(cell, _NAMES, "an equinox.nn.GRUCell")
+        kernel, recurrent = (
+            reorder(np.asarray(value).T, _EQUINOX, ORDER) for value in (kernel, recurrent)
+        )
+        if bias is None:
+            return make_params(kernel, recurrent)
+        bias = reorder(np.asarray(bias), _EQUINOX, ORDER)
+        recurrent_bias = np.zeros_like(bias)
+        recurrent_bias[-np.size(candidate) :] = np.asarray(candidate)
+        return make_params(kernel, recurrent, np.stack([bias, recurrent_bias]))
 
 
 def to_equinox(

@@ -13,6 +13,7 @@ from gruflax.convert.gates import (
     merged_bias,
     reorder,
     take,
+    whole,
 )
 
 
@@ -40,19 +41,21 @@ def from_linen(params: Mapping[str, Any]) -> Params:
     Raises:
         ValueError: these are no parameters of a GRUCell.
     """
-    for level in ("params", "cell"):
-        params = params.get(level, params)
-    inputs = take(params, [f"i{gate}" for gate in _GATES], "params of a flax.linen.GRUCell")
-    states = take(params, [f"h{gate}" for gate in _GATES], "params of a flax.linen.GRUCell")
-    bias = np.concatenate([np.asarray(dense["bias"]) for dense in inputs])
-    recurrent_bias = np.zeros_like(bias)
-    candidate = np.asarray(states[-1]["bias"])
-    recurrent_bias[-candidate.size :] = candidate
-    return make_params(
-        np.concatenate([np.asarray(dense["kernel"]) for dense in inputs], -1),
-        np.concatenate([np.asarray(dense["kernel"]) for dense in states], -1),
-        np.stack([bias, recurrent_bias]),
-    )
+    what = "params of a flax.linen.GRUCell"
+    with whole(f"params must be {what}"):
+        for level in ("params", "cell"):
+            params = params.get(level, params)
+        inputs = take(params, [f"i{gate}" for gate in _GATES], what)
+        states = take(params, [f"h{gate}" for gate in _GATES], what)
+        bias = np.concatenate([np.asarray(dense["bias"]) for dense in inputs])
+        recurrent_bias = np.zeros_like(bias)
+        candidate = np.asarray(states[-1]["bias"])
+        recurrent_bias[-candidate.size :] = candidate
+        return make_params(
+            np.concatenate([np.asarray(dense["kernel"]) for dense in inputs], -1),
+            np.concatenate([np.asarray(dense["kernel"]) for dense in states], -1),
+            np.stack([bias, recurrent_bias]),
+        )
 
 
 def to_linen(source: Any, variables: Mapping[str, Any] | None = None) -> dict[str, Params]:
@@ -103,15 +106,16 @@ def from_nnx(cell: Any) -> Params:
     Raises:
         ValueError: these are no parameters of a GRUCell.
     """
-    inputs, states = (_member(cell, name) for name in ("dense_i", "dense_h"))
-    kernel, bias = (np.asarray(_member(inputs, name)[...]) for name in ("kernel", "bias"))
-    recurrent = np.asarray(_member(states, "kernel")[...])
-    bias = reorder(bias, _NNX, ORDER)
-    return make_params(
-        reorder(kernel, _NNX, ORDER),
-        reorder(recurrent, _NNX, ORDER),
-        np.stack([bias, np.zeros_like(bias)]),
-    )
+    with whole("cell must be a flax.nnx.GRUCell, or its state"):
+        inputs, states = (_member(cell, name) for name in ("dense_i", "dense_h"))
+        kernel, bias = (np.asarray(_member(inputs, name)[...]) for name in ("kernel", "bias"))
+        recurrent = np.asarray(_member(states, "kernel")[...])
+        bias = reorder(bias, _NNX, ORDER)
+        return make_params(
+            reorder(kernel, _NNX, ORDER),
+            reorder(recurrent, _NNX, ORDER),
+            np.stack([bias, np.zeros_like(bias)]),
+        )
 
 
 def to_nnx(source: Any, variables: Mapping[str, Any] | None = None) -> dict[str, Params]:

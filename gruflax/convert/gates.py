@@ -1,15 +1,18 @@
 """What all conversions share: the order of the gates, and parameters in and out of layers."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gruflax.functional.checks import brief
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.params import check_params, params_shapes
 from gruflax.named import activations
-from gruflax.named.fields import config_of
+from gruflax.named.fields import AXES, config_of
 
 
 # The order of the gates' columns in gruflax and Keras: update, reset, candidate.
@@ -63,6 +66,22 @@ def reorder(array: np.ndarray, source: str, target: str, axis: int = -1) -> np.n
     return np.concatenate([blocks[gate] for gate in target], axis)
 
 
+@contextlib.contextmanager
+def whole(what: str) -> Iterator[None]:
+    """Turns whatever damaged or hostile input raises meanwhile into a ValueError.
+
+    Args:
+        what: the argument and what it must be, for the error.
+    """
+    try:
+        yield
+    except (FileNotFoundError, ValueError):
+        raise
+    except Exception as error:
+        # Which exceptions a file raises is up to HDF5, zip, protobuf and what they hold.
+        raise ValueError(f"{what}: {error}") from error
+
+
 def make_params(kernel: Any, recurrent_kernel: Any, bias: Any = None) -> Params:
     """Makes a GRU's parameters, or says what does not fit.
 
@@ -75,14 +94,21 @@ def make_params(kernel: Any, recurrent_kernel: Any, bias: Any = None) -> Params:
         Parameters as `gruflax.gru_sequence` takes them: NumPy arrays of their own, in their dtype.
 
     Raises:
-        ValueError: a shape is not that of a GRU.
+        ValueError: a shape is not that of a GRU, or an array holds something else than floats.
     """
     params = {"kernel": kernel, "recurrent_kernel": recurrent_kernel}
     if bias is not None:
         params["bias"] = bias
     arrays: Params = {name: np.array(value, order="C") for name, value in params.items()}
+    _check_floats(arrays)
     check_params(arrays, config_for(arrays))
     return arrays
+
+
+def _check_floats(arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} must be an array of floats, got {brief(array)}.")
 
 
 def config_for(params: Mapping[str, Any]) -> GRUConfig:
@@ -103,15 +129,18 @@ def weights_of(module: nn.Module | None, variables: Mapping[str, Any]) -> Weight
         Its parameters as NumPy arrays, and its config.
 
     Raises:
-        TypeError: `variables` is no mapping.
+        TypeError: `variables` is no mapping, or `module` no GRU.
         ValueError: `variables` are not those of `module`.
     """
     if not isinstance(variables, Mapping):
-        raise TypeError(f"variables must be a dict of arrays, got {type(variables).__name__}.")
+        raise TypeError(f"variables must be a dict of arrays, got {brief(variables)}.")
+    if module is not None and not hasattr(module, "recurrent_activation"):
+        raise TypeError(f"module must be a gruflax.GRU or GRUCell, got {brief(module)}.")
     given = nn.unbox(variables.get("params", variables))
     params: Params = {name: np.asarray(value) for name, value in given.items()}
+    _check_floats({name: array for name, array in params.items() if name in AXES})
     config = config_for(params) if module is None else config_of(module)
-    check_params(params, config)
+    check_params(params, config, None if module is None else module.units)
     if config.zoneout or config.learn_initial_state:
         raise ValueError(
             "only a GRU with zoneout=0 and learn_initial_state=False can be converted, got "

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gruflax.convert.gates import Params, cell_weights, make_params, pick, take
+from gruflax.convert.gates import Params, cell_weights, make_params, pick, take, whole
 
 
 _NAMES = ("w_i", "w_h", "b")
@@ -31,11 +31,12 @@ def from_haiku(params: Mapping[str, Any], name: str | None = None) -> Params:
     Raises:
         ValueError: there is no such GRU in `params`, or there are several and no name.
     """
-    if not set(_NAMES) <= set(params):
-        modules = {key: each for key, each in params.items() if isinstance(each, Mapping)}
-        grus = {key: each for key, each in modules.items() if set(_NAMES) <= set(each)}
-        params = pick(grus if name is None else modules, name, "the haiku.GRU modules")
-    return make_params(*map(_flipped, take(params, _NAMES, "params of a haiku.GRU")))
+    with whole("params must be those of a haiku.GRU"):
+        if not set(_NAMES) <= set(params):
+            modules = {key: each for key, each in params.items() if isinstance(each, Mapping)}
+            grus = {key: each for key, each in modules.items() if set(_NAMES) <= set(each)}
+            params = pick(grus if name is None else modules, name, "the haiku.GRU modules")
+        return make_params(*map(_flipped, take(params, _NAMES, "params of a haiku.GRU")))
 
 
 def to_haiku(source: Any, variables: Mapping[str, Any] | None = None) -> Params:

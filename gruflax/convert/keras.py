@@ -10,8 +10,13 @@ from gruflax.convert.gates import Params, make_params, pick, weights_of
 from gruflax.convert.keras_files import Source, read_keras
 from gruflax.convert.layers import Layer, child, pair, parts, single, stack
 from gruflax.functional.activations import hard_sigmoid_v1
+from gruflax.functional.checks import brief
 from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, StackedRNNCells
+from gruflax.named import initializers
 
+
+_GRUS = ("GRU", "CuDNNGRU")
+_LAYERS = (*_GRUS, "Bidirectional", "RNN")
 
 # What Keras 2 called a cuDNN layer had neither of these, and one value for each.
 _CUDNN = {"reset_after": True, "recurrent_activation": "sigmoid"}
@@ -29,8 +34,10 @@ def from_keras(source: Any, name: str | Sequence[str] | None = None, **fields: A
             or older `.h5` file. The weights of a `CuDNNGRU` are known by their bias [6u].
         name: of the layer in a model or a file; None where there is one GRU. Several names
             become a `gruflax.Stack` of these layers.
-        **fields: of the `gruflax.GRU`, which win over the configuration. A weight list and a
-            `.weights.h5` have none: without a bias, give `reset_after` if it is False.
+        **fields: of the `gruflax.GRU`, which win over the configuration: an `activation` of yours
+            for one that only Keras knows. Initializers that gruflax does not know are left out, for
+            the weights are there. A weight list and a `.weights.h5` have no configuration: without
+            a bias, give `reset_after` if it is False.
 
     Returns:
         `(module, variables)`, the module configured as the layer was: a `gruflax.GRU`,
@@ -38,9 +45,10 @@ def from_keras(source: Any, name: str | Sequence[str] | None = None, **fields: A
         `bias` [2, 3u], [3u] or absent.
 
     Raises:
+        FileNotFoundError: there is no such file.
         TypeError: `source` is none of these.
-        ValueError: a file is damaged, there is no such layer or more than one, or its weights do
-            not fit its configuration.
+        ValueError: a file is damaged, the layer is no GRU, there is no such layer or more than one,
+            or its weights do not fit its configuration.
     """
     if name is not None and not isinstance(name, str):
         return stack([_layer(_source(source, each), fields) for each in name])
@@ -97,6 +105,8 @@ def _source(source: Any, name: str | None) -> Source:
     if isinstance(source, (str, os.PathLike)):
         return read_keras(os.fspath(source), name)
     if isinstance(source, (list, tuple)):
+        if name is not None:
+            raise ValueError(f"name chooses in a model or a file; source is a list, got {name!r}.")
         return Source("GRU", None, [np.asarray(array) for array in source])
     if hasattr(source, "get_layer"):
         source = _live_layer(source, name)
@@ -113,13 +123,16 @@ def _source(source: Any, name: str | None) -> Source:
 def _live_layer(model: Any, name: str | None) -> Any:
     layers = {layer.name: layer for layer in model.layers}
     if name is None:
-        kinds = ("GRU", "CuDNNGRU", "Bidirectional", "RNN")
-        layers = {key: each for key, each in layers.items() if type(each).__name__ in kinds}
+        layers = {key: each for key, each in layers.items() if type(each).__name__ in _LAYERS}
     return pick(layers, name, "the model's layers")
 
 
 def _layer(found: Source, fields: Mapping[str, Any]) -> Layer:
     """Makes a module and its variables of a layer."""
+    if found.config is not None and not isinstance(found.config, Mapping):
+        raise ValueError(f"the layer's config must be a dict, got {brief(found.config)}.")
+    if found.config is not None and found.class_name not in _LAYERS:
+        raise ValueError(f"the layer must be one of {_LAYERS}, got {found.class_name}: not a GRU.")
     if not found.weights:
         raise ValueError("the layer must have weights: build it first.")
     if found.class_name == "Bidirectional":
@@ -129,41 +142,43 @@ def _layer(found: Source, fields: Mapping[str, Any]) -> Layer:
     params = _params(found.weights)
     if found.config is None:
         return single(params, **fields)
-    if found.class_name not in ("GRU", "CuDNNGRU"):
-        raise ValueError(
-            f"the layer must be a GRU, CuDNNGRU, Bidirectional or RNN, got {found.class_name}."
-        )
     module = _module(GRU, found.config, params, fields)
     return module, {"params": params}
 
 
 def _bidirectional(found: Source, fields: Mapping[str, Any]) -> Layer:
-    half = len(found.weights) // 2
-    forward, backward = _params(found.weights[:half]), _params(found.weights[half:])
-    if found.config is None:
+    config, count = found.config, found.forward or len(found.weights) // 2
+    entries = []
+    if config is not None:
+        names = ["layer", *(["backward_layer"] if config.get("backward_layer") else [])]
+        entries = [_entry(config, name, _GRUS) for name in names]
+        count = _count(entries[0])
+    forward, backward = _params(found.weights[:count]), _params(found.weights[count:])
+    if config is None:
         return pair(forward, backward, "concat", **fields)
-    inner = found.config["layer"]
-    if inner["class_name"] not in ("GRU", "CuDNNGRU"):
-        raise ValueError(f"the layer must be a Bidirectional of a GRU, got {inner['class_name']}.")
-    other = found.config.get("backward_layer")
-    layer = _module(GRU, inner["config"], forward, fields)
-    backward_layer = other and _module(GRU, other["config"], backward, fields)
-    module = Bidirectional(layer, found.config["merge_mode"], backward_layer)
-    return module, {"params": {"forward_layer": forward, "backward_layer": backward}}
+    params = {"forward_layer": forward, "backward_layer": backward}
+    layers = [
+        _module(GRU, entry, each, fields)
+        for entry, each in zip(entries, params.values(), strict=False)
+    ]
+    module = Bidirectional(layers[0], config.get("merge_mode", "concat"), *layers[1:])
+    return module, {"params": params}
 
 
 def _rnn(found: Source, fields: Mapping[str, Any]) -> Layer:
     """Makes an RNN of a GRUCell, or of several on top of each other."""
     config = {key: value for key, value in (found.config or {}).items() if key != "name"}
-    cell, weights = config["cell"], list(found.weights)
-    stacked = cell["class_name"] == "StackedRNNCells"
+    weights, stacked = list(found.weights), False
+    entries = [_entry(config, "cell", ("GRUCell", "StackedRNNCells"))]
+    if "cells" in entries[0]:
+        stacked = True
+        cells = dict(enumerate(entries[0]["cells"]))
+        entries = [_entry(cells, index, ("GRUCell",)) for index in cells]
     cells, params = [], []
-    for each in cell["config"]["cells"] if stacked else [cell]:
-        if each["class_name"] != "GRUCell":
-            raise ValueError(f"the cell must be a GRUCell, got {each['class_name']}.")
-        count = 3 if each["config"]["use_bias"] else 2
+    for entry in entries:
+        count = _count(entry)
         params.append(_params(weights[:count]))
-        cells.append(_module(GRUCell, each["config"], params[-1], {}))
+        cells.append(_module(GRUCell, entry, params[-1], {}))
         del weights[:count]
     cell = StackedRNNCells(cells) if stacked else cells[0]
     module = RNN.from_config(config | {"cell": cell}).clone(**fields)
@@ -174,7 +189,11 @@ def _rnn(found: Source, fields: Mapping[str, Any]) -> Layer:
 def _module(cls: Any, config: Mapping[str, Any], params: Params, fields: Mapping[str, Any]) -> Any:
     """Makes a GRU or GRUCell of a Keras config, and checks that the weights are its own."""
     # The name is the Keras model's business: here the owner of a layer names it.
-    config = {key: value for key, value in config.items() if key != "name"}
+    dropped = {"name", *fields} - {"units"}
+    config = {key: value for key, value in config.items() if key not in dropped}
+    for key in [key for key in config if key.endswith("_initializer")]:
+        if not _is_known_initializer(config[key]):
+            del config[key]
     if "recurrent_activation" not in config:
         config |= _CUDNN
     # Keras before 2.2 knew one convention, and wrote nothing of it.
@@ -184,9 +203,39 @@ def _module(cls: Any, config: Mapping[str, Any], params: Params, fields: Mapping
         for key in ("activation", "recurrent_activation"):
             if config.get(key) == "hard_sigmoid":
                 config[key] = hard_sigmoid_v1
-    module = cls.from_config(config).clone(**fields)
+    try:
+        module = cls.from_config(config)
+    except TypeError as error:
+        raise ValueError(f"the config must be a {cls.__name__}'s: {error}") from error
+    module = module.clone(**fields)
     weights_of(module, params)
     return module
+
+
+def _entry(owner: Mapping[Any, Any], key: Any, classes: tuple[str, ...]) -> Mapping[str, Any]:
+    """The config of a layer or cell inside another one's config."""
+    entry = owner.get(key)
+    kind, config = None, None
+    if isinstance(entry, Mapping):
+        kind, config = entry.get("class_name"), entry.get("config")
+    if kind not in classes or not isinstance(config, Mapping):
+        raise ValueError(
+            f"the config's {key} must be one of {classes} with its config, got {kind}."
+        )
+    return config
+
+
+def _count(config: Mapping[str, Any]) -> int:
+    """How many weights a GRU of this config has."""
+    return 3 if config.get("use_bias", True) else 2
+
+
+def _is_known_initializer(identifier: Any) -> bool:
+    try:
+        initializers.identify(identifier)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _params(weights: Sequence[np.ndarray]) -> Params:
@@ -198,7 +247,7 @@ def _params(weights: Sequence[np.ndarray]) -> Params:
         )
     kernel, recurrent = weights[:2]
     bias = weights[2] if len(weights) == 3 else None
-    if bias is not None and bias.shape == (2 * recurrent.shape[-1],):
+    if bias is not None and recurrent.ndim == 2 and bias.shape == (2 * recurrent.shape[-1],):
         # cuDNN has each gate's matrix transposed, though Keras gave it the shape of the others.
         kernel = _each_gate(kernel, lambda gate: gate.T.reshape(gate.shape, order="F"))
         recurrent = _each_gate(recurrent, np.transpose)

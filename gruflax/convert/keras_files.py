@@ -4,7 +4,6 @@ import collections
 import io
 import itertools
 import json
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from gruflax.convert.gates import pick
+from gruflax.convert.gates import pick, whole
+from gruflax.functional.checks import brief
+from gruflax.named.registry import snake_case
 
 
 _LAYERS = ("GRU", "CuDNNGRU", "GRUCell")
@@ -25,11 +26,13 @@ class Source(NamedTuple):
         class_name: Keras' name of its class.
         config: as its `get_config` returned it; None where it is unknown.
         weights: as its `get_weights` returned them.
+        forward: of a Bidirectional, how many of these are the forward layer's; None is half.
     """
 
     class_name: str
     config: Mapping[str, Any] | None
     weights: list[np.ndarray]
+    forward: int | None = None
 
 
 def read_keras(path: str, name: str | None) -> Source:
@@ -48,10 +51,10 @@ def read_keras(path: str, name: str | None) -> Source:
         ValueError: the file is damaged or of another kind, or there is no such layer.
     """
     h5py = _h5py()
-    try:
+    with whole(f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras"):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                config = json.loads(archive.read("config.json"))
+                config = _read_json(archive.read("config.json"))
                 weights = io.BytesIO(archive.read("model.weights.h5"))
             with h5py.File(weights, "r") as file:
                 _check_links(file)
@@ -61,12 +64,13 @@ def read_keras(path: str, name: str | None) -> Source:
             if "layer_names" in file.attrs or "model_weights" in file:
                 return _from_legacy(file, name)
             return _from_weights(file, name)
-    except FileNotFoundError:
-        raise
-    except (OSError, KeyError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras: {error}"
-        ) from error
+
+
+def _read_json(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the model's config must be JSON: {error}") from error
 
 
 def _h5py() -> Any:
@@ -102,8 +106,10 @@ def _from_weights(file: Any, name: str | None) -> Source:
     # Keras writes the layer's name beside the path, which is made of the names of classes.
     named = _by_name([(_own_name(group) or path, path, group) for path, group in groups.items()])
     group = pick(groups if name in groups else named, name, "the file's GRU layers")
-    kind = "Bidirectional" if "forward_layer" in group else "GRU"
-    return Source(kind, None, _weights(group))
+    if "forward_layer" not in group:
+        return Source("GRU", None, _weights(group))
+    forward = len(_weights(group["forward_layer"]))
+    return Source("Bidirectional", None, _weights(group), forward)
 
 
 def _from_legacy(file: Any, name: str | None) -> Source:
@@ -123,7 +129,7 @@ def _from_legacy(file: Any, name: str | None) -> Source:
         layers = set(_strings(root, "layer_names"))
         arrays = pick({key: found[key] for key in found if key in layers}, name, "the file's GRUs")
         return Source("GRU" if len(arrays) < 4 else "Bidirectional", None, arrays)
-    config = json.loads(file.attrs["model_config"])
+    config = _read_json(file.attrs["model_config"])
     entries = [(entry["config"]["name"], path, entry) for path, entry in _entries(config)]
     entry = pick(_by_name(entries), name, "the file's GRU layers")
     return Source(entry["class_name"], entry["config"], weights.get(entry["config"]["name"], []))
@@ -137,12 +143,14 @@ def _by_name(found: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
 
 def _entries(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The GRU layers of a model's config, nested models' too, by their paths in Keras 3's files."""
-    inner = config["config"]
+    inner = config["config"] if isinstance(config, Mapping) else None
+    if not isinstance(inner, (Mapping, list)):
+        raise ValueError(f"the config of a model must be a dict, got {brief(config)}.")
     # Keras before 2.2.3 wrote a Sequential as a list.
     layers = inner if isinstance(inner, list) else inner.get("layers", [])
     counts = collections.Counter()
     for entry in layers:
-        kind = _snake_case(entry["class_name"])
+        kind = snake_case(entry["class_name"])
         place = f"{path}layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
         counts[kind] += 1
         if _holds_gru(entry):
@@ -157,12 +165,6 @@ def _holds_gru(entry: Mapping[str, Any]) -> bool:
         return all(map(_holds_gru, config["cells"]))
     wrapped = {"Bidirectional": "layer", "RNN": "cell"}.get(entry["class_name"])
     return _holds_gru(config[wrapped]) if wrapped else entry["class_name"] in _LAYERS
-
-
-def _snake_case(name: str) -> str:
-    """What Keras makes of the name of a class."""
-    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _groups(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,7 +189,7 @@ def _is_gru(group: Any) -> bool:
 
 def _is_weight_list(arrays: list[np.ndarray]) -> bool:
     """Whether this is a GRU's or a pair's: an LSTM's recurrent kernel is [u, 4u]."""
-    if len(arrays) not in (2, 3, 4, 6) or arrays[1].ndim != 2:
+    if len(arrays) not in (2, 3, 4, 5, 6) or arrays[1].ndim != 2:
         return False
     return arrays[1].shape[1] == 3 * arrays[1].shape[0]
 
@@ -205,9 +207,15 @@ def _weights(group: Any) -> list[np.ndarray]:
 
 
 def _array(dataset: Any) -> np.ndarray:
-    """Reads an array, of this file only."""
+    """Reads an array of floats, of this file only."""
+    kind = getattr(dataset, "dtype", None)
+    if kind is None or kind.kind not in "fuV":
+        raise ValueError(f"{dataset.name} must be an array of floats, got {kind or 'a group'}.")
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"the file must hold its arrays itself, {dataset.name} is elsewhere.")
+    # A shape costs a file nothing, its numbers do; a compressed array is of chunks.
+    if dataset.compression is None and dataset.id.get_storage_size() < dataset.nbytes:
+        raise ValueError(f"the file must hold its arrays whole, {dataset.name} is not.")
     array = np.array(dataset)
     if dataset.attrs.get("dtype") == "bfloat16":
         return array.view(jnp.bfloat16)

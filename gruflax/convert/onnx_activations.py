@@ -1,6 +1,6 @@
 """ONNX's activations and gruflax'."""
 
-import functools
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -107,38 +107,40 @@ def to_onnx_activation(identifier: Any) -> Activation:
     for activation, known in _NAMED.items():
         if get_activation(known) is function:
             return activation
-    if isinstance(function, functools.partial) and function.func is parametric:
-        return Activation(**function.keywords)
+    if isinstance(function, Parametric):
+        return function.activation
     raise ValueError(
         f"activation must be one that ONNX has, {[each.name for each in _NAMED]}, "
         f"got {activations.serialize(identifier)!r}."
     )
 
 
-def parametric(x: jax.Array, name: str, alpha: float, beta: float | None = None) -> jax.Array:
-    """Computes an activation of ONNX that Keras has no name for.
+@dataclasses.dataclass(frozen=True)
+class Parametric:
+    """An activation of ONNX that Keras has no name for: equal where its arguments are.
 
-    Args:
-        x: of any shape.
-        name: "Affine", "Elu", "HardSigmoid", "LeakyRelu", "ScaledTanh" or "ThresholdedRelu".
-        alpha: its first argument.
-        beta: its second argument, where it has one.
-
-    Returns:
-        An array like `x`.
+    Attributes:
+        activation: "Affine", "Elu", "HardSigmoid", "LeakyRelu", "ScaledTanh" or "ThresholdedRelu"
+            with its arguments.
 
     Source: ONNX's operator schema of GRU.
     """
-    shift = 0.0 if beta is None else beta
-    functions = {
-        "Affine": lambda: alpha * x + shift,
-        "Elu": lambda: jnp.where(x >= 0, x, alpha * jnp.expm1(jnp.minimum(x, 0))),
-        "HardSigmoid": lambda: jnp.clip(alpha * x + shift, 0.0, 1.0),
-        "LeakyRelu": lambda: jnp.where(x >= 0, x, alpha * x),
-        "ScaledTanh": lambda: alpha * jnp.tanh(shift * x),
-        "ThresholdedRelu": lambda: jnp.where(x >= alpha, x, jnp.zeros_like(x)),
-    }
-    return functions[name]()
+
+    activation: Activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns an array like `x`."""
+        name = self.activation.name
+        alpha, shift = self.activation.alpha or 0.0, self.activation.beta or 0.0
+        functions = {
+            "Affine": lambda: alpha * x + shift,
+            "Elu": lambda: jnp.where(x >= 0, x, alpha * jnp.expm1(jnp.minimum(x, 0))),
+            "HardSigmoid": lambda: jnp.clip(alpha * x + shift, 0.0, 1.0),
+            "LeakyRelu": lambda: jnp.where(x >= 0, x, alpha * x),
+            "ScaledTanh": lambda: alpha * jnp.tanh(shift * x),
+            "ThresholdedRelu": lambda: jnp.where(x >= alpha, x, jnp.zeros_like(x)),
+        }
+        return functions[name]()
 
 
 def _function(activation: Activation) -> Any:
@@ -150,4 +152,4 @@ def _function(activation: Activation) -> Any:
             for given, wanted in zip(activation[1:], known[1:], strict=True)
         ):
             return name
-    return functools.partial(parametric, **activation._asdict())
+    return Parametric(activation)

@@ -143,7 +143,7 @@ def _direction(arrays: Mapping[str, np.ndarray], suffix: str) -> Params:
     try:
         kernel, recurrent, *biases = [reorder(each, _TORCH, ORDER, axis=0).T for each in taken]
         return make_params(kernel, recurrent, np.stack(biases) if biases else None)
-    except ValueError as error:
+    except (IndexError, ValueError) as error:
         shapes = {f"{name}{suffix}": array.shape for name, array in zip(names, taken, strict=True)}
         raise ValueError(f"the state_dict must have the shapes of a GRU, got {shapes}.") from error
 

@@ -1,4 +1,4 @@
-"""The GRU as pure functions: they need JAX and nothing else."""
+"""The GRU as pure functions over JAX and NumPy arrays; they know nothing of Flax."""
 
 from gruflax.functional.activations import get_activation as get_activation
 from gruflax.functional.config import GRUConfig as GRUConfig

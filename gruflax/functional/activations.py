@@ -1,10 +1,11 @@
 """Keras' activations by name."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import jax
 import jax.numpy as jnp
+
+from gruflax.functional.checks import brief
 
 
 Function = Callable[[jax.Array], jax.Array]
@@ -23,6 +24,16 @@ def hard_shrink(x: jax.Array) -> jax.Array:
 def soft_shrink(x: jax.Array) -> jax.Array:
     """Moves `x` by 0.5 towards 0, and no further."""
     return jnp.sign(x) * jax.nn.relu(jnp.abs(x) - 0.5)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Returns `x Phi(x)`, exactly: `jax.nn.gelu` approximates it by default."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Returns `x` where it is positive, else 0.2 of it: Keras' slope."""
+    return jax.nn.leaky_relu(x, negative_slope=0.2)
 
 
 def hard_sigmoid_v1(x: jax.Array) -> jax.Array:
@@ -57,13 +68,13 @@ ACTIVATIONS: dict[str, Function] = {
     "celu": jax.nn.celu,
     "elu": jax.nn.elu,
     "exponential": jnp.exp,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "hard_shrink": hard_shrink,
     "hard_sigmoid": jax.nn.hard_sigmoid,
     "hard_silu": jax.nn.hard_silu,
     "hard_swish": jax.nn.hard_silu,
     "hard_tanh": jax.nn.hard_tanh,
-    "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.2),
+    "leaky_relu": leaky_relu,
     "linear": linear,
     "log_sigmoid": jax.nn.log_sigmoid,
     "log_softmax": jax.nn.log_softmax,
@@ -90,36 +101,74 @@ ACTIVATIONS: dict[str, Function] = {
 _MIXING = {jax.nn.log_softmax, jax.nn.softmax, sparsemax}
 _POINTWISE = {hard_sigmoid_v1, *ACTIVATIONS.values()} - _MIXING
 
-_SPELLINGS = {name.replace("_", ""): function for name, function in ACTIVATIONS.items()}
+# The first name of each function: Keras has two for some.
+_NAMES = {function: name for name, function in reversed(ACTIVATIONS.items())}
+_SPELLINGS = {name.replace("_", ""): _NAMES[function] for name, function in ACTIVATIONS.items()}
 
 
-def get_activation(identifier: str | Function | None) -> Function:
-    """Looks up an activation.
+def named_activation(
+    identifier: str | Function | None, field: str = "activation"
+) -> str | Function:
+    """Finds the name of an activation: equal activations are equal, hash alike and can be copied.
 
     Args:
         identifier: a Keras name ("hard_sigmoid" or "HardSigmoid"), a callable, or None for linear.
+        field: the argument's name, for errors.
 
     Returns:
-        A function from `[..., u]` to `[..., u]`.
+        Keras' name; a callable that Keras has no name for as it is.
 
     Raises:
-        TypeError: `identifier` is neither.
+        TypeError: `identifier` is neither, or a callable that is not hashable.
         ValueError: the name is unknown; the message lists the known ones.
-
-    Source: the names and defaults of `keras.activations`.
     """
     if identifier is None:
-        return linear
+        return "linear"
     if isinstance(identifier, str):
-        function = _SPELLINGS.get(identifier.replace("_", "").lower())
-        if function is None:
-            raise ValueError(
-                f"activation must be one of {sorted(ACTIVATIONS)}, got {identifier!r}."
-            )
-        return function
-    if callable(identifier):
-        return identifier
-    raise TypeError(f"activation must be a name, a callable or None, got {identifier!r}.")
+        name = _SPELLINGS.get(identifier.replace("_", "").lower())
+        if name is None:
+            raise ValueError(f"{field} must be one of {sorted(ACTIVATIONS)}, got {identifier!r}.")
+        return name
+    if not callable(identifier):
+        raise TypeError(f"{field} must be a name, a callable or None, got {brief(identifier)}.")
+    if not _is_hashable(identifier):
+        raise TypeError(
+            f"{field} must be hashable, for it is static under jit, got {brief(identifier)}."
+        )
+    return _NAMES.get(identifier, identifier)
+
+
+def get_activation(identifier: str | Function | None) -> Function:
+    """Looks up the function of `[..., u]` that an activation is.
+
+    Args and errors are those of `named_activation`. Source: the names and defaults of
+    `keras.activations`.
+    """
+    found = named_activation(identifier)
+    return ACTIVATIONS[found] if isinstance(found, str) else found
+
+
+def activate(field: str, identifier: str | Function | None, x: jax.Array) -> jax.Array:
+    """Applies an activation to `x` [..., u], or raises a ValueError that names its field."""
+    result = jnp.asarray(get_activation(identifier)(x))
+    if jax.typeof(result).weak_type:
+        # Made of Python's numbers, which take any dtype.
+        result = result.astype(x.dtype)
+    if (result.shape, result.dtype) != (x.shape, x.dtype):
+        raise ValueError(
+            f"{field} must return an array like its argument, {x.dtype}{list(x.shape)}, got "
+            f"{result.dtype}{list(result.shape)}."
+        )
+    return result
+
+
+def _is_hashable(value: object) -> bool:
+    # An instance may hold what is not hashable, so that its class does not tell.
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return isinstance(value, Hashable)
 
 
 def is_pointwise(identifier: str | Function | None) -> bool:

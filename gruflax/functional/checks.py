@@ -1,12 +1,91 @@
 """Checks of arrays at call time, with errors that name the argument."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
+
+
+def brief(value: Any) -> str:
+    """Describes what was given in an error, on one line whatever it is."""
+    if isinstance(value, jax.core.Tracer):
+        return "a traced value"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array {value.dtype}{list(value.shape)}"
+    if value is None or isinstance(value, (bool, int, float, str, bytes, type)):
+        return reprlib.repr(value)
+    if isinstance(value, (tuple, list, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    name = getattr(value, "__name__", None)
+    return f"{type(value).__name__} {name}" if isinstance(name, str) else type(value).__name__
+
+
+def check_flags(**flags: Any) -> None:
+    """Raises a TypeError that names the flag unless each is True or False."""
+    for name, value in flags.items():
+        if isinstance(value, jax.core.Tracer):
+            raise TypeError(f"{name} must be a Python bool, static under jit, got a traced value.")
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} must be a Python bool, True or False, got {brief(value)}.")
+
+
+def known_values(array: Any) -> np.ndarray | None:
+    """Returns an array's values; None where it is traced, or lies on other hosts too."""
+    if isinstance(array, jax.core.Tracer):
+        return None
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return None
+    return np.asarray(array)
+
+
+def check_inputs(name: str, inputs: Any, features: int | None, axes: str, rank: int) -> None:
+    """Raises an error unless inputs have the features that the kernel has rows for.
+
+    Args:
+        name: the argument's name.
+        inputs: an array whose last axis are the features.
+        features: of the GRU; None where any number will do.
+        axes: what comes before the features, such as "..., time".
+        rank: the number of axes of inputs without a batch.
+    """
+    wanted = f"({axes}, {features or 'features'})"
+    array = inputs if hasattr(inputs, "shape") and hasattr(inputs, "dtype") else _as_numpy(inputs)
+    kinds = (jnp.number, jnp.bool_)
+    if array is None or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        raise TypeError(f"{name} must be an array {wanted} of numbers, got {brief(inputs)}.")
+    shape, dtype = array.shape, array.dtype
+    if len(shape) == rank and jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(
+            f"{name} must be {wanted} floats, got {dtype} {shape}: token ids need an embedding "
+            "before the GRU, such as flax.linen.Embed; numbers without a batch axis need a cast."
+        )
+    if len(shape) < rank or features not in (None, shape[-1]):
+        hint = f": the kernel has {features} rows, one per feature" if features else ""
+        raise ValueError(f"{name} must have shape {wanted}, got {shape}{hint}.")
+
+
+def _as_numpy(given: Any) -> np.ndarray | None:
+    """Returns nested lists of numbers as an array; None where they are none."""
+    try:
+        return np.asarray(given)
+    except ValueError:
+        return None
+
+
+def check_key(name: str, key: Any) -> None:
+    """Raises a TypeError unless `key` is a JAX random key, typed or of uint32, or None."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if key is not None and not typed and dtype != jnp.uint32:
+        raise TypeError(
+            f"{name} must be a JAX random key, such as jax.random.key(0), got {brief(key)}."
+        )
 
 
 def compute_dtype(
@@ -59,13 +138,20 @@ def check_state(
         `[..., u]` in `dtype`.
 
     Raises:
+        TypeError: no array.
         ValueError: another shape.
     """
     if state is None:
         return jnp.zeros((*batch_shape, units), dtype)
+    if isinstance(state, (str, Mapping)) or not jax.tree_util.all_leaves([state]):
+        raise TypeError(f"{name} must be an array {(*batch_shape, units)}, got {brief(state)}.")
     state = jnp.asarray(state)
     if state.shape != (*batch_shape, units):
-        raise ValueError(f"{name} must have shape {(*batch_shape, units)}, got {state.shape}.")
+        wanted = (*batch_shape, units)
+        hint = ""
+        if state.ndim == len(wanted) - 1 and state.shape == (*batch_shape[:-1], units):
+            hint = ": inputs of a step have no time axis; gru_sequence, GRU and RNN take sequences"
+        raise ValueError(f"{name} must have shape {wanted}, got {state.shape}{hint}.")
     return state.astype(dtype)
 
 

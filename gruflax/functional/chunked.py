@@ -15,6 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from gruflax.functional.activations import is_pointwise
 from gruflax.functional.chunks import Fixed, Inputs, Static, by_chunk, over_chunks, read_chunk
+from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops import where_steps
 from gruflax.functional.products import turned_dot
 from gruflax.functional.step import advance, project, split_bias, split_gates
@@ -28,8 +29,8 @@ def chunked_loop(
 
     Args:
         static: what it is compiled for.
-        inputs: parameters, states and `x` `[t, ..., f]`, in the compute dtype.
-        fixed: masks.
+        inputs: parameters, states, `x` `[t, ..., f]` and dropout masks, in the compute dtype.
+        fixed: which steps count and which begin anew.
 
     Returns:
         `(state [..., u], states [t, ..., u] or None)`.
@@ -45,7 +46,7 @@ def chunked_loop(
 
 def _forward_loop(static: Static, inputs: Inputs, fixed: Fixed, wrap=lambda chunk: chunk):
     """Runs the loop; `wrap` is applied to the function that runs one chunk."""
-    config, masks, params, dot = static.config, fixed.masks, inputs.params, jnp.dot
+    config, masks, params, dot = static.config, inputs.masks, inputs.params, jnp.dot
     if static.turned and config.reset_after and masks.recurrent is None:
         params = {**params, "recurrent_kernel": params["recurrent_kernel"].T}
         dot = turned_dot
@@ -91,6 +92,12 @@ def _ruled_loop_jvp(static, primals, tangents):
     tangent = tangent._replace(
         params=None if _is_zero(given.params) else tangent.params,
         x=None if _is_zero(given.x) else tangent.x,
+        masks=DropoutMasks(
+            *(
+                None if _is_zero(dmask) else mask
+                for dmask, mask in zip(given.masks, tangent.masks, strict=True)
+            )
+        ),
     )
     dstate, dstates = tangent_loop(static, inputs, fixed, states, tangent)
     if not static.keep_states:

@@ -42,12 +42,14 @@ class Inputs(NamedTuple):
         initial_state: `[..., u]`.
         reset_state: `[..., u]`, what a reset goes back to.
         x: `[t, ..., f]`.
+        masks: dropout masks.
     """
 
     params: Any
     initial_state: Any
     reset_state: Any
     x: Any
+    masks: DropoutMasks
 
 
 class Fixed(NamedTuple):
@@ -56,12 +58,10 @@ class Fixed(NamedTuple):
     Attributes:
         valid: `[t, ...]` boolean, or None.
         reset: `[t, ...]` boolean, or None.
-        masks: dropout masks.
     """
 
     valid: jax.Array | None
     reset: jax.Array | None
-    masks: DropoutMasks
 
 
 def over_chunks(
@@ -82,9 +82,9 @@ def over_chunks(
     whole = time - time % chunk
     if whole <= chunk == time or not whole:
         return body(carry, steps)
-    first = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), steps)
+    first = jax.tree.map(lambda a: a[:whole].reshape(whole // chunk, chunk, *a.shape[1:]), steps)
     carry, results = lax.scan(body, carry, first)
-    results = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+    results = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), results)
     if whole == time:
         return carry, results
     carry, rest = body(carry, jax.tree.map(lambda a: a[whole:], steps))

@@ -1,11 +1,13 @@
 """The static description of a GRU."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 
 import jax
 
-from gruflax.functional.activations import get_activation
+from gruflax.functional.activations import named_activation
+from gruflax.functional.checks import brief, check_flags
 
 
 Activation = str | Callable[[jax.Array], jax.Array] | None
@@ -36,7 +38,8 @@ class GRUConfig:
             dropout makes it 1, as in Keras 3.8 and TensorFlow 2.2.
 
     Raises:
-        TypeError: an activation is neither a name, a callable nor None, or a rate is no number.
+        TypeError: an activation is neither a name, a hashable callable nor None, a rate is no
+            number, or a flag no bool.
         ValueError: an activation's name is unknown, a rate is outside [0, 1], or
             `implementation` is neither 1 nor 2.
 
@@ -59,11 +62,13 @@ class GRUConfig:
     learn_initial_state: bool = False
 
     def __post_init__(self):
-        get_activation(self.activation)
-        get_activation(self.recurrent_activation)
+        for name in ("activation", "recurrent_activation"):
+            object.__setattr__(self, name, named_activation(getattr(self, name), name))
         for name in RATES:
-            object.__setattr__(self, name, _checked_rate(name, getattr(self, name)))
-        if self.implementation not in (1, 2):
+            object.__setattr__(self, name, checked_rate(name, getattr(self, name)))
+        for name in ("use_bias", "reset_after", "learn_initial_state"):
+            check_flags(**{name: getattr(self, name)})
+        if isinstance(self.implementation, bool) or self.implementation not in (1, 2):
             raise ValueError(f"implementation must be 1 or 2, got {self.implementation!r}.")
         if self.recurrent_dropout:
             object.__setattr__(self, "implementation", 1)
@@ -74,11 +79,17 @@ class GRUConfig:
         return 3 if self.implementation == 1 else 1
 
 
-def _checked_rate(name: str, rate: float) -> float:
-    try:
-        rate = float(rate)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number in [0, 1], got {rate!r}.") from None
+def checked_rate(name: str, rate: float) -> float:
+    """Returns a rate as a float, or raises a TypeError or ValueError that names it."""
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
+        raise TypeError(f"{name} must be a number in [0, 1], got {brief(rate)}.")
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f"{name} must be in [0, 1], got {rate}.")
-    return rate
+    return float(rate)
+
+
+def check_config(config: GRUConfig) -> None:
+    """Raises a TypeError unless `config` is a GRUConfig."""
+    if not isinstance(config, GRUConfig):
+        hint = ": GRUConfig(**config)" if isinstance(config, dict) else ""
+        raise TypeError(f"config must be a gruflax.GRUConfig, got {brief(config)}{hint}.")

@@ -58,9 +58,9 @@ def run_loop(
 
     def run(params, reset_state, state, steps, batch_major=False):
         if loop == "chunked":
-            inputs = Inputs(params, state, reset_state, steps.inputs)
+            inputs = Inputs(params, state, reset_state, steps.inputs, masks)
             static = Static(config, precision, keep_states, *_chosen(inputs, chunk), batch_major)
-            return chunked_loop(static, inputs, Fixed(steps.valid, steps.reset, masks))
+            return chunked_loop(static, inputs, Fixed(steps.valid, steps.reset))
         if loop == "cudnn":
             states = cudnn_loop(params, state, steps, masks, precision=precision)
             return states[-1], states if keep_states else None

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.config import GRUConfig
+from gruflax.functional.checks import brief
+from gruflax.functional.config import GRUConfig, checked_rate
 from gruflax.functional.params import GATES
 
 
@@ -40,7 +41,12 @@ def dropout_mask(
 
     Returns:
         An array of 0 and `1 / (1 - rate)`.
+
+    Raises:
+        TypeError: `rate` is no number.
+        ValueError: `rate` is outside of [0, 1].
     """
+    rate = checked_rate("rate", rate)
     keep = jax.random.bernoulli(rng, 1.0 - rate, shape)
     scale = 1.0 / (1.0 - rate) if rate < 1.0 else 0.0
     return jnp.where(keep, jnp.asarray(scale, dtype), jnp.zeros((), dtype))
@@ -154,10 +160,13 @@ def resolve_dropout_masks(
         The masks in `dtype`.
 
     Raises:
+        TypeError: `masks` is no DropoutMasks.
         ValueError: an injected mask has another shape.
     """
     if masks is None:
         return draw_dropout_masks(rng, batch_shape, features, units, config, dtype)
+    if not isinstance(masks, DropoutMasks):
+        raise TypeError(f"dropout_masks must be a gruflax.DropoutMasks, got {brief(masks)}.")
     inputs, recurrent = (*batch_shape, features), (*batch_shape, units)
     weights = (units, GATES * units)
     return DropoutMasks(

@@ -1,17 +1,19 @@
 """Which steps count: boolean masks and sequence lengths."""
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from gruflax.functional.checks import brief, known_values
 
 
 def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
     """Marks the first `seq_lengths` steps of each sequence.
 
     Args:
-        seq_lengths: `[...]` integers, valid steps a sequence.
+        seq_lengths: `[...]` integers in [0, time], valid steps a sequence. Traced ones, which
+            nobody can see, are clipped to that range.
         time: number of steps.
 
     Returns:
@@ -19,10 +21,23 @@ def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
 
     Raises:
         TypeError: `seq_lengths` are not integers.
+        ValueError: a length that can be seen is negative or above `time`.
     """
+    known = known_values(seq_lengths)
+    dtype = jnp.result_type(seq_lengths) if known is None else known.dtype
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"seq_lengths must be integers, got {dtype}.")
+    # With a symbolic number of steps nothing can be compared before it is known.
+    if known is not None and known.size and isinstance(time, int):
+        least, most = int(known.min()), int(known.max())
+        if least < 0 or most > time:
+            raise ValueError(
+                f"seq_lengths must lie between 0 and the {time} steps, got {least} to {most}."
+            )
     lengths = jnp.asarray(seq_lengths)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"seq_lengths must be integers, got {lengths.dtype}.")
+    if lengths.dtype.itemsize < 4:
+        # The number of steps may be more than a narrow integer holds.
+        lengths = lengths.astype(jnp.int32)
     steps = jnp.arange(time, dtype=lengths.dtype).reshape((1,) * lengths.ndim + (time,))
     return steps < lengths[..., None]
 
@@ -31,21 +46,49 @@ def mask_to_lengths(mask: ArrayLike) -> jax.Array:
     """Counts the valid steps of right-padded sequences: the inverse of `lengths_to_mask`.
 
     Args:
-        mask: `[..., t]`, True (or non-zero) where the step counts; right-padded.
+        mask: `[..., t]`, True (or 1) where the step counts; right-padded.
 
     Returns:
         `[...]` int32.
 
     Raises:
+        TypeError: the mask is of another dtype than bool, integers or floats.
         ValueError: the mask's values are known (not traced) and a valid step follows an invalid
-            one, so that lengths cannot describe it.
+            one, so that lengths cannot describe it; or they are not 0 and 1.
     """
-    valid = jnp.asarray(mask).astype(bool)
-    if not isinstance(valid, jax.core.Tracer):
-        values = np.asarray(valid)
-        if (values[..., 1:] & ~values[..., :-1]).any():
-            raise ValueError("mask must be right-padded to be told by lengths, got gaps.")
+    valid = as_booleans("mask", mask)
+    values = known_values(valid)
+    if values is not None and (values[..., 1:] & ~values[..., :-1]).any():
+        raise ValueError("mask must be right-padded to be told by lengths, got gaps.")
     return valid.sum(axis=-1, dtype=jnp.int32)
+
+
+def as_booleans(name: str, array: ArrayLike) -> jax.Array:
+    """Reads bools, or integers or floats of 0 and 1.
+
+    Args:
+        name: the argument's name, for errors.
+        array: of any shape; traced numbers count as True unless they are zero.
+
+    Returns:
+        The same as booleans.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: a value that can be seen is neither 0 nor 1.
+    """
+    known = known_values(array)
+    dtype = jnp.result_type(array) if known is None else known.dtype
+    if jnp.issubdtype(dtype, jnp.bool_):
+        return jnp.asarray(array)
+    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
+        raise TypeError(f"{name} must be bools, or numbers of 0 and 1, got {brief(array)}.")
+    if known is not None and not ((known == 0) | (known == 1)).all():
+        raise ValueError(
+            f"{name} must be bools, or numbers of 0 and 1, got values from {known.min()} to "
+            f"{known.max()}; of an additive mask take `{name} == 0`."
+        )
+    return jnp.asarray(array).astype(bool)
 
 
 def steps_to_mask(
@@ -55,8 +98,8 @@ def steps_to_mask(
 
     Args:
         name: the argument's name, for errors.
-        steps: `[..., t]` or `[..., t, 1]`, time first with `time_major`; any dtype, non-zero is
-            True; batch axes of size 1 are broadcast. Or None.
+        steps: `[..., t]` or `[..., t, 1]`, time first with `time_major`; as `as_booleans` reads
+            it; batch axes of size 1 are broadcast. Or None.
         batch_shape: the batch axes of the inputs.
         time: number of steps.
         time_major: whether time comes first.
@@ -65,11 +108,12 @@ def steps_to_mask(
         `[t, ...]` boolean, or None.
 
     Raises:
-        ValueError: another shape.
+        TypeError: another dtype.
+        ValueError: another shape, or values that are neither 0 nor 1.
     """
     if steps is None:
         return None
-    steps = jnp.asarray(steps).astype(bool)
+    steps = as_booleans(name, steps)
     wanted = (time, *batch_shape) if time_major else (*batch_shape, time)
     given = steps.shape
     if steps.ndim == len(wanted) + 1 and given[-1] == 1:
@@ -105,14 +149,13 @@ def valid_steps(
         `[t, ...]` boolean, True where the step counts; None where every step does.
 
     Raises:
-        TypeError: `seq_lengths` are not integers.
-        ValueError: a wrong shape.
+        TypeError: `seq_lengths` are not integers, or `mask` has another dtype.
+        ValueError: a wrong shape, a length outside of [0, time], or a mask of other numbers.
     """
     valid = steps_to_mask("mask", mask, batch_shape, time, time_major)
     if seq_lengths is None:
         return valid
-    lengths = jnp.asarray(seq_lengths)
-    if lengths.shape != batch_shape:
-        raise ValueError(f"seq_lengths must have shape {batch_shape}, got {lengths.shape}.")
-    within = jnp.moveaxis(lengths_to_mask(lengths, time), -1, 0)
+    if np.shape(seq_lengths) != batch_shape:
+        raise ValueError(f"seq_lengths must have shape {batch_shape}, got {np.shape(seq_lengths)}.")
+    within = jnp.moveaxis(lengths_to_mask(seq_lengths, time), -1, 0)
     return within if valid is None else valid & within

@@ -1,14 +1,16 @@
 """The parameters of a GRU: how they start, and whether they fit."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from gruflax.functional.checks import at_least_float32
-from gruflax.functional.config import GRUConfig
+from gruflax.functional.checks import at_least_float32, brief
+from gruflax.functional.config import GRUConfig, check_config
 
 
 Params = Mapping[str, jax.Array]
@@ -89,8 +91,10 @@ def init_gru_params(
         `learn_initial_state`, `initial_state` [u], zeros.
 
     Raises:
+        TypeError: `config` is no GRUConfig, or an initializer returns no array.
         ValueError: `features` or `units` is not a positive integer.
     """
+    check_config(config)
     check_size("features", features)
     check_size("units", units)
     initializers = {
@@ -102,36 +106,91 @@ def init_gru_params(
     shapes = params_shapes(features, units, config)
     keys = jax.random.split(rng, len(shapes))
     return {
-        name: initializers[name](key, shape, dtype)
+        name: draw_param(name, initializers[name], key, shape, dtype)
         for key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
+
+
+def draw_param(
+    name: str, initializer: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
+) -> Any:
+    """Draws one parameter, or raises an error that names it: an initializer returns an array.
+
+    Args:
+        name: of the parameter.
+        initializer: `f(key, shape, dtype)`; what it returns may be boxed by Flax.
+        key: JAX random key.
+        shape: wanted.
+        dtype: wanted.
+
+    Returns:
+        What the initializer returns.
+
+    Raises:
+        TypeError: it takes other arguments, or returns no array.
+        ValueError: it returns an array of another shape.
+    """
+    if not _takes_three(initializer):
+        raise TypeError(
+            f"the initializer of {name} must take (key, shape, dtype), as JAX's do, got "
+            f"{brief(initializer)}."
+        )
+    drawn = initializer(key, shape, dtype)
+    if callable(drawn) and not hasattr(drawn, "shape"):
+        made = getattr(initializer, "__name__", type(initializer).__name__)
+        raise TypeError(
+            f"the initializer of {name} must return an array {shape}, got {brief(drawn)}: {made} "
+            f"makes initializers, call it first: {made}()."
+        )
+    if hasattr(drawn, "shape") and drawn.shape != shape:
+        raise ValueError(
+            f"the initializer of {name} must return an array {shape}, got {brief(drawn)}."
+        )
+    return drawn
+
+
+def _takes_three(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        # What is written in C tells nothing.
+        return True
+    return True
 
 
 def check_size(name: str, size: int) -> None:
     """Raises a ValueError unless `size` is a positive integer."""
     # bool is an int to Python, but never a size.
     if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
-        raise ValueError(f"{name} must be a positive integer, got {size!r}.")
+        raise ValueError(f"{name} must be a positive integer, got {brief(size)}.")
 
 
-def check_params(params: Params, config: GRUConfig) -> tuple[int, int]:
+def check_params(params: Params, config: GRUConfig, units: int | None = None) -> tuple[int, int]:
     """Checks that `params` are those of a GRU with this `config`.
 
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u] or [3u] or absent.
         config: the GRU.
+        units: size of the state that is wanted; None takes that of the parameters.
 
     Returns:
         `(features, units)`.
 
     Raises:
+        TypeError: `params` is no mapping, or `config` no GRUConfig.
         ValueError: a parameter is missing, is one too many, or has another shape.
     """
+    check_config(config)
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be a dict of arrays, got {brief(params)}.")
     wanted = list(params_shapes(1, 1, config))
     if sorted(params) != sorted(wanted):
         raise ValueError(
             f"params must hold {wanted} for use_bias={config.use_bias}, "
-            f"learn_initial_state={config.learn_initial_state}, got {sorted(params)}."
+            f"learn_initial_state={config.learn_initial_state}, got {sorted(params)}"
+            f"{_origin(params)}."
         )
     shapes = {name: np.shape(params[name]) for name in wanted}
     sizes = (*shapes["kernel"][:1], *shapes["recurrent_kernel"][:1])
@@ -141,7 +200,26 @@ def check_params(params: Params, config: GRUConfig) -> tuple[int, int]:
             f"{'(2, 3u)' if config.reset_after else '(3u,)'} for "
             f"reset_after={config.reset_after}, got {shapes}."
         )
+    if units not in (None, sizes[1]):
+        raise ValueError(f"params must be of units={units}, got those of {sizes[1]} units.")
     return sizes[0], sizes[1]
+
+
+# Names by which other libraries' parameters are known, and what converts them.
+_ORIGINS = {
+    "params": 'take variables["params"]',
+    "cell": 'take params["cell"], or convert those of flax.linen by gruflax.convert.from_linen',
+    "ir": "convert them by gruflax.convert.from_linen",
+    "dense_i": "convert them by gruflax.convert.from_nnx",
+    "w_i": "convert them by gruflax.convert.from_haiku",
+    "weight_ih": "convert them by gruflax.convert.from_torch or from_equinox",
+    "weight_ih_l0": "convert them by gruflax.convert.from_torch",
+}
+
+
+def _origin(params: Params) -> str:
+    """What to do with parameters of another library, for an error; empty where it is unknown."""
+    return next((f": {remedy}" for name, remedy in _ORIGINS.items() if name in params), "")
 
 
 def cast_params(params: Params, dtype: DTypeLike) -> dict[str, jax.Array]:

@@ -1,5 +1,7 @@
 """The matrix products of the chunked loop, each in the form that XLA:CPU computes fastest."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,7 +24,8 @@ def flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = Non
         `[k, ..., n u]`.
     """
     rows = jnp.moveaxis(x, 0, -2)
-    product = jnp.dot(rows.reshape(-1, x.shape[-1]), kernel, precision=precision)
+    flat = rows.reshape(math.prod(rows.shape[:-1]), x.shape[-1])
+    product = jnp.dot(flat, kernel, precision=precision)
     return jnp.moveaxis(product.reshape(*rows.shape[:-1], kernel.shape[-1]), -2, 0)
 
 

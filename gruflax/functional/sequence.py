@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.checks import check_state, compute_dtype, sharded_like, vary_with
+from gruflax.functional.checks import (
+    check_flags,
+    check_inputs,
+    check_key,
+    check_state,
+    compute_dtype,
+    sharded_like,
+    vary_with,
+)
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.cudnn.conditions import check_cudnn
 from gruflax.functional.dispatch import choose_loop, run_loop
@@ -50,17 +58,19 @@ def gru_sequence(
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
             columns z | r | h.
-        inputs: `[..., t, f]` with any number of batch axes, none included.
+        inputs: `[..., t, f]` with any number of batch axes. None is legal too, as in Flax: `[t, f]`
+            is one sequence, and a forgotten axis of time looks the same.
         config: the GRU.
         initial_state: `[..., u]`; None is the learned one of `params`, else zeros.
-        mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False (or zero) the state and the
-            output stay what they were, and nothing of that input, NaN included, goes anywhere.
-        seq_lengths: `[...]` integers: only the first so many steps count. With `mask`, both must
-            say so.
-        reset: `[..., t]` or `[..., t, 1]`, any dtype; where it is True the state goes back to
-            `reset_state` before that step.
-        reset_state: `[..., u]`; None is the initial state. To carry a state from call to call and
-            yet start episodes from zeros, as reinforcement learning does, give zeros here.
+        mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the state
+            and the output stay what they were, and nothing of that input, NaN included, goes
+            anywhere.
+        seq_lengths: `[...]` integers in [0, t]: only the first so many steps count; traced ones are
+            clipped. With `mask`, both must say so.
+        reset: like `mask`; where it is True the state goes back to `reset_state` before that step.
+        reset_state: `[..., u]`, with `reset`; None is the initial state. To carry a state from call
+            to call and yet start episodes from zeros, as reinforcement learning does, give zeros
+            here.
         rng: JAX random key for dropout, or None for inference. One key gives one set of masks,
             the same at every step; zoneout draws from it anew at every step.
         dropout_masks: masks to use instead of drawing them.
@@ -83,13 +93,20 @@ def gru_sequence(
         `return_sequences`; and the state after the last step `[..., u]`. Both in the compute dtype.
 
     Raises:
-        TypeError: `dtype` is not a floating dtype, or `seq_lengths` are not integers.
-        ValueError: a shape does not fit, `loop` is unknown or cuDNN cannot run this; the message
-            names the argument.
+        TypeError: `dtype` is not a floating dtype, `seq_lengths` are not integers, `inputs` are
+            token ids, or a flag is no bool.
+        ValueError: a shape or a value does not fit, `loop` is unknown or cuDNN cannot run this; the
+            message names the argument.
 
     Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the README says which
     one this follows.
     """
+    check_flags(
+        unroll=unroll,
+        return_sequences=return_sequences,
+        zero_output_for_mask=zero_output_for_mask,
+        remat=remat,
+    )
     if chunk is not None:
         check_size("chunk", chunk)
     call = prepare_sequence(
@@ -178,8 +195,16 @@ def prepare_sequence(
         TypeError: as `gru_sequence`.
         ValueError: as `gru_sequence`.
     """
+    check_flags(go_backwards=go_backwards, time_major=time_major)
+    check_key("rng", rng)
     features, units = check_params(params, config)
-    inputs = _time_major_inputs(inputs, features, time_major)
+    if reset is None and reset_state is not None:
+        raise ValueError(
+            "reset_state must come with reset, which says where it is used, got no reset."
+        )
+    check_inputs("inputs", inputs, features, "time, ..." if time_major else "..., time", 2)
+    inputs = jnp.asarray(inputs)
+    inputs = inputs if time_major else jnp.moveaxis(inputs, -2, 0)
     dtype = compute_dtype(dtype, params, inputs)
     time, *batch_axes, _ = inputs.shape
     batch_shape = tuple(batch_axes)
@@ -242,7 +267,7 @@ def run_prepared(
         vary_with(call.state, call.params, call.reset_state, call.steps, call.masks),
         call.reset_state,
         call.steps._replace(valid=call.moves),
-        jax.lax.stop_gradient(call.masks),
+        call.masks,
         config=call.config,
         precision=precision,
         keep_states=keep_states,
@@ -250,12 +275,3 @@ def run_prepared(
         remat=remat,
         batch_major=call.batch_major,
     )
-
-
-def _time_major_inputs(inputs: ArrayLike, features: int, time_major: bool) -> jax.Array:
-    """Brings the inputs to `[t, ..., f]`."""
-    inputs = jnp.asarray(inputs)
-    if inputs.ndim < 2 or inputs.shape[-1] != features:
-        wanted = f"(time, ..., {features})" if time_major else f"(..., time, {features})"
-        raise ValueError(f"inputs must have shape {wanted}, got {inputs.shape}.")
-    return inputs if time_major else jnp.moveaxis(inputs, -2, 0)

@@ -1,5 +1,6 @@
 """One step of a GRU: the arithmetic that every loop shares."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.activations import get_activation
-from gruflax.functional.checks import check_state, compute_dtype
+from gruflax.functional.activations import activate
+from gruflax.functional.checks import check_inputs, check_key, check_state, compute_dtype
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import (
     DropoutMasks,
@@ -38,7 +39,7 @@ def update_and_reset(
     Returns:
         `(z, r)`, each `[..., u]`.
     """
-    activation = get_activation(config.recurrent_activation)
+    activation = functools.partial(activate, "recurrent_activation", config.recurrent_activation)
     update = activation(x_projection[0] + state_projection[0])
     if config.zoneout:
         # In expectation, so much of what would be updated keeps its state.
@@ -95,7 +96,7 @@ def blend(
     Returns:
         `[..., u]`, the state after the step.
     """
-    candidate = get_activation(config.activation)(candidate_projection)
+    candidate = activate("activation", config.activation, candidate_projection)
     return update * state + (1 - update) * candidate
 
 
@@ -242,12 +243,13 @@ def step(
 
 def gru_cell_step(
     params: Params,
-    state: ArrayLike,
+    state: ArrayLike | None,
     x: ArrayLike,
     rng: jax.Array | None = None,
     *,
     config: GRUConfig = GRUConfig(),
     dropout_masks: DropoutMasks | None = None,
+    zoneout_rng: jax.Array | None = None,
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -256,13 +258,13 @@ def gru_cell_step(
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
             columns z | r | h.
-        state: `[..., u]`.
+        state: `[..., u]`; None is zeros.
         x: `[..., f]`, with the batch axes of `state`.
         rng: JAX random key for dropout, or None for inference. The masks depend on the key and the
-            shapes only: the same key at every step gives the same masks at every step. Zoneout
-            wants another key at every step, with `dropout_masks` for what stays the same.
+            shapes only: the same key at every step gives the same masks at every step.
         config: the GRU.
         dropout_masks: masks to use instead of drawing them.
+        zoneout_rng: JAX random key for zoneout, another one at every step; None is `rng`.
         dtype: to compute in; None promotes the dtypes of `params` and `x`.
         precision: of the products, as in `jax.numpy.dot`.
 
@@ -270,7 +272,7 @@ def gru_cell_step(
         `(state, output)`, both `[..., u]` in the compute dtype, and the same array.
 
     Raises:
-        TypeError: `dtype` is not a floating dtype.
+        TypeError: `dtype` is not a floating dtype, or `x` holds token ids.
         ValueError: a shape does not fit; the message names the argument.
 
     Sources: Keras 3 and `tf.compat.v1.keras.layers.GRUCell`; arXiv:1406.1078.
@@ -278,14 +280,16 @@ def gru_cell_step(
     features, units = check_params(params, config)
     dtype = compute_dtype(dtype, params, x)
     params = cast_params(params, dtype)
+    check_inputs("x", x, features, "...", 1)
+    check_key("rng", rng)
+    check_key("zoneout_rng", zoneout_rng)
     x = jnp.asarray(x).astype(dtype)
-    if x.ndim == 0 or x.shape[-1] != features:
-        raise ValueError(f"x must have shape (..., {features}), got {x.shape}.")
     batch_shape = x.shape[:-1]
     state = check_state("state", state, batch_shape, units, dtype)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
     params, masks = drop_weights(params, masks)
-    moves, config = draw_zoneout(rng, config, state.shape)
+    zoneout_rng = rng if zoneout_rng is None else zoneout_rng
+    moves, config = draw_zoneout(zoneout_rng, config, state.shape)
     new = step(params, state, x, config, masks, precision)
     new = new if moves is None else jnp.where(moves, new, state)
     return new, new

@@ -40,9 +40,9 @@ def tangent_loop(
     Args:
         static: what the loop is compiled for; its activations must be pointwise.
         inputs: of the loop.
-        fixed: masks.
+        fixed: which steps count, and which begin anew.
         states: `[t, ..., u]`, the state after every step.
-        tangent: of `inputs`; None instead of `params` or `x` is zero.
+        tangent: of `inputs`; None instead of `params`, `x` or a mask is zero.
 
     Returns:
         `(dstate [..., u], dstates [t, ..., u])`.
@@ -50,14 +50,14 @@ def tangent_loop(
     linearize = _linear_after if static.config.reset_after else _linear_before
 
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
-    def chunk(params, source, dparams, dreset_state, carry, now):
+    def chunk(params, source, masks, dparams, dreset_state, dmasks, carry, now):
         (state, dstate), (x, dx, states, valid, reset) = carry, now
         x = read_chunk(source, x)
         before = jnp.concatenate([state[None], states[:-1]])
         if reset is not None:
             before = where_steps(reset, inputs.reset_state[None], before)
         weights = _weights(params, static.config), _weights(dparams, static.config)
-        linear_step, terms = linearize(static, fixed, weights, (x, dx), before, valid)
+        linear_step, terms = linearize(static, (masks, dmasks), weights, (x, dx), before, valid)
 
         def step(dstate, now):
             terms, reset = now
@@ -71,7 +71,9 @@ def tangent_loop(
 
     # The transpose of a slice is an array of full size: not for inputs with a gradient.
     source, x = by_chunk(inputs.x, static.batch_major and tangent.x is None)
-    body = functools.partial(chunk, inputs.params, source, tangent.params, tangent.reset_state)
+    fixed_inputs = (inputs.params, source, inputs.masks)
+    tangents = (tangent.params, tangent.reset_state, tangent.masks)
+    body = functools.partial(chunk, *fixed_inputs, *tangents)
     steps = (x, tangent.x, states, fixed.valid, fixed.reset)
     start = (inputs.initial_state, tangent.initial_state)
     (_, dstate), dstates = over_chunks(body, start, steps, static.chunk)
@@ -97,12 +99,12 @@ def _weights(params: Params | None, config: GRUConfig) -> _Weights:
     return _Weights(params["kernel"], *split_bias(params, config), *kernels)
 
 
-def _linear_after(static, fixed, weights, x, before, valid):
+def _linear_after(static, masks, weights, x, before, valid):
     """Linearises the steps of a chunk where the reset gate acts after the recurrent product.
 
     Args:
         static: of the loop.
-        fixed: of the loop; the masks of steps are not used.
+        masks: dropout masks and their tangents.
         weights: the parameters and their tangents.
         x: `[k, ..., f]`, the inputs of the chunk, and their tangent.
         before: `[k, ..., u]`, the state that each step begins with.
@@ -111,12 +113,12 @@ def _linear_after(static, fixed, weights, x, before, valid):
     Returns:
         `(step, terms)`: `step(dstate, terms of one step) -> dstate`, and the terms of all steps.
     """
-    masks, dot = fixed.masks.recurrent, _step_dot(static)
+    recurrent_masks, dot = [each.recurrent for each in masks], _step_dot(static)
     kernel, dkernel = (each.gate_kernel for each in weights)
     bias, dbias = (each.recurrent_bias for each in weights)
-    x_projection, dx_projection = _projected_inputs(static, fixed, weights, x)
-    projection = project(before, kernel, bias, _each_step(masks), static.precision)
-    dprojection = _sum(_products(static, (before, None), (kernel, dkernel), masks), dbias)
+    x_projection, dx_projection = _projected_inputs(static, masks, weights, x)
+    projection = project(before, kernel, bias, _each_step(recurrent_masks[0]), static.precision)
+    dprojection = _sum(_products(static, (before, None), (kernel, dkernel), recurrent_masks), dbias)
 
     def new_state(update, reset, recurrent, candidate, before):
         x_gates, gates = (*x_projection[:2], candidate), (update, reset, recurrent)
@@ -131,23 +133,24 @@ def _linear_after(static, fixed, weights, x, before, valid):
 
     def step(dstate, terms):
         constant, gates, through = terms
-        dprojection = project(dstate, kernel, None, masks, static.precision, dot)
+        dprojection = project(dstate, kernel, None, recurrent_masks[0], static.precision, dot)
         return constant + _weighted(gates, dprojection) + through * dstate
 
     return step, (constant, gates, through)
 
 
-def _linear_before(static, fixed, weights, x, before, valid):
+def _linear_before(static, masks, weights, x, before, valid):
     """Linearises the steps of a chunk where the reset gate acts before the recurrent product.
 
     Args and returns as `_linear_after`.
     """
     config, dot = static.config, _step_dot(static)
-    gate_masks, candidate_mask = split_masks(fixed.masks.recurrent)
+    gate_masks, candidate_masks = zip(*(split_masks(each.recurrent) for each in masks), strict=True)
+    gate_mask, candidate_mask = gate_masks[0], candidate_masks[0]
     gate_kernels = [each.gate_kernel for each in weights]
     candidate_kernels = [each.candidate_kernel for each in weights]
-    x_projection, dx_projection = _projected_inputs(static, fixed, weights, x)
-    projection = project(before, gate_kernels[0], None, _each_step(gate_masks), static.precision)
+    x_projection, dx_projection = _projected_inputs(static, masks, weights, x)
+    projection = project(before, gate_kernels[0], None, _each_step(gate_mask), static.precision)
     update_projection, reset_projection = split_gates(projection, 2)
 
     def kept_state(reset, before):
@@ -165,7 +168,7 @@ def _linear_before(static, fixed, weights, x, before, valid):
     update, candidate, through = _partials(new_state, update_projection, recurrent, before)
 
     dprojection = _products(static, (before, None), gate_kernels, gate_masks)
-    drecurrent = _products(static, (kept, None), candidate_kernels, candidate_mask)
+    drecurrent = _products(static, (kept, None), candidate_kernels, candidate_masks)
     if dx_projection is not None:
         width = projection.shape[-1]
         dprojection = _sum(dx_projection[..., :width], dprojection)
@@ -176,7 +179,7 @@ def _linear_before(static, fixed, weights, x, before, valid):
 
     def step(dstate, terms):
         constant, dkept, update, reset, keeping, candidate, through = terms
-        dprojection = project(dstate, gate_kernels[0], None, gate_masks, static.precision, dot)
+        dprojection = project(dstate, gate_kernels[0], None, gate_mask, static.precision, dot)
         dupdate, dreset = split_gates(dprojection, 2)
         dkept = dkept + reset * dreset + keeping * dstate
         dcandidate = project(
@@ -187,15 +190,15 @@ def _linear_before(static, fixed, weights, x, before, valid):
     return step, (constant, reset * dreset, update, reset, keeping, candidate, through)
 
 
-def _projected_inputs(static, fixed, weights, x):
+def _projected_inputs(static, masks, weights, x):
     """Projects a chunk's inputs.
 
     Returns:
         The projections of the gates, and the tangent of all of them side by side, or None.
     """
-    masks = fixed.masks.inputs
+    masks = [each.inputs for each in masks]
     kernels = [each.kernel for each in weights]
-    projection = project(x[0], kernels[0], weights[0].bias, _each_step(masks), static.precision)
+    projection = project(x[0], kernels[0], weights[0].bias, _each_step(masks[0]), static.precision)
     return split_gates(projection), _sum(_products(static, x, kernels, masks), weights[1].bias)
 
 
@@ -206,17 +209,17 @@ def _products(static, x, kernels, masks) -> jax.Array | None:
         static: of the loop.
         x: `[k, ..., f]` and its tangent.
         kernels: `[f, n u]` and its tangent.
-        masks: `[n, ..., f]`, dropout masks, or None.
+        masks: `[n, ..., f]`, dropout masks and their tangent, each or None.
 
     Returns:
-        `[k, ..., n u]`; None where neither has a tangent.
+        `[k, ..., n u]`; None where none of them has a tangent.
     """
-    (x, dx), (kernel, dkernel) = x, kernels
-    product = functools.partial(
-        project, masks=_each_step(masks), precision=static.precision, dot=flat_dot
-    )
-    by_kernel = None if dkernel is None else product(x, dkernel)
-    return by_kernel if dx is None else _sum(product(dx, kernel), by_kernel)
+    (x, dx), (kernel, dkernel), (mask, dmask) = x, kernels, map(_each_step, masks)
+    product = functools.partial(project, precision=static.precision, dot=flat_dot)
+    by_kernel = None if dkernel is None else product(x, dkernel, masks=mask)
+    by_mask = None if dmask is None else product(x, kernel, masks=dmask)
+    by_x = None if dx is None else product(dx, kernel, masks=mask)
+    return _sum(by_x, _sum(by_kernel, by_mask))
 
 
 def _step_dot(static: Static) -> Dot:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.activations import get_activation
+from gruflax.functional.activations import activate
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops import where_steps
@@ -103,7 +103,7 @@ def trace(
     _, states = run_prepared(call, precision=precision)
     assert states is not None
     update, reset_gate, candidate = _all_gates(call, states, precision)
-    result = Trace(update, reset_gate, get_activation(config.activation)(candidate), states)
+    result = Trace(update, reset_gate, activate("activation", config.activation, candidate), states)
     return result if time_major else Trace(*(jnp.moveaxis(each, 0, -2) for each in result))
 
 

@@ -8,4 +8,4 @@ from gruflax.linen.losses import total_loss as total_loss
 from gruflax.linen.rnn import RNN as RNN
 from gruflax.linen.stack import Stack as Stack
 from gruflax.linen.stacked import StackedRNNCells as StackedRNNCells
-from gruflax.linen.state import reset_states as reset_states
+from gruflax.linen.state import forget_states as forget_states, reset_states as reset_states

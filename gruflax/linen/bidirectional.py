@@ -3,13 +3,16 @@
 from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
+from gruflax.functional.checks import brief
 from gruflax.functional.directions import check_merge_mode, state_halves
 from gruflax.linen.config import Configurable
 from gruflax.linen.gru import GRU
 from gruflax.linen.rnn import RNN
 from gruflax.linen.state import Resettable
+from gruflax.named.calls import by_keyword
 from gruflax.named.directions import check_pair, run_directions
 
 
@@ -50,6 +53,7 @@ class Bidirectional(Resettable, Configurable):
         self.backward_layer = _direction(backward, "backward_layer")
         super().__post_init__()
 
+    @by_keyword
     def __call__(
         self,
         inputs: ArrayLike,
@@ -64,9 +68,10 @@ class Bidirectional(Resettable, Configurable):
 
         Args:
             inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
-            mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False the state stays what it
-                was.
-            seq_lengths: `[...]` integers: only the first so many steps count, in both directions.
+            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
+                state stays what it was.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count, in both
+                directions.
             reset: `[..., t]` or `[..., t, 1]`; True at the first step of each part of a sequence:
                 no state goes from part to part, in either direction.
             training: whether to apply dropout.
@@ -139,7 +144,8 @@ class Bidirectional(Resettable, Configurable):
     @property
     def num_feature_axes(self) -> int:
         """Returns how many axes of an input step are features."""
-        return self.layer.cell.num_feature_axes if isinstance(self.layer, RNN) else 1
+        cell: Any = self.layer.cell if isinstance(self.layer, RNN) else None
+        return 1 if cell is None else cell.num_feature_axes
 
     @property
     def dtype(self) -> DTypeLike | None:
@@ -154,7 +160,8 @@ class Bidirectional(Resettable, Configurable):
 
 def _check_layer(name: str, layer: Any) -> None:
     if not isinstance(layer, (GRU, RNN)):
-        raise TypeError(f"{name} must be a gruflax.GRU or gruflax.RNN, got {layer!r}.")
+        remedy = ": run the cell by gruflax.RNN" if isinstance(layer, nn.RNNCellBase) else ""
+        raise TypeError(f"{name} must be a gruflax.GRU or gruflax.RNN, got {brief(layer)}{remedy}.")
 
 
 def _direction(layer: GRU | RNN, name: str) -> GRU | RNN:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
@@ -15,8 +14,8 @@ from gruflax.functional.params import check_size
 from gruflax.functional.sequence import gru_sequence
 from gruflax.functional.step import gru_cell_step
 from gruflax.linen.config import Configurable
-from gruflax.linen.weights import declare_params, dropout_key
-from gruflax.named.fields import Identifier, check_fields, config_of
+from gruflax.linen.weights import declare_params, dropout_key, step_key
+from gruflax.named.fields import Identifier, config_of, settle_fields
 from gruflax.named.states import nested_like, single_state
 
 
@@ -94,7 +93,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
     partitioned: bool = False
 
     def __post_init__(self):
-        check_fields(self)
+        settle_fields(self)
         super().__post_init__()
 
     @property
@@ -119,13 +118,14 @@ class GRUCell(Configurable, nn.RNNCellBase):
         Raises:
             ValueError: a shape does not fit, or there is more than one state.
         """
-        params = declare_params(self, np.shape(inputs)[-1])
+        params, key = declare_params(self, "inputs", inputs), dropout_key(self, training)
         state, output = gru_cell_step(
             params,
             single_state("states", states),
             inputs,
-            dropout_key(self, training),
+            key,
             config=self.config,
+            zoneout_rng=step_key(key),
             dtype=self.dtype,
             precision=self.precision,
         )
@@ -152,7 +152,8 @@ class GRUCell(Configurable, nn.RNNCellBase):
         Returns:
             `(outputs, state)`: `[..., t, u]` or the last one `[..., u]`, and the state `[..., u]`.
         """
-        params = declare_params(self, np.shape(inputs)[-1])
+        time_axis = 0 if options.get("time_major") else -2
+        params = declare_params(self, "inputs", inputs, time_axis=time_axis)
         return gru_sequence(
             params,
             inputs,
@@ -169,14 +170,19 @@ class GRUCell(Configurable, nn.RNNCellBase):
         """Returns the state before the first step, for Flax.
 
         Args:
-            rng: unused: the state is zeros.
+            rng: unused: the state is not random.
             input_shape: of one step, `(..., f)`.
 
         Returns:
-            `[..., u]` zeros in the compute dtype.
+            `[..., u]` in the compute dtype: zeros, or the learned state of a bound cell that has
+            one.
         """
         del rng
-        return jnp.zeros((*input_shape[:-1], self.units), self.dtype or self.param_dtype)
+        shape, dtype = (*input_shape[:-1], self.units), self.dtype or self.param_dtype
+        if self.scope is None or not self.has_variable("params", "initial_state"):
+            return jnp.zeros(shape, dtype)
+        learned = nn.unbox(self.get_variable("params", "initial_state"))
+        return jnp.broadcast_to(learned, shape).astype(dtype)
 
     @nn.nowrap
     def get_initial_state(self, batch_size: int) -> tuple[jax.Array]:

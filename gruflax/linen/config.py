@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from gruflax.functional.checks import brief
+from gruflax.linen.module import Module
 from gruflax.named import activations, constraints, initializers, regularizers
 from gruflax.named.fields import VARIANTS
 
@@ -27,7 +29,6 @@ _UNWRITTEN = (
 
 # What older releases of Keras and TensorFlow write and a Flax module has no use for.
 _IGNORED = (
-    "autocast",
     "batch_input_shape",
     "enable_caching_device",
     "input_dim",
@@ -43,7 +44,7 @@ _NAMED = {
 }
 
 
-class Configurable(nn.Module):
+class Configurable(Module):
     """Keras' `get_config` and `from_config` for a module whose fields have Keras' names."""
 
     @nn.nowrap
@@ -56,7 +57,7 @@ class Configurable(nn.Module):
         Returns:
             A dict that `from_config`, of gruflax and of Keras 3, turns into an equal layer.
         """
-        config = {"name": self.name, "trainable": True, "dtype": policy_name(self)}
+        config = {"name": self.name, "trainable": True, **written_dtypes(self)}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             written = field.name not in _UNWRITTEN or value != field.default
@@ -69,14 +70,18 @@ class Configurable(nn.Module):
         """Makes a layer from a config dict of Keras 3, tf.keras or gruflax.
 
         Args:
-            config: as `get_config` returns it; `dtype` is a dtype or a Keras dtype policy.
+            config: as `get_config` returns it; `dtype` is a dtype or a Keras dtype policy, of which
+                float32 leaves the dtype to the inputs unless `autocast` is True.
 
         Returns:
             The layer.
 
         Raises:
-            ValueError: a key is unknown, or a value is no valid argument.
+            TypeError: `config` is no dict, or a value is of another type.
+            ValueError: a key is unknown or missing, or a value is no valid argument.
         """
+        if not isinstance(config, Mapping):
+            raise TypeError(f"config must be a dict, got {brief(config)}.")
         config = {key: value for key, value in config.items() if key not in _IGNORED}
         if not config.pop("trainable", True):
             warnings.warn(
@@ -84,13 +89,19 @@ class Configurable(nn.Module):
                 stacklevel=2,
             )
         known = {field.name for field in dataclasses.fields(cls)} - {"parent"}
-        dtypes = policy_dtypes(config.pop("dtype", None))
+        dtypes = read_dtypes(config)
         # An RNN has no dtype of its own: its cell has.
+        config = {key: value for key, value in config.items() if key not in DTYPE_KEYS}
         arguments = {name: dtype for name, dtype in dtypes.items() if name in known} | config
         unknown = sorted(set(arguments) - known)
         if unknown:
             raise ValueError(
                 f"config has unknown keys {unknown}; {cls.__name__} has {sorted(known)}."
+            )
+        missing = sorted(_required(cls) - set(arguments))
+        if missing:
+            raise ValueError(
+                f"config of a {cls.__name__} must have {missing}, got {sorted(config)}."
             )
         if arguments.get("implementation") == 0:
             # TensorFlow 1 wrote 0 for what is 1 since.
@@ -98,32 +109,70 @@ class Configurable(nn.Module):
         return cls(**{name: _deserialize(name, value) for name, value in arguments.items()})
 
 
-def policy_name(module: nn.Module) -> str:
-    """Returns the name of the Keras dtype policy of a module with `dtype` and `param_dtype`."""
-    stored = jnp.dtype(getattr(module, "param_dtype", jnp.float32)).name
-    computed = jnp.dtype(getattr(module, "dtype", None) or stored).name
-    if computed == stored:
-        return stored
-    return f"mixed_{computed}" if stored == "float32" else computed
+# Keras' policy, whether inputs are cast to its dtype, and what no policy of Keras has a name for.
+DTYPE_KEYS = ("dtype", "autocast", "param_dtype")
 
 
-def policy_dtypes(policy: Any) -> dict[str, DTypeLike]:
-    """Reads a Keras dtype policy.
+def written_dtypes(module: nn.Module) -> dict[str, Any]:
+    """Writes the dtypes of a module as `read_dtypes` reads them.
 
     Args:
-        policy: a name ("float32", "mixed_bfloat16", ...), a serialised DTypePolicy, a dtype, or
-            None.
+        module: with `dtype` and `param_dtype`, or with neither.
+
+    Returns:
+        Keras' policy as "dtype"; "autocast" where the module differs from Keras in whether inputs
+        are cast; "param_dtype" where Keras has no such policy.
+    """
+    stored = jnp.dtype(getattr(module, "param_dtype", jnp.float32)).name
+    dtype = getattr(module, "dtype", None)
+    computed = stored if dtype is None else jnp.dtype(dtype).name
+    mixed = stored == "float32" and computed in ("float16", "bfloat16")
+    config: dict[str, Any] = {"dtype": f"mixed_{computed}" if mixed else computed}
+    if not mixed and computed != stored:
+        config["param_dtype"] = stored
+    fields = {"dtype", "param_dtype"} & {field.name for field in dataclasses.fields(module)}
+    if fields and (read_dtypes(config).get("dtype") is None) != (dtype is None):
+        config["autocast"] = dtype is not None
+    return config
+
+
+def read_dtypes(config: Mapping[str, Any]) -> dict[str, DTypeLike]:
+    """Reads the dtypes of a config.
+
+    Args:
+        config: with a Keras dtype policy as "dtype": a name ("float32", "mixed_bfloat16", ...), a
+            serialised DTypePolicy, a dtype, or None; and maybe the other `DTYPE_KEYS`.
 
     Returns:
         The fields `dtype` and `param_dtype` that it sets; none for float32, which is the default.
+
+    Raises:
+        ValueError: the policy is unknown or malformed.
     """
+    policy = config.get("dtype")
     if isinstance(policy, Mapping):
-        policy = policy["config"]["name"]
-    if policy is None or policy == "float32":
-        return {}
-    if isinstance(policy, str) and policy.startswith("mixed_"):
-        return {"dtype": jnp.dtype(policy.removeprefix("mixed_"))}
-    return {"dtype": jnp.dtype(policy), "param_dtype": jnp.dtype(policy)}
+        policy = (policy.get("config") or {}).get("name")
+    if policy is None:
+        policy = "float32"
+    mixed = isinstance(policy, str) and policy.startswith("mixed_")
+    try:
+        computed = jnp.dtype(policy.removeprefix("mixed_") if isinstance(policy, str) else policy)
+        stored = jnp.dtype(config.get("param_dtype", jnp.float32 if mixed else computed))
+    except TypeError:
+        raise ValueError(f"dtype must be a dtype or a Keras policy, got {brief(policy)}.") from None
+    dtypes: dict[str, DTypeLike] = {} if stored == jnp.float32 else {"param_dtype": stored}
+    if config.get("autocast", computed != jnp.float32 or computed != stored):
+        dtypes["dtype"] = computed
+    return dtypes
+
+
+def _required(cls: type) -> set[str]:
+    """The fields that have no default."""
+    return {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is field.default_factory is dataclasses.MISSING
+    }
 
 
 def _kind(field: str) -> Any:
@@ -154,7 +203,7 @@ def _deserialize(name: str, value: Any) -> Any:
         return value
     kind = _kind(name)
     if kind is not None:
-        return kind.get(value)
+        return kind.identify(value, name)
     classes = {cls.__name__: cls for cls in Configurable.__subclasses__()}
     if value.get("class_name") not in classes:
         raise ValueError(

@@ -1,20 +1,14 @@
 """Constraints on weights, as a step of the optimiser."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import optax
 from flax import linen as nn
 
-from gruflax.named.fields import ROLES, option
-
-
-Path = tuple[str, ...]
-Constraint = Callable[[jax.Array], jax.Array]
-
-# The axes that a layer gives its weights; a vmapped or scanned layer's have more in front.
-_RANKS = {"kernel": 2, "recurrent_kernel": 2}
+from gruflax.linen.module import Constraint, Path, noted_constraints
+from gruflax.named.fields import each_member
 
 
 def collect_constraints(
@@ -24,27 +18,24 @@ def collect_constraints(
 
     Args:
         model: an unbound Flax module with gruflax layers anywhere in it.
-        *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s.
+        *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s; flags stay flags.
         rngs: streams that `model.init` needs besides "params" and "dropout".
-        **kwargs: of the call.
+        **kwargs: of the call, the same.
 
     Returns:
         For each path below "params" a constraint and the rank of the weight that it is for.
     """
-    found = {}
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
 
-    def watch(call, call_args, call_kwargs, context):
-        module = context.module
-        for name, role in ROLES.items():
-            if getattr(module, f"{role}_constraint", None) is not None:
-                rank = _RANKS.get(name) or (2 if module.reset_after else 1)
-                found[(*module.path, name)] = (option(module, name, "constraint"), rank)
-        return call(*call_args, **call_kwargs)
+    def init(arrays):
+        args, kwargs = treedef.unflatten([arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
+        return model.init(streams, *args, **kwargs)
 
     key = jax.random.key(0)
     streams = {"params": key, "dropout": key, **(rngs or {})}
-    with nn.intercept_methods(watch):
-        jax.eval_shape(lambda *args: model.init(streams, *args, **kwargs), *args)
+    with noted_constraints() as found:
+        jax.eval_shape(init, arrays)
     return found
 
 
@@ -60,9 +51,9 @@ def constraints(
 
     Args:
         model: an unbound Flax module with gruflax layers anywhere in it.
-        *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s.
+        *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s; flags stay flags.
         rngs: streams that `model.init` needs besides "params" and "dropout".
-        **kwargs: of the call.
+        **kwargs: of the call, the same.
 
     Returns:
         A transformation of updates of `variables["params"]`.
@@ -89,9 +80,7 @@ def constraints(
             if _names(path) not in found:
                 return delta
             constraint, rank = found[_names(path)]
-            for _ in range(weight.ndim - rank):
-                constraint = jax.vmap(constraint)
-            return constraint(weight + delta) - weight
+            return each_member(constraint, weight.ndim - rank)(weight + delta) - weight
 
         weights, deltas = nn.unbox(params), nn.unbox(updates)
         deltas = jax.tree_util.tree_map_with_path(constrained, deltas, weights)

@@ -5,10 +5,12 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from gruflax.linen.weights import sow_weight_losses
+from gruflax.linen.module import noted_constraints
+from gruflax.linen.weights import at_step, sow_weight_losses
 from gruflax.named.fields import ROLES
 from gruflax.named.sequences import loop_cell, step_shape
 
@@ -43,7 +45,7 @@ def cell_sequence(
 ) -> tuple[jax.Array, Any]:
     """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind.
 
-    The "dropout" stream gives the same key at every step.
+    The "dropout" stream gives the same key at every step; zoneout makes another one of it.
 
     Args:
         cell: bound to a module that is running; `cell(state, x) -> (state, output)`.
@@ -63,21 +65,26 @@ def cell_sequence(
 
     def loop(body, carry, steps):
         def one_step(cell, carry, now):
-            return body(functools.partial(cell, **call), carry, now)
+            index, now = now
+            with at_step(index):
+                return body(functools.partial(cell, **call), carry, now)
 
         # A Python loop would count the calls, and draw other dropout masks at every step.
+        time = steps.inputs.shape[0]
         scan = nn.scan(
             one_step,
             variable_broadcast="params",
             split_rngs={"params": False, "dropout": False},
-            unroll=max(1, steps.inputs.shape[0]) if unroll else 1,
+            unroll=max(1, time) if unroll else 1,
         )
-        return scan(cell, carry, steps)
+        return scan(cell, carry, (jnp.arange(time), steps))
 
     def abstract_step(state, x):
         key = jax.random.key(0)
         alone = cell.clone(parent=None, name=None)
-        result, _ = alone.init_with_output({"params": key, "dropout": key}, state, x, **call)
+        # What a copy without a place in the model declares is nobody's.
+        with noted_constraints():
+            result, _ = alone.init_with_output({"params": key, "dropout": key}, state, x, **call)
         return result
 
     result = loop_cell(

@@ -16,7 +16,8 @@ from gruflax.linen.cell import GRUCell
 from gruflax.linen.config import Configurable
 from gruflax.linen.layer import call_layer
 from gruflax.linen.state import Resettable
-from gruflax.named.fields import Identifier, check_fields, config_of
+from gruflax.named.calls import by_keyword
+from gruflax.named.fields import Identifier, config_of, settle_fields
 
 
 class GRU(Resettable, Configurable):
@@ -112,7 +113,7 @@ class GRU(Resettable, Configurable):
     partitioned: bool = False
 
     def __post_init__(self):
-        check_fields(self)
+        settle_fields(self)
         super().__post_init__()
 
     @property
@@ -121,6 +122,7 @@ class GRU(Resettable, Configurable):
         return config_of(self)
 
     @nn.compact
+    @by_keyword
     def __call__(
         self,
         inputs: ArrayLike,
@@ -136,13 +138,14 @@ class GRU(Resettable, Configurable):
 
         Args:
             inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
-            mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False the state and the output
-                stay what they were.
-            seq_lengths: `[...]` integers: only the first so many steps count.
-            reset: `[..., t]` or `[..., t, 1]`; where it is True the state goes back to
-                `reset_state` before that step.
-            reset_state: `[..., u]`; None is `initial_state`, or zeros where a stateful layer
-                carries its state on.
+                Without one, `[t, f]` is one sequence, as in Flax: a forgotten axis looks the same.
+            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
+                state and the output stay what they were.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
+            reset: like `mask`; where it is True the state goes back to `reset_state` before that
+                step.
+            reset_state: `[..., u]`, with `reset`; None is `initial_state`, or zeros where a
+                stateful layer carries its state on.
             training: whether to apply dropout, with masks from the "dropout" stream.
             initial_state: `[..., u]`, or a tuple or list of one such array; None is the stored
                 state of a stateful layer, else the learned one, else zeros.
@@ -152,7 +155,8 @@ class GRU(Resettable, Configurable):
             `return_state` a tuple of them and the state `[..., u]`.
 
         Raises:
-            TypeError: `training` is traced, or `seq_lengths` are not integers.
+            TypeError: `training` is traced or no bool, `seq_lengths` are not integers, `inputs` are
+                token ids, or something else than `inputs` came by position.
             ValueError: a shape does not fit, `use_cudnn` cannot be met, the batch size of a
                 stateful layer changed, or dropout has no key; the message names the argument.
         """

@@ -77,7 +77,7 @@ def sow_activity_loss(
         result: a pytree of outputs.
         scale: what the loss of an output is multiplied by.
     """
-    regularizer = regularizers.get(layer.activity_regularizer)
+    regularizer = regularizers.get(layer.activity_regularizer, "activity_regularizer")
     if regularizer is None or layer.is_initializing():
         return
     for output in jax.tree.leaves(result):

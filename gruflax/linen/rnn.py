@@ -1,16 +1,20 @@
 """Keras' RNN layer: any Flax cell over a sequence."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
 from gruflax.linen.config import Configurable
 from gruflax.linen.layer import call_layer
+from gruflax.linen.stacked import StackedRNNCells
 from gruflax.linen.state import Resettable
-from gruflax.named.fields import Identifier
+from gruflax.named.calls import by_keyword, other_system
+from gruflax.named.fields import Identifier, check_layer_fields, refuse_learned_state
 from gruflax.named.states import as_tuple
 
 
@@ -22,7 +26,7 @@ class RNN(Resettable, Configurable):
     parameters are under `cell`.
 
     Attributes:
-        cell: the cell.
+        cell: the cell, or a list of cells that are stacked, see `StackedRNNCells`.
         return_sequences: returns the output of every step instead of the last one.
         return_state: returns the state too.
         go_backwards: processes the last step first; outputs come in the order of processing.
@@ -36,7 +40,7 @@ class RNN(Resettable, Configurable):
     Source: Keras 3's `RNN`.
     """
 
-    cell: nn.RNNCellBase
+    cell: nn.RNNCellBase | Sequence[nn.RNNCellBase]
     return_sequences: bool = False
     return_state: bool = False
     go_backwards: bool = False
@@ -47,11 +51,22 @@ class RNN(Resettable, Configurable):
     time_major: bool = False
 
     def __post_init__(self):
+        if isinstance(self.cell, (tuple, list)):
+            self.cell = StackedRNNCells(self.cell)
         if not isinstance(self.cell, nn.RNNCellBase):
-            raise TypeError(f"cell must be a flax.linen.RNNCellBase, got {self.cell!r}.")
+            layer = isinstance(self.cell, Resettable)
+            remedy = ": a layer has its loop already" if layer else other_system(self.cell)
+            raise TypeError(
+                "cell must be a flax.linen.RNNCellBase, such as gruflax.GRUCell, or a list of "
+                f"them, got {brief(self.cell)}{remedy}."
+            )
+        check_layer_fields(self)
+        if self.stateful:
+            refuse_learned_state(self.cell)
         super().__post_init__()
 
     @nn.compact
+    @by_keyword
     def __call__(
         self,
         inputs: ArrayLike,
@@ -67,12 +82,13 @@ class RNN(Resettable, Configurable):
 
         Args:
             inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-            mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False the step does not count.
-            seq_lengths: `[...]` integers: only the first so many steps count.
-            reset: `[..., t]` or `[..., t, 1]`; where it is True the state goes back to
-                `reset_state` before that step.
-            reset_state: the cell's state; None is `initial_state`, or the cell's own initial state
-                where a stateful layer carries its state on.
+            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
+                step does not count.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
+            reset: like `mask`; where it is True the state goes back to `reset_state` before that
+                step.
+            reset_state: the cell's state, with `reset`; None is `initial_state`, or the cell's own
+                initial state where a stateful layer carries its state on.
             training: whether to apply dropout.
             initial_state: the cell's state; None is the stored state of a stateful layer, else the
                 cell's own initial state.
@@ -84,9 +100,10 @@ class RNN(Resettable, Configurable):
         Raises:
             ValueError: a shape does not fit; the message names the argument.
         """
+        cell: Any = self.cell
         return call_layer(
             self,
-            self.cell,
+            cell,
             inputs,
             initial_state,
             mask=mask,
@@ -100,6 +117,7 @@ class RNN(Resettable, Configurable):
     def get_initial_state(self, batch_size: int) -> tuple:
         """Returns the state before the first step: a tuple of arrays `[batch_size, u]`."""
         check_size("batch_size", batch_size)
-        features = (1,) * self.cell.num_feature_axes
-        state = self.cell.initialize_carry(jax.random.key(0), (batch_size, *features))
+        cell: Any = self.cell
+        features = (1,) * cell.num_feature_axes
+        state = cell.initialize_carry(jax.random.key(0), (batch_size, *features))
         return as_tuple(state)

@@ -5,18 +5,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.typing import ArrayLike
 
-from gruflax.functional.config import GRUConfig
+from gruflax.functional.checks import brief
+from gruflax.functional.config import checked_rate
 from gruflax.functional.dropout import dropout_mask
 from gruflax.linen.bidirectional import Bidirectional
 from gruflax.linen.gru import GRU
+from gruflax.linen.module import Module
 from gruflax.linen.rnn import RNN
 from gruflax.linen.weights import dropout_key
+from gruflax.named.calls import by_keyword
 
 
-class Stack(nn.Module):
+class Stack(Module):
     """Runs recurrent layers one after the other: a multi-layer GRU as in PyTorch.
 
         encoder = gruflax.Stack(
@@ -43,10 +45,10 @@ class Stack(nn.Module):
     def __post_init__(self):
         _check_layers(self.layers)
         self.layers = tuple(self.layers)
-        # A rate is a rate: the cell's own check.
-        self.dropout = GRUConfig(dropout=self.dropout).dropout
+        self.dropout = checked_rate("dropout", self.dropout)
         super().__post_init__()
 
+    @by_keyword
     def __call__(
         self,
         inputs: ArrayLike,
@@ -145,11 +147,14 @@ class Stack(nn.Module):
 
 def _check_layers(layers: Any) -> None:
     if not isinstance(layers, (tuple, list)) or not layers:
-        raise TypeError(f"layers must be a list of one layer or more, got {layers!r}.")
+        raise TypeError(
+            "layers must be a list of one layer or more, as in Stack([GRU(8), GRU(4)]), got "
+            f"{brief(layers)}."
+        )
     for index, layer in enumerate(layers):
         if not isinstance(layer, (GRU, RNN, Bidirectional)):
             raise TypeError(
-                f"layers[{index}] must be a gruflax.GRU, RNN or Bidirectional, got {layer!r}."
+                f"layers[{index}] must be a gruflax.GRU, RNN or Bidirectional, got {brief(layer)}."
             )
         for name in ("return_state", "time_major"):
             if getattr(layer, name) != getattr(layers[0], name):

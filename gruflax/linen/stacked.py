@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
 from gruflax.linen.cell import GRUCell
 from gruflax.linen.config import Configurable
 from gruflax.linen.foreign import cell_sequence, initial_carry, takes_training
-from gruflax.named.sequences import time_axis
-from gruflax.named.states import fitted_states
+from gruflax.named.sequences import run_stacked
 
 
 class StackedRNNCells(Configurable, nn.RNNCellBase):
@@ -34,10 +34,12 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
 
     def __post_init__(self):
         if not isinstance(self.cells, (tuple, list)) or not self.cells:
-            raise TypeError(f"cells must be a list of one cell or more, got {self.cells!r}.")
-        for cell in self.cells:
+            raise TypeError(f"cells must be a list of one cell or more, got {brief(self.cells)}.")
+        for index, cell in enumerate(self.cells):
             if not isinstance(cell, nn.RNNCellBase):
-                raise TypeError(f"cells must be flax.linen.RNNCellBase, got {cell!r}.")
+                raise TypeError(
+                    f"cells[{index}] must be a flax.linen.RNNCellBase, got {brief(cell)}."
+                )
         self.cells = tuple(self.cells)
         super().__post_init__()
 
@@ -70,56 +72,26 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
         return (new if isinstance(states, list) else tuple(new)), output
 
     def sequence(
-        self,
-        inputs: ArrayLike,
-        *,
-        initial_state: Any = None,
-        reset_state: Any = None,
-        go_backwards: bool = False,
-        time_major: bool = False,
-        return_sequences: bool = True,
-        zero_output_for_mask: bool = False,
-        **options: Any,
+        self, inputs: ArrayLike, *, time_major: bool = False, **options: Any
     ) -> tuple[jax.Array, tuple]:
         """Runs the cells over a sequence, one after the other.
 
         Args:
             inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-            initial_state: the cells' states in any nesting; None is their own initial states.
-            reset_state: the same; what a reset goes back to; None is the initial state.
-            go_backwards: processes the last step first.
             time_major: time comes first.
-            return_sequences: returns the output of every step.
-            zero_output_for_mask: outputs are zeros at masked steps.
-            **options: `mask`, `seq_lengths`, `reset`, `training` and `unroll`, for every cell.
+            **options: of `gruflax.functional.gru_sequence`, and `training`.
 
         Returns:
             `(outputs, states)`: the outputs of the last cell, and a tuple of the cells' states.
         """
-        zeros = initial_carry(self, inputs, time_major)
-        axis = time_axis(self.num_feature_axes, time_major)
-        initial, fresh = (
-            [None] * len(self.cells) if given is None else fitted_states(name, given, zeros)
-            for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
+        return run_stacked(
+            [sequence_of(cell) for cell in self.cells],
+            initial_carry(self, inputs, time_major),
+            inputs,
+            self.num_feature_axes,
+            time_major=time_major,
+            **options,
         )
-        states, outputs = [], jnp.asarray(inputs)
-        for index, cell in enumerate(self.cells):
-            last = index == len(self.cells) - 1
-            if go_backwards and index:
-                # The cell below gave its outputs in the order of processing.
-                outputs = jnp.flip(outputs, axis)
-            outputs, state = sequence_of(cell)(
-                outputs,
-                initial_state=initial[index],
-                reset_state=fresh[index],
-                go_backwards=go_backwards,
-                time_major=time_major,
-                return_sequences=return_sequences or not last,
-                zero_output_for_mask=zero_output_for_mask and last,
-                **options,
-            )
-            states.append(state)
-        return outputs, tuple(states)
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> tuple:

@@ -1,5 +1,6 @@
 """The state that stateful layers keep between calls: a Flax variable collection."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -40,13 +41,25 @@ def store_state(layer: nn.Module, state: Any) -> None:
         layer.put_variable(COLLECTION, "h", state)
 
 
+def forget_states(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Forgets the state of every stateful layer: the next call begins anew, with any batch size.
+
+    Args:
+        variables: of a model.
+
+    Returns:
+        New variables without the collection "recurrent_state"; all others are as they were.
+    """
+    return {name: value for name, value in variables.items() if name != COLLECTION}
+
+
 def reset_states(variables: dict[str, Any], states: Any = None) -> dict[str, Any]:
     """Resets every stateful layer of a model: a pure function, fit for jit.
 
     Args:
         variables: of a model, with the collection "recurrent_state".
         states: None for zeros, or an array `[..., u]` for each stateful layer, in any nesting, in
-            the order of the collection's leaves.
+            the order of the layers' paths, `layers_2` before `layers_10`.
 
     Returns:
         New variables; all other collections are as they were.

@@ -1,34 +1,59 @@
 """What the GRU modules share about their weights: declaring them, their losses, their RNG."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from gruflax.functional.params import params_shapes
-from gruflax.named.fields import axis_names, config_of, drops, initializer_of, option
+from gruflax.functional.checks import check_inputs
+from gruflax.functional.params import check_params, params_shapes
+from gruflax.linen.module import as_flag
+from gruflax.named.fields import AXES, axis_names, config_of, drops, initializer_of, option
 
 
-def declare_params(module: nn.Module, features: int) -> dict[str, jax.Array]:
+def declare_params(
+    module: nn.Module, name: str, inputs: Any, *, time_axis: int | None = None
+) -> dict[str, jax.Array]:
     """Declares a GRU's parameters in a module, and sows their regularisation losses.
 
     Args:
         module: with the fields of a GRU, inside a compact method.
-        features: size of an input step.
+        name: of the inputs, for errors.
+        inputs: `[..., f]`, or `[..., t, f]`.
+        time_axis: of a sequence, 0 or -2; None for a step.
 
     Returns:
         `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent.
+
+    Raises:
+        TypeError: the inputs are token ids.
+        ValueError: the inputs or what is in the variables are not of this GRU.
     """
-    shapes = params_shapes(features, module.units, config_of(module))
+    config, given = config_of(module), _given_params(module)
+    features = None if given is None else check_params(given, config, module.units)[0]
+    axes = {None: "...", 0: "time, ...", -2: "..., time"}[time_axis]
+    check_inputs(name, inputs, features, axes, 1 if time_axis is None else 2)
+    shapes = params_shapes(np.shape(inputs)[-1], module.units, config)
     params = {
         name: module.param(name, _boxing(module, name), shape, module.param_dtype)
         for name, shape in shapes.items()
     }
     sow_weight_losses(module, params)
     return params
+
+
+def _given_params(module: nn.Module) -> dict[str, Any] | None:
+    """What the variables hold for a GRU, before Flax asks for it; None where Flax will make it."""
+    given = nn.unbox(module.variables.get("params", {}))
+    if module.is_initializing() or (not given and module.is_mutable_collection("params")):
+        return None
+    # With none of a GRU's names, those of another library's are for the error to tell.
+    return {name: given[name] for name in AXES if name in given} or dict(given)
 
 
 def _boxing(module: nn.Module, name: str) -> Callable[..., Any]:
@@ -66,6 +91,25 @@ def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> Non
             )
 
 
+_STEP: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("step", default=None)
+
+
+@contextlib.contextmanager
+def at_step(index: jax.Array) -> Iterator[None]:
+    """Tells the cells that are called meanwhile, however deep, which step of a loop this is."""
+    token = _STEP.set(index)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def step_key(key: jax.Array | None) -> jax.Array | None:
+    """Returns a key of this step alone, of one that is the same at every step of a loop."""
+    index = _STEP.get()
+    return key if key is None or index is None else jax.random.fold_in(key, index)
+
+
 def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
     """Finds the key of a call's dropout masks.
 
@@ -78,12 +122,10 @@ def dropout_key(module: nn.Module, training: bool) -> jax.Array | None:
         call; None where nothing is dropped.
 
     Raises:
-        TypeError: `training` is traced.
+        TypeError: `training` is traced, or no bool.
         ValueError: there is neither a stream nor a seed.
     """
-    if isinstance(training, jax.core.Tracer):
-        raise TypeError("training must be a Python bool, static under jit, got a traced value.")
-    if not training or not drops(module):
+    if not as_flag("training", training) or not drops(module):
         return None
     if module.has_rng("dropout"):
         return module.make_rng("dropout")

@@ -1,19 +1,21 @@
 """Keras' activations, from names, config dicts and callables."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from gruflax.functional.activations import ACTIVATIONS, Function, get_activation
+from gruflax.functional.activations import Function, get_activation, named_activation
 
 
-def get(identifier: Any) -> Function:
-    """Looks up an activation.
+def identify(identifier: Any, field: str = "activation") -> str | Function:
+    """Brings an activation to the form that is equal where activations are equal.
 
     Args:
         identifier: a Keras name, a config dict, a callable, or None for linear.
+        field: the argument's name, for errors.
 
     Returns:
-        A function from `[..., u]` to `[..., u]`.
+        Keras' name; a callable that Keras does not know as it is.
 
     Raises:
         TypeError: `identifier` is none of these.
@@ -21,24 +23,28 @@ def get(identifier: Any) -> Function:
             malformed, or has arguments: no function here takes any.
     """
     if isinstance(identifier, Mapping):
-        identifier = _name(identifier)
-    return get_activation(identifier)
+        identifier = _name(identifier, field)
+    return named_activation(identifier, field)
 
 
-def serialize(identifier: Any) -> Any:
-    """Returns an activation's Keras name; a callable that Keras does not know as it is."""
-    function = get(identifier)
-    names = (name for name, known in ACTIVATIONS.items() if known is function)
-    return next(names, function)
+# Keras' names are also what its configs hold.
+serialize = identify
 
 
-def _name(config: Mapping[str, Any]) -> str:
+def get(identifier: Any, field: str = "activation") -> Function:
+    """Looks up the function of `[..., u]` that `identify` finds the name of."""
+    return get_activation(identify(identifier, field))
+
+
+def _name(config: Mapping[str, Any], field: str) -> str:
     name, arguments = config.get("class_name"), config.get("config")
     if name == "function":
         # Keras 3 writes a function as class "function" with its name as the config.
         name, arguments = arguments, None
     if not isinstance(name, str):
-        raise ValueError(f"activation config must name a function, got {dict(config)}.")
+        raise ValueError(f"config of {field} must name a function, got {reprlib.repr(config)}.")
     if arguments:
-        raise ValueError(f"config of activation {name} has unknown keys, got {arguments}.")
+        raise ValueError(
+            f"config of {field} {name} has unknown keys, got {reprlib.repr(arguments)}."
+        )
     return name

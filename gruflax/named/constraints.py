@@ -98,4 +98,5 @@ def _rescaled(
 _CLASSES = (MaxNorm, MinMaxNorm, NonNeg, UnitNorm)
 _REGISTRY = Registry("constraint", {cls.__name__: cls for cls in _CLASSES}, {})
 get = _REGISTRY.get
+identify = _REGISTRY.identify
 serialize = _REGISTRY.serialize

@@ -1,10 +1,15 @@
 """The fields of a GRU under Keras' names: what every module system makes of them."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from gruflax.functional.checks import brief, check_flags
 from gruflax.functional.config import RATES, GRUConfig
-from gruflax.functional.params import check_size
+from gruflax.functional.params import check_size, draw_param
 from gruflax.named import activations, constraints, initializers, regularizers
 
 
@@ -14,7 +19,7 @@ Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
 ROLES = {"kernel": "kernel", "recurrent_kernel": "recurrent", "bias": "bias"}
 
 # What the axes of each parameter are; gates are columns z | r | h.
-_AXES = {
+AXES = {
     "kernel": ("features", "gates"),
     "recurrent_kernel": ("units", "gates"),
     "bias": (None, "gates"),
@@ -23,6 +28,23 @@ _AXES = {
 
 # What Keras' GRU does not have, nor the layers of TensorFlow 1.
 VARIANTS = ("recurrent_weight_dropout", "zoneout", "learn_initial_state")
+
+# The fields that are True or False, of any layer or cell.
+FLAGS = (
+    "use_bias",
+    "reset_after",
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "stateful",
+    "unroll",
+    "zero_output_for_mask",
+    "time_major",
+    "remat",
+    "learn_initial_state",
+    "partitioned",
+    "deterministic",
+)
 
 KINDS = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
 
@@ -44,14 +66,16 @@ def option(module: Any, parameter: str, kind: str):
     """
     if parameter not in ROLES:
         return None
-    return KINDS[kind].get(getattr(module, f"{ROLES[parameter]}_{kind}"))
+    field = f"{ROLES[parameter]}_{kind}"
+    return KINDS[kind].get(getattr(module, field), field)
 
 
 def initializer_of(module: Any, parameter: str) -> Callable[..., Any]:
     """Looks up what draws one parameter: `f(key, shape, dtype)`."""
     # None is what Keras' `add_weight` makes of it.
     default = "zeros" if parameter == "initial_state" else "glorot_uniform"
-    return option(module, parameter, "initializer") or initializers.get(default)
+    initializer = option(module, parameter, "initializer") or initializers.get(default)
+    return functools.partial(draw_param, parameter, initializer)
 
 
 def axis_names(parameter: str, rank: int) -> tuple[str | None, ...]:
@@ -70,14 +94,16 @@ def axis_names(parameter: str, rank: int) -> tuple[str | None, ...]:
         `("features", "gates")`, `("units", "gates")`, for a bias `(None, "gates")` or `("gates",)`,
         for an initial state `("units",)`.
     """
-    return _AXES[parameter][-rank:]
+    return AXES[parameter][-rank:]
 
 
 def config_of(module: Any) -> GRUConfig:
     """Returns the static description of a module with the fields of a GRU."""
     return GRUConfig(
-        activation=activations.get(module.activation),
-        recurrent_activation=activations.get(module.recurrent_activation),
+        activation=activations.identify(module.activation),
+        recurrent_activation=activations.identify(
+            module.recurrent_activation, "recurrent_activation"
+        ),
         use_bias=module.use_bias,
         reset_after=module.reset_after,
         dropout=module.dropout,
@@ -92,18 +118,63 @@ def drops(module: Any) -> bool:
     return any(getattr(module, rate, 0) for rate in RATES)
 
 
-def check_fields(module: Any) -> None:
-    """Raises a ValueError or TypeError that names the field unless a GRU's fields are valid."""
+def each_member(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
+    """Maps a function of one weight over the axes that `vmap` or `scan` put in front of it."""
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
+def check_layer_fields(layer: Any) -> None:
+    """Checks what any layer over a sequence has; names its `activity_regularizer`."""
+    check_flags(**{name: getattr(layer, name) for name in FLAGS if hasattr(layer, name)})
+    if hasattr(layer, "activity_regularizer"):
+        found = regularizers.identify(layer.activity_regularizer, "activity_regularizer")
+        layer.activity_regularizer = found
+
+
+def settle_fields(module: Any) -> None:
+    """Checks a GRU's fields, and gives names to what Keras has a name for.
+
+    Raises:
+        TypeError: a field is of another type; the message names it.
+        ValueError: a value is unknown, out of its range, or does not go with others.
+    """
+    check_layer_fields(module)
     check_size("units", module.units)
+    for field in ("activation", "recurrent_activation"):
+        setattr(module, field, activations.identify(getattr(module, field), field))
+    for role in ROLES.values():
+        for kind, known in KINDS.items():
+            field = f"{role}_{kind}"
+            setattr(module, field, known.identify(getattr(module, field), field))
     config_of(module)
-    for parameter in ROLES:
-        for kind in KINDS:
-            option(module, parameter, kind)
-    if getattr(module, "stateful", False) and getattr(module, "learn_initial_state", False):
+    for field in ("dtype", "param_dtype"):
+        _check_dtype(field, getattr(module, field, None))
+    if getattr(module, "stateful", False):
+        refuse_learned_state(module)
+    seed = getattr(module, "seed", None)
+    if seed is not None and (isinstance(seed, bool) or not hasattr(seed, "__index__")):
+        raise TypeError(f"seed must be an integer or None, got {brief(seed)}.")
+
+
+def refuse_learned_state(cell: Any) -> None:
+    """Raises a ValueError where a stateful layer's cell, or one of its cells, learns a state."""
+    if getattr(cell, "learn_initial_state", False):
         raise ValueError(
             "learn_initial_state must be False where stateful=True: a stateful layer begins with "
             "the state that it stored, got both."
         )
-    seed = getattr(module, "seed", None)
-    if seed is not None and not hasattr(seed, "__index__"):
-        raise TypeError(f"seed must be an integer or None, got {seed!r}.")
+    for each in getattr(cell, "cells", ()):
+        refuse_learned_state(each)
+
+
+def _check_dtype(field: str, dtype: Any) -> None:
+    if dtype is None:
+        return
+    try:
+        known = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        known = False
+    if not known:
+        raise TypeError(f"{field} must be a floating dtype, got {brief(dtype)}.")

@@ -1,6 +1,7 @@
 """Keras' initializers, over `jax.nn.initializers`."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from gruflax.functional.checks import brief
 from gruflax.functional.params import orthogonal
 from gruflax.named.registry import Registry
 
@@ -28,9 +30,8 @@ class _Seeded:
     seed: int | None
 
     def __post_init__(self):
-        # Keras also writes a SeedGenerator, whose draws JAX' keys do not repeat.
         if not isinstance(self.seed, int | None):
-            raise ValueError(f"seed must be an integer or None, got {self.seed!r}.")
+            raise ValueError(f"seed must be an integer or None, got {brief(self.seed)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Constant:
     """Every weight is `value`."""
 
     value: float = 0.0
+
+    def __post_init__(self):
+        if not isinstance(self.value, numbers.Real):
+            raise ValueError(f"value must be a number, got {brief(self.value)}.")
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Returns an array of `shape` and `dtype`; `key` is not used."""
@@ -234,4 +239,5 @@ _ALIASES: dict[str, Callable] = {
 }
 _REGISTRY = Registry("initializer", {cls.__name__: cls for cls in _CLASSES}, _ALIASES)
 get = _REGISTRY.get
+identify = _REGISTRY.identify
 serialize = _REGISTRY.serialize

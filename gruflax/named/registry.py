@@ -2,8 +2,12 @@
 
 import dataclasses
 import inspect
+import re
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from gruflax.functional.checks import brief
 
 
 # TensorFlow 1 wrote the weight's dtype into its initializers; here the layer's param_dtype decides.
@@ -27,32 +31,46 @@ class Registry:
     classes: Mapping[str, type]
     aliases: Mapping[str, Callable[[], Any]]
 
-    def get(self, identifier: Any) -> Any:
-        """Looks up an object.
+    def identify(self, identifier: Any, field: str | None = None) -> Any:
+        """Brings what stands for an object to the form that is equal where objects are equal.
 
         Args:
             identifier: a name in snake_case or CamelCase, a config dict (old or Keras 3's
                 serialised form), a class, an instance or any callable, or None.
+            field: the argument's name, for errors; None is the kind.
 
         Returns:
-            A callable; None for None.
+            The name of a class with its default arguments, in snake_case; an object; None for None.
 
         Raises:
             TypeError: `identifier` is none of these.
             ValueError: the name or a key of the config is unknown, or the config is malformed.
         """
+        field = field or self.kind
         if identifier is None:
             return None
         if isinstance(identifier, str):
-            return self._by_name(identifier)()
-        if isinstance(identifier, Mapping):
-            return self._from_config(identifier)
-        found = identifier() if inspect.isclass(identifier) else identifier
-        if callable(found):
-            return found
-        raise TypeError(
-            f"{self.kind} must be a name, a config dict, a callable or None, got {identifier!r}."
-        )
+            identifier = self._by_name(identifier, field)()
+        elif isinstance(identifier, Mapping):
+            identifier = self._from_config(identifier, field)
+        elif inspect.isclass(identifier):
+            identifier = identifier()
+        if not callable(identifier):
+            raise TypeError(
+                f"{field} must be a name, a config dict, a callable or None, "
+                f"got {brief(identifier)}."
+            )
+        if (
+            not _is_known(identifier, self.classes)
+            or identifier != self.classes[type(identifier).__name__]()
+        ):
+            return identifier
+        return snake_case(type(identifier).__name__)
+
+    def get(self, identifier: Any, field: str | None = None) -> Any:
+        """Looks up a callable: takes what `identify` takes; None for None."""
+        found = self.identify(identifier, field)
+        return self._by_name(found, field or self.kind)() if isinstance(found, str) else found
 
     def serialize(self, identifier: Any) -> Any:
         """Writes an object as Keras 3 does.
@@ -65,7 +83,7 @@ class Registry:
             Keras does not know as it is.
         """
         found = self.get(identifier)
-        if type(found) not in self.classes.values():
+        if not _is_known(found, self.classes):
             return found
         return {
             "module": f"keras.{self.kind}s",
@@ -74,29 +92,28 @@ class Registry:
             "registered_name": None,
         }
 
-    def _by_name(self, name: str) -> Callable[[], Any]:
+    def _by_name(self, name: str, field: str) -> Callable[[], Any]:
         if name in self.aliases:
             return self.aliases[name]
         spellings = {known.lower(): cls for known, cls in self.classes.items()}
         found = spellings.get(name.replace("_", "").lower())
         if found is None:
-            known = sorted((*self.classes, *self.aliases))
-            raise ValueError(f"{self.kind} must be one of {known}, got {name!r}.")
+            known = sorted({snake_case(each) for each in (*self.classes, *self.aliases)})
+            raise ValueError(f"{field} must be one of {known}, got {name!r}.")
         return found
 
-    def _from_config(self, config: Mapping[str, Any]) -> Any:
+    def _from_config(self, config: Mapping[str, Any], field: str) -> Any:
         name, entries = config.get("class_name"), config.get("config") or {}
         if not isinstance(name, str) or not isinstance(entries, Mapping):
             raise ValueError(
-                f"{self.kind} config must have a 'class_name' and a dict as 'config', "
-                f"got {dict(config)}."
+                f"config of {field} must have a 'class_name' and a dict as 'config', "
+                f"got {reprlib.repr(dict(config))}."
             )
-        cls = self._by_name(name)
+        cls = self._by_name(name, field)
         # A config holds every argument, so that an alias is as good as its class.
         cls = cls if inspect.isclass(cls) else type(cls())
-        # JSON knows no tuples, and a list would make the object unhashable.
         arguments = {
-            key: tuple(value) if isinstance(value, list) else value
+            key: _plain(value)
             for key, value in entries.items()
             if key not in _IGNORED and not (key in _IGNORED_IF_NONE and value is None)
         }
@@ -107,3 +124,24 @@ class Registry:
                 f"config of {cls.__name__} has unknown keys {unknown}, not in {known}."
             )
         return cls(**arguments)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a config as an argument."""
+    if isinstance(value, list):
+        # JSON knows no tuples, and a list would make the object unhashable.
+        return tuple(value)
+    if isinstance(value, Mapping) and value.get("class_name") == "SeedGenerator":
+        # Keras' draws JAX' keys do not repeat anyway: a seed is what it began with.
+        return (value.get("config") or {}).get("seed")
+    return value
+
+
+def snake_case(name: str) -> str:
+    """Returns what Keras makes of the name of a class: "GlorotUniform" is "glorot_uniform"."""
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _is_known(value: Any, classes: Mapping[str, type]) -> bool:
+    return type(value) in classes.values()

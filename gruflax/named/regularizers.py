@@ -127,4 +127,5 @@ def _l1_l2() -> L1L2:
 _CLASSES = (L1, L1L2, L2, OrthogonalRegularizer)
 _REGISTRY = Registry("regularizer", {cls.__name__: cls for cls in _CLASSES}, {"l1_l2": _l1_l2})
 get = _REGISTRY.get
+identify = _REGISTRY.identify
 serialize = _REGISTRY.serialize

@@ -160,6 +160,62 @@ def loop_cell(
     return outputs, state
 
 
+def run_stacked(
+    sequences: list[Sequence],
+    zeros: tuple,
+    inputs: ArrayLike,
+    num_feature_axes: int,
+    *,
+    initial_state: Any = None,
+    reset_state: Any = None,
+    go_backwards: bool = False,
+    time_major: bool = False,
+    return_sequences: bool = True,
+    zero_output_for_mask: bool = False,
+    **options: Any,
+) -> tuple[jax.Array, tuple]:
+    """Runs cells over a sequence, one after the other.
+
+    Args:
+        sequences: what runs each cell, with the options of `gruflax.functional.gru_sequence`.
+        zeros: the cells' own initial states.
+        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
+        num_feature_axes: of the first cell.
+        initial_state: the cells' states in any nesting; None is their own initial states.
+        reset_state: the same; what a reset goes back to; None is the initial state.
+        go_backwards: processes the last step first.
+        time_major: time comes first.
+        return_sequences: returns the output of every step.
+        zero_output_for_mask: outputs are zeros at masked steps.
+        **options: `mask`, `seq_lengths`, `reset`, `unroll`, ..., for every cell.
+
+    Returns:
+        `(outputs, states)`: the outputs of the last cell, and a tuple of the cells' states.
+    """
+    initial, fresh = (
+        [None] * len(sequences) if given is None else fitted_states(name, given, zeros)
+        for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
+    )
+    states, outputs = [], jnp.asarray(inputs)
+    for index, sequence in enumerate(sequences):
+        last = index == len(sequences) - 1
+        if go_backwards and index:
+            # The cell below gave its outputs in the order of processing.
+            outputs = jnp.flip(outputs, time_axis(num_feature_axes, time_major))
+        outputs, state = sequence(
+            outputs,
+            initial_state=initial[index],
+            reset_state=fresh[index],
+            go_backwards=go_backwards,
+            time_major=time_major,
+            return_sequences=return_sequences or not last,
+            zero_output_for_mask=zero_output_for_mask and last,
+            **options,
+        )
+        states.append(state)
+    return outputs, tuple(states)
+
+
 def unrolled(
     body: Callable[[Any, Steps], tuple[Any, Any]], carry: Any, steps: Steps
 ) -> tuple[Any, Any]:

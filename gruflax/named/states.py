@@ -1,5 +1,6 @@
 """The states of a cell, nested as Keras, Flax or the user nests them."""
 
+import re
 from typing import Any
 
 import jax
@@ -47,9 +48,12 @@ def check_states(given: Any, wanted: Any, name: str, remedy: str = "") -> None:
         raise ValueError(f"{name} must have shapes {shapes[1]}, got {shapes[0]}{hint}.")
 
 
+_REMEDY = "a stateful layer keeps its batch size until forget_states"
+
+
 def check_stored(stored: Any, zeros: Any) -> None:
     """Raises a ValueError unless the state that a stateful layer keeps fits the inputs' shapes."""
-    check_states(stored, zeros, "the stored state", "a stateful layer keeps its batch size")
+    check_states(stored, zeros, "the stored state", _REMEDY)
 
 
 def fitted_states(name: str, given: Any, wanted: Any) -> Any:
@@ -80,7 +84,8 @@ def replaced_states(stored: Any, states: Any) -> Any:
 
     Args:
         stored: a pytree of states.
-        states: None, or as many arrays of the same shapes in any nesting, in order.
+        states: None, or as many arrays of the same shapes in any nesting, in the order of the
+            paths of `stored`, numbers in them compared as numbers.
 
     Returns:
         A pytree like `stored`.
@@ -90,4 +95,17 @@ def replaced_states(stored: Any, states: Any) -> Any:
     """
     if states is None:
         return jax.tree.map(jnp.zeros_like, stored)
-    return fitted_states("states", states, stored)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(stored)
+    # JAX sorts the keys of a dict as text, "layers_10" before "layers_2".
+    order = sorted(range(len(paths)), key=lambda index: _numbered(paths[index][0]))
+    leaves = [paths[index][1] for index in order]
+    check_states(states, leaves, "states", _REMEDY)
+    new = dict(zip(order, fitted_states("states", states, leaves), strict=True))
+    return jax.tree.unflatten(treedef, [new[index] for index in range(len(paths))])
+
+
+def _numbered(path: tuple[Any, ...]) -> list[tuple[str, int]]:
+    """A path as text and numbers, each number compared as such."""
+    text = jax.tree_util.keystr(path, simple=True, separator="/")
+    parts = re.split(r"(\d+)", text)
+    return [("", int(part)) if part.isdecimal() else (part, 0) for part in parts]

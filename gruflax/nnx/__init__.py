@@ -9,5 +9,10 @@ from gruflax.nnx.penalties import (
     total_loss as total_loss,
 )
 from gruflax.nnx.rnn import RNN as RNN
-from gruflax.nnx.state import RecurrentState as RecurrentState, reset_states as reset_states
+from gruflax.nnx.stacked import StackedRNNCells as StackedRNNCells
+from gruflax.nnx.state import (
+    RecurrentState as RecurrentState,
+    forget_states as forget_states,
+    reset_states as reset_states,
+)
 from gruflax.nnx.variables import from_linen as from_linen, to_linen as to_linen

@@ -6,7 +6,9 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import brief
 from gruflax.functional.directions import check_merge_mode
+from gruflax.named.calls import by_keyword
 from gruflax.named.directions import check_pair, run_directions
 from gruflax.nnx.layer import Layer
 from gruflax.nnx.weights import Streams
@@ -53,6 +55,7 @@ class Bidirectional(nnx.Module):
         self.backward_layer = backward_layer
         self.merge_mode = merge_mode
 
+    @by_keyword
     def __call__(
         self,
         inputs: ArrayLike,
@@ -68,8 +71,9 @@ class Bidirectional(nnx.Module):
 
         Args:
             inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-            mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False the step does not count.
-            seq_lengths: `[...]` integers: only the first so many steps count.
+            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
+                step does not count.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
             reset: `[..., t]` or `[..., t, 1]`; True at the first step of each part of a sequence:
                 no state goes from part to part, in either direction.
             initial_state: the states of the forward layer, then those of the backward layer.
@@ -112,4 +116,5 @@ class Bidirectional(nnx.Module):
 
 def _check_layer(name: str, layer: Any) -> None:
     if not isinstance(layer, Layer):
-        raise TypeError(f"{name} must be a gruflax.nnx.GRU or RNN, got {type(layer).__name__}.")
+        remedy = ": run the cell by gruflax.nnx.RNN" if isinstance(layer, nnx.RNNCellBase) else ""
+        raise TypeError(f"{name} must be a gruflax.nnx.GRU or RNN, got {brief(layer)}{remedy}.")

@@ -7,8 +7,8 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from gruflax.named import regularizers
-from gruflax.named.fields import Identifier
+from gruflax.named.calls import by_keyword
+from gruflax.named.fields import Identifier, check_layer_fields
 from gruflax.named.sequences import run_sequence, step_shape
 from gruflax.named.states import as_tuple
 from gruflax.nnx.penalties import sow_activity_loss
@@ -43,7 +43,7 @@ class Layer(nnx.Module):
     time_major: bool = False
 
     def __post_init__(self):
-        self.activity_regularizer = regularizers.get(self.activity_regularizer)
+        check_layer_fields(self)
 
     @property
     def step_cell(self) -> Any:
@@ -58,6 +58,7 @@ class Layer(nnx.Module):
         """Returns a layer like this one with new weights, that goes the other way."""
         raise NotImplementedError
 
+    @by_keyword
     def __call__(
         self,
         inputs: ArrayLike,
@@ -74,13 +75,14 @@ class Layer(nnx.Module):
 
         Args:
             inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
-            mask: `[..., t]` or `[..., t, 1]`, any dtype; where it is False the state and the output
-                stay what they were.
-            seq_lengths: `[...]` integers: only the first so many steps count.
-            reset: `[..., t]` or `[..., t, 1]`; where it is True the state goes back to
-                `reset_state` before that step.
-            reset_state: of the cell; None is `initial_state`, or the cell's own initial state where
-                a stateful layer carries its state on.
+                Without one, `[t, f]` is one sequence, as in Flax: a forgotten axis looks the same.
+            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
+                state and the output stay what they were.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
+            reset: like `mask`; where it is True the state goes back to `reset_state` before that
+                step.
+            reset_state: of the cell, with `reset`; None is `initial_state`, or the cell's own
+                initial state where a stateful layer carries its state on.
             initial_state: of the cell, `[..., u]` for a GRU, or a tuple or list of it; None is the
                 stored state of a stateful layer, else the cell's own initial state.
             deterministic: whether dropout is off; None is the cell's attribute.
@@ -91,7 +93,8 @@ class Layer(nnx.Module):
             `return_state` a tuple of them and each of the states.
 
         Raises:
-            TypeError: `deterministic` is traced, or `seq_lengths` are not integers.
+            TypeError: `deterministic` is traced or no bool, `seq_lengths` are not integers,
+                `inputs` are token ids, or something else than `inputs` came by position.
             ValueError: a shape does not fit, or the batch size of a stateful layer changed; the
                 message names the argument.
         """

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gruflax.functional.params import params_shapes
-from gruflax.named.fields import option
+from gruflax.named import regularizers
+from gruflax.named.fields import each_member, option
 from gruflax.nnx.weights import GRUWeights
 
 
@@ -33,7 +34,8 @@ def total_loss(module: nnx.Module, captured: Any = None) -> jax.Array:
         for name, value in gru.params.items():
             regularizer = option(gru, name, "regularizer")
             if regularizer is not None:
-                losses.append(regularizer(value))
+                # Of stacked weights each member has a loss of its own.
+                losses.append(each_member(regularizer, value.ndim - _rank(gru, name))(value))
     return sum((jnp.sum(loss) for loss in losses), start=jnp.zeros(()))
 
 
@@ -45,10 +47,11 @@ def sow_activity_loss(layer: Any, result: Any) -> None:
         result: a pytree of outputs.
     """
     # Outside of nnx.capture nobody would collect what is sown, and it would pile up.
-    if layer.activity_regularizer is None or not hasattr(layer, "__captures__"):
+    regularizer = regularizers.get(layer.activity_regularizer, "activity_regularizer")
+    if regularizer is None or not hasattr(layer, "__captures__"):
         return
     for output in jax.tree.leaves(result):
-        layer.sow(ActivityLoss, "activity", layer.activity_regularizer(output))
+        layer.sow(ActivityLoss, "activity", regularizer(output))
 
 
 def apply_constraints(module: nnx.Module) -> None:
@@ -63,14 +66,16 @@ def apply_constraints(module: nnx.Module) -> None:
         module: with GRUs anywhere in it.
     """
     for gru in _grus(module):
-        shapes = params_shapes(gru.in_features, gru.units, gru.config)
         for name, value in gru.params.items():
             constraint = option(gru, name, "constraint")
-            if constraint is None:
-                continue
-            for _ in range(value.ndim - len(shapes[name])):
-                constraint = jax.vmap(constraint)
-            getattr(gru, name).set_value(constraint(value))
+            if constraint is not None:
+                constraint = each_member(constraint, value.ndim - _rank(gru, name))
+                getattr(gru, name).set_value(constraint(value))
+
+
+def _rank(gru: GRUWeights, name: str) -> int:
+    """The axes of a weight of one GRU: `nnx.vmap` and `nnx.scan` put more in front."""
+    return len(params_shapes(gru.in_features, gru.units, gru.config)[name])
 
 
 def _grus(module: nnx.Module) -> list[GRUWeights]:

@@ -39,6 +39,17 @@ def store_state(layer: Any, state: Any) -> None:
         layer.h = RecurrentState(state)
 
 
+def forget_states(module: nnx.Module) -> None:
+    """Forgets the state of every stateful layer, in place: the next call has any batch size.
+
+    Args:
+        module: with stateful layers anywhere in it.
+    """
+    for _, layer in nnx.iter_modules(module):
+        if getattr(layer, "stateful", False) and hasattr(layer, "h"):
+            del layer.h
+
+
 def reset_states(module: nnx.Module, states: Any = None) -> None:
     """Resets every stateful layer of a model, in place.
 

@@ -5,26 +5,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from gruflax.functional.checks import brief, check_flags
 from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.params import check_size, params_shapes
 from gruflax.functional.sequence import gru_sequence
-from gruflax.named import activations
 from gruflax.named.fields import (
-    KINDS,
-    ROLES,
     Identifier,
     axis_names,
-    check_fields,
     config_of,
     drops,
     initializer_of,
-    option,
+    settle_fields,
 )
 from gruflax.named.states import single_state
 
@@ -37,8 +33,8 @@ class GRUWeights(nnx.Module):
     """The weights of a GRU, and the arguments that Keras' `GRUCell` and `GRU` share.
 
     Parameters, each an `nnx.Param`: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias`
-    [2, 3u] (`reset_after`) or [3u]; columns z | r | h, as in Keras. Names and config dicts are
-    looked up at construction: the attributes hold callables.
+    [2, 3u] (`reset_after`) or [3u]; columns z | r | h, as in Keras. What Keras has a name for the
+    attributes hold by that name.
 
     Attributes:
         in_features: size of an input step.
@@ -113,22 +109,13 @@ class GRUWeights(nnx.Module):
 
     def __post_init__(self, rngs: nnx.Rngs):
         check_size("in_features", self.in_features)
-        check_fields(self)
-        self._look_up_names()
+        settle_fields(self)
         for name, shape in params_shapes(self.in_features, self.units, self.config).items():
             key = stream("params", rngs)()
             value = initializer_of(self, name)(key, shape, self.param_dtype)
             names: Any = {"out_sharding": axis_names(name, len(shape))} if self.partitioned else {}
             setattr(self, name, nnx.Param(value, **names))
         self.dropout_stream = stream("dropout", rngs).fork() if drops(self) else nnx.data(None)
-
-    def _look_up_names(self) -> None:
-        # A module's static attributes must be hashable, and config dicts are not.
-        for field in ("activation", "recurrent_activation"):
-            setattr(self, field, activations.get(getattr(self, field)))
-        for parameter, role in ROLES.items():
-            for kind in KINDS:
-                setattr(self, f"{role}_{kind}", option(self, parameter, kind))
 
     @property
     def config(self) -> GRUConfig:
@@ -157,7 +144,8 @@ class GRUWeights(nnx.Module):
         Args:
             input_shape: of one step, `(..., f)`.
             rngs: stream "carry", for `carry_init`.
-            carry_init: `f(key, shape, dtype)`; None is zeros.
+            carry_init: `f(key, shape, dtype)`; None is the learned state where there is one, else
+                zeros.
 
         Returns:
             `[..., u]` in the compute dtype.
@@ -167,6 +155,8 @@ class GRUWeights(nnx.Module):
         """
         shape = (*input_shape[:-1], self.units)
         dtype = self.dtype or self.param_dtype
+        if carry_init is None and self.learn_initial_state:
+            return jnp.broadcast_to(self.params["initial_state"], shape).astype(dtype)
         if carry_init is None:
             return jnp.zeros(shape, dtype)
         return carry_init(stream("carry", rngs)(), shape, dtype)
@@ -217,15 +207,12 @@ class GRUWeights(nnx.Module):
             A key; None where nothing is dropped.
 
         Raises:
-            TypeError: `deterministic` is traced, or `rngs` is none of these.
+            TypeError: `deterministic` is traced or no bool, or `rngs` is none of these.
             ValueError: `rngs` lacks the stream.
         """
         if deterministic is None:
             deterministic = self.deterministic
-        if isinstance(deterministic, jax.core.Tracer):
-            raise TypeError(
-                "deterministic must be a Python bool, static under jit, got a traced value."
-            )
+        check_flags(deterministic=deterministic)
         if deterministic or not drops(self):
             return None
         if isinstance(rngs, jax.Array):
@@ -250,7 +237,7 @@ def stream(name: str, rngs: Any) -> nnx.RngStream:
     if isinstance(rngs, nnx.RngStream):
         return rngs
     if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(f"rngs must be an nnx.Rngs with a {name!r} stream, got {rngs!r}.")
+        raise TypeError(f"rngs must be an nnx.Rngs with a {name!r} stream, got {brief(rngs)}.")
     if name not in rngs and "default" not in rngs:
         raise ValueError(f"rngs must have a {name!r} or a 'default' stream, got {list(rngs)}.")
     return rngs[name]

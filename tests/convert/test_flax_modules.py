@@ -70,5 +70,5 @@ def test_errors(x):
         convert.from_nnx(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"params must be kernel \(f, 3u\).*\(4, 14\)"):
         convert.to_linen({"kernel": np.zeros((4, 14)), "recurrent_kernel": np.zeros((5, 15))})
-    with pytest.raises(TypeError, match="variables must be a dict of arrays, got list"):
+    with pytest.raises(TypeError, match="variables must be a dict of arrays, got a list"):
         convert.to_linen([np.zeros((4, 15))])

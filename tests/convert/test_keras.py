@@ -1,6 +1,7 @@
 """Keras' layers, live on its JAX backend, and what older ones left behind."""
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 import oracle
@@ -199,7 +200,73 @@ def test_errors(x):
         convert.from_keras(keras.layers.GRU(3))
     with pytest.raises(ValueError, match="name chooses in a model or a file; .*, got 'gru'"):
         convert.from_keras(keras.layers.GRU(3), "gru")
-    lstm = keras.layers.LSTM(3)
-    lstm(x)
-    with pytest.raises(ValueError, match=r"params must be kernel \(f, 3u\)"):
-        convert.from_keras(lstm)
+    with pytest.raises(ValueError, match="source is a list, got 'gru'"):
+        convert.from_keras([x[0], x[0]], "gru")
+
+
+def of_sin(x):
+    return keras.ops.sin(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({"recurrent_initializer": keras.initializers.Constant(np.eye(5, 15))}, {}),
+        ({"kernel_initializer": lambda shape, dtype=None: np.ones(shape)}, {}),
+        (
+            {
+                "kernel_initializer": keras.initializers.RandomNormal(
+                    stddev=0.1, seed=keras.random.SeedGenerator(5)
+                )
+            },
+            {},
+        ),
+        ({"activation": of_sin}, {"activation": jnp.sin}),
+    ],
+    ids=["array", "callable", "SeedGenerator", "activation"],
+)
+def test_layers_that_only_keras_can_make(options, fields, x, drawn, close):
+    layer = keras.layers.GRU(5, return_sequences=True, **options)
+    layer.build(x.shape)
+    layer.set_weights(drawn(layer.get_weights()))
+    gru, variables = convert.from_keras(layer, **fields)
+    close(gru.apply(variables, x), layer(x))
+    if fields:
+        with pytest.raises(ValueError, match="^activation must be one of .*, got 'of_sin'"):
+            convert.from_keras(layer)
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward"),
+    [
+        ({"use_bias": True}, {"use_bias": False}),
+        ({"use_bias": False}, {"use_bias": True}),
+        ({"reset_after": True}, {"reset_after": False}),
+        ({"reset_after": False, "use_bias": False}, {"reset_after": True}),
+    ],
+)
+def test_directions_that_differ(forward, backward, x, drawn, close, equal):
+    layer = keras.layers.Bidirectional(
+        keras.layers.GRU(5, return_sequences=True, **forward),
+        backward_layer=keras.layers.GRU(5, return_sequences=True, go_backwards=True, **backward),
+    )
+    layer.build(x.shape)
+    layer.set_weights(drawn(layer.get_weights()))
+    module, variables = convert.from_keras(layer)
+    close(module.apply(variables, x), layer(x))
+    equal(convert.to_keras(module, variables), layer.get_weights())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.LSTM(4),
+        keras.layers.RNN(keras.layers.LSTMCell(4)),
+        keras.layers.Bidirectional(keras.layers.LSTM(4)),
+    ],
+    ids=["LSTM", "RNN", "Bidirectional"],
+)
+def test_what_is_no_gru(layer, x):
+    layer.build(x.shape)
+    with pytest.raises(ValueError, match="must be one of .*GRU.*, got LSTM"):
+        convert.from_keras(layer)

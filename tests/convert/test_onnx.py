@@ -187,7 +187,7 @@ def test_errors(x, drawn):
     variables = made(gru, x, drawn)
     with pytest.raises(ValueError, match="opset must be an integer from 14 on, got 13"):
         convert.to_onnx(gru, variables, opset=13)
-    with pytest.raises(TypeError, match="source must be an onnx.ModelProto or a path, got .*int"):
+    with pytest.raises(TypeError, match="source must be an onnx.ModelProto or a path, got 3"):
         convert.from_onnx(3)
     model = convert.to_onnx(gru, variables)
     (node,) = (node for node in model.graph.node if node.op_type == "GRU")

@@ -258,3 +258,20 @@ def test_arguments_are_checked():
         gruflax.gru_sequence(params, x, loop="fast")
     with pytest.raises(ValueError, match="chunk must be a positive integer, got 0"):
         gruflax.gru_sequence(params, x, chunk=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 3}, {"remat": True}, {"mask": True}])
+def test_an_empty_batch_over_several_chunks(options):
+    if "mask" in options:
+        options = {"mask": np.ones((0, 1000), bool)}
+    params = gruflax.init_gru_params(jax.random.key(0), 3, 5)
+
+    def run(params, x):
+        return gruflax.gru_sequence(params, x, **options)
+
+    outputs, state = run(params, jnp.zeros((0, 1000, 3)))
+    assert outputs.shape == (0, 1000, 5) and state.shape == (0, 5)
+    gradients = jax.grad(lambda *args: run(*args)[0].sum(), argnums=(0, 1))(
+        params, jnp.zeros((0, 1000, 3))
+    )
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradients))

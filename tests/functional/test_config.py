@@ -1,11 +1,15 @@
 """GRUConfig: static, hashable, and strict about its values."""
 
+import copy
 import dataclasses
+import pickle
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from gruflax import GRUConfig
+from gruflax.functional.activations import is_pointwise
 
 
 def test_frozen_and_hashable():
@@ -35,3 +39,16 @@ def test_recurrent_dropout_makes_implementation_one():
 def test_bad_values_raise(options, error, message):
     with pytest.raises(error, match=message):
         GRUConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "activation", ["gelu", "leaky_relu", "tanh", jnp.tanh, None, "HardSigmoid"]
+)
+def test_equal_configs_are_equal_and_copies_are(activation):
+    config = GRUConfig(activation=activation)
+    for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert other == config and hash(other) == hash(config)
+        assert is_pointwise(other.activation)
+    assert GRUConfig(activation="tanh") == GRUConfig(activation=jnp.tanh)
+    assert GRUConfig(activation="swish") == GRUConfig(activation=jax.nn.silu)
+    assert hash(GRUConfig(activation="swish")) == hash(GRUConfig(activation=jax.nn.silu))

@@ -8,6 +8,7 @@ import pytest
 
 import gruflax
 from gruflax import DropoutMasks, GRUConfig
+from gruflax.functional.params import params_shapes
 
 
 INPUTS = oracle.golden_inputs()
@@ -113,3 +114,39 @@ def test_recurrent_dropout_does_not_explode():
     config = GRUConfig(recurrent_dropout=0.5)
     outputs, _ = gruflax.gru_sequence(params, x, config=config, rng=jax.random.key(2))
     assert jnp.abs(outputs).max() <= 1.0
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_injected_masks_have_gradients_in_every_loop(reset_after, implementation, x64):
+    config = gruflax.GRUConfig(reset_after=reset_after, implementation=implementation)
+    random = np.random.default_rng(0)
+    count = 3 if implementation == 1 else 1
+    params = {
+        name: random.normal(size=shape) for name, shape in params_shapes(4, 5, config).items()
+    }
+    x = random.normal(size=(3, 7, 4))
+    shapes = ((count, 3, 4), (count, 3, 5), (5, 15))
+    masks = gruflax.DropoutMasks(*(random.uniform(size=shape) for shape in shapes))
+
+    def loss(masks, **options):
+        outputs, _ = gruflax.gru_sequence(params, x, config=config, dropout_masks=masks, **options)
+        return (outputs**2).sum()
+
+    def by_hand(masks):
+        def step(state, x):
+            return gruflax.gru_cell_step(params, state, x, config=config, dropout_masks=masks)
+
+        _, outputs = jax.lax.scan(step, jnp.zeros((3, 5)), jnp.asarray(x).swapaxes(0, 1))
+        return (outputs**2).sum()
+
+    wanted = jax.grad(by_hand)(masks)
+    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted)) > 1e-3
+    for options in ({"loop": "scan"}, {"loop": "chunked", "chunk": 3}, {"remat": True}):
+        got = jax.grad(lambda masks, options=options: loss(masks, **options))(masks)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), got, wanted)
+        _, tangent = jax.jvp(
+            lambda masks, options=options: loss(masks, **options), (masks,), (masks,)
+        )
+        products = jax.tree.map(lambda a, b: (a * b).sum(), wanted, masks)
+        np.testing.assert_allclose(tangent, sum(jax.tree.leaves(products)), rtol=1e-10)

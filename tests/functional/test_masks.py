@@ -37,8 +37,8 @@ def test_accepted_forms(dtype, time_major):
         np.testing.assert_array_equal(result, values.T.astype(bool))
 
 
-def test_small_values_count_and_single_rows_broadcast():
-    result = steps_to_mask("mask", np.array([[0.3, 0.0]]), (3,), 2, False)
+def test_single_rows_broadcast():
+    result = steps_to_mask("mask", np.array([[1.0, 0.0]]), (3,), 2, False)
     np.testing.assert_array_equal(result, [[True] * 3, [False] * 3])
 
 
@@ -57,3 +57,31 @@ def test_wrong_mask_shapes_raise(shape):
 def test_wrong_length_shapes_raise():
     with pytest.raises(ValueError, match=r"seq_lengths must have shape \(3,\), got \(2,\)"):
         valid_steps(None, np.array([1, 2]), (3,), 4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.int64])
+def test_narrow_lengths_do_not_overflow(dtype):
+    mask = lengths_to_mask(np.array([10, 0, 100], dtype), 70000)
+    np.testing.assert_array_equal(mask.sum(axis=-1), [10, 0, 100])
+
+
+@pytest.mark.parametrize("lengths", [[-1, 2], [2, 6], [2**40, 1]])
+def test_lengths_outside_of_the_steps_raise_where_they_can_be_seen(lengths):
+    with pytest.raises(ValueError, match="seq_lengths must lie between 0 and the 5 steps, got"):
+        lengths_to_mask(np.array(lengths), 5)
+    traced = jax.jit(lambda lengths: lengths_to_mask(lengths, 5))(np.array([-1, 9], np.int32))
+    np.testing.assert_array_equal(traced.sum(axis=-1), [0, 5])
+
+
+@pytest.mark.parametrize("name", ["mask", "reset"])
+def test_masks_of_other_numbers_raise_where_they_can_be_seen(name):
+    valid = np.array([[True, False], [True, True]])
+    additive = np.where(valid, 0.0, -1e9)
+    with pytest.raises(ValueError, match=f"{name} must be bools, .*additive mask take `{name} =="):
+        steps_to_mask(name, additive, (2,), 2, False)
+    with pytest.raises(ValueError, match="must be bools, or numbers of 0 and 1, got values from"):
+        steps_to_mask(name, valid * 2, (2,), 2, False)
+    with pytest.raises(TypeError, match=f"{name} must be bools, or numbers of 0 and 1, got"):
+        steps_to_mask(name, valid.astype(str), (2,), 2, False)
+    with pytest.raises(ValueError, match="mask must be bools"):
+        mask_to_lengths(additive)

@@ -169,7 +169,12 @@ def test_loops_agree_with_scan(gru):
         ({"inputs": X[..., :3]}, ValueError, r"inputs must have shape \(\.\.\., time, 4\), got"),
         ({"inputs": X[0, 0]}, ValueError, r"inputs must have shape"),
         ({"initial_state": H0[:2]}, ValueError, r"initial_state must have shape \(3, 5\), got"),
-        ({"reset_state": H0[:, :2]}, ValueError, r"reset_state must have shape \(3, 5\), got"),
+        (
+            {"reset": RESET, "reset_state": H0[:, :2]},
+            ValueError,
+            r"reset_state must have shape \(3, 5\), got",
+        ),
+        ({"reset_state": H0}, ValueError, "reset_state must come with reset"),
         ({"mask": MASK[:, :5]}, ValueError, r"mask must have shape \(3, 7\)"),
         ({"reset": RESET.T}, ValueError, r"reset must have shape \(3, 7\)"),
         ({"seq_lengths": [1, 2]}, ValueError, r"seq_lengths must have shape \(3,\)"),

@@ -1,6 +1,7 @@
 """Ensembles, scanned layers and checkpointing: gruflax under Flax' and JAX' transformations."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -177,3 +178,40 @@ def test_lifted_inside_a_model(kind, transform):
     if transform == "vmap":
         assert outputs.shape[:3] == (2, 3, 6)
         assert abs(outputs[0] - outputs[1]).max() > 0.01
+
+
+TRANSFORMED = {
+    "Bidirectional of remat": lambda lift: gruflax.Bidirectional(lift(gruflax.GRU)(4, dropout=0.5)),
+    "Stack of remat": lambda lift: gruflax.Stack(
+        [lift(gruflax.GRU)(4, return_sequences=True, dropout=0.5), gruflax.GRU(3)]
+    ),
+    "RNN of remat": lambda lift: gruflax.RNN(lift(gruflax.GRUCell)(4, dropout=0.5)),
+    "remat": lambda lift: lift(gruflax.GRU)(4, dropout=0.5),
+    "remat of Bidirectional": lambda lift: lift(gruflax.Bidirectional)(gruflax.GRU(4, dropout=0.5)),
+    "remat of Stack": lambda lift: lift(gruflax.Stack)([gruflax.GRU(4, dropout=0.5)]),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+@pytest.mark.parametrize("lift", [nn.remat, nn.jit])
+def test_lifted_layers_take_training_by_keyword(lift, name):
+    layer, plain = TRANSFORMED[name](lift), TRANSFORMED[name](lambda cls: cls)
+    params = plain.init(KEY, X)
+    chex.assert_trees_all_equal(layer.init(KEY, X), params)
+    np.testing.assert_allclose(layer.apply(params, X), plain.apply(params, X), atol=1e-6)
+
+    def loss(layer, params):
+        outputs = layer.apply(params, X, training=True, rngs={"dropout": KEY})
+        return (outputs**2).sum()
+
+    (got, gradients), (wanted, theirs) = (
+        jax.value_and_grad(functools.partial(loss, each))(params) for each in (layer, plain)
+    )
+    assert (
+        np.abs(
+            layer.apply(params, X, training=True, rngs={"dropout": KEY}) - layer.apply(params, X)
+        ).max()
+        > 0.01
+    )
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    chex.assert_trees_all_close(gradients, theirs, atol=1e-5)

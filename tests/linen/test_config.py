@@ -1,11 +1,15 @@
 """Config dicts: old forms, errors, and what Keras has no word for."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
+import keras
 import pytest
 
 import gruflax
-from gruflax.named.initializers import GlorotUniform
+from gruflax.named.constraints import MaxNorm
+from gruflax.named.initializers import HeNormal
 
 
 def test_round_trip_keeps_what_keras_does_not_write():
@@ -61,7 +65,7 @@ def test_tensorflow_1_config():
         False,
         1,
     )
-    assert layer.kernel_initializer == GlorotUniform()
+    assert layer.kernel_initializer == "glorot_uniform"
     assert layer.kernel_regularizer == gruflax.named.regularizers.L1L2(0.0, 0.5)
 
 
@@ -79,3 +83,50 @@ def test_config_of_the_functional_core():
     wanted = gruflax.GRUConfig(recurrent_activation=jax.nn.hard_sigmoid, **fields)
     named = {**fields, "activation": "relu", "recurrent_activation": "hard_sigmoid"}
     assert gruflax.GRU(4, **named).config == gruflax.GRUCell(4, **named).config == wanted
+
+
+DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+
+
+@pytest.mark.parametrize("param_dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [None, *DTYPES])
+def test_dtypes_come_back(dtype, param_dtype):
+    for layer in (
+        gruflax.GRU(3, dtype=dtype, param_dtype=param_dtype),
+        gruflax.GRUCell(3, dtype=dtype, param_dtype=param_dtype),
+    ):
+        assert type(layer).from_config(layer.get_config()) == layer
+
+
+def test_keras_reads_the_dtypes_that_it_has():
+    layer = keras.layers.GRU.from_config(gruflax.GRU(3, dtype=jnp.float32).get_config())
+    assert layer.compute_dtype == layer.variable_dtype == "float32"
+    half = keras.layers.GRU.from_config(gruflax.GRU(3, dtype=jnp.bfloat16).get_config())
+    assert (half.compute_dtype, half.variable_dtype) == ("bfloat16", "float32")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        gruflax.GRU(3, activation="gelu", kernel_initializer=HeNormal(), dropout=0.1),
+        gruflax.GRU(3, kernel_regularizer="l2", bias_constraint=MaxNorm(3), precision="highest"),
+        gruflax.RNN([gruflax.GRUCell(3), gruflax.GRUCell(2)], return_sequences=True),
+        gruflax.Bidirectional(gruflax.GRU(3, recurrent_initializer={"class_name": "Ones"})),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_config_makes_an_equal_layer(layer):
+    assert type(layer).from_config(layer.get_config()) == layer
+    assert pickle.loads(pickle.dumps(layer.get_config())) == layer.get_config()
+
+
+def test_objects_and_their_names_are_one_thing():
+    named = gruflax.GRU(3, kernel_initializer="he_normal", activation="tanh")
+    assert gruflax.GRU(3, kernel_initializer=HeNormal(), activation=jnp.tanh) == named
+    assert pickle.loads(pickle.dumps(named.config)) == named.config
+
+
+@pytest.mark.parametrize("config", [{}, {"activation": "relu"}])
+def test_what_has_no_default_must_be_there(config):
+    with pytest.raises(ValueError, match=r"config of GRU must have \['units'\], got"):
+        gruflax.GRU.from_config(config)

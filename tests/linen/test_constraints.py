@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cells import OwnStep
 from flax import linen as nn
 
 import gruflax
@@ -90,3 +91,77 @@ def test_a_model_without_constraints_is_left_alone():
     transformation = gruflax.constraints(model, X)
     updates, _ = transformation.update(params, transformation.init(params), params)
     chex.assert_trees_all_equal(updates, params)
+
+
+CONSTRAINED = {"kernel_constraint": "non_neg", "bias_constraint": "non_neg"}
+OVER_MODELS = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+
+
+def scanned(layer):
+    """Four layers as one, by nn.scan of a function."""
+    run = nn.scan(lambda layer, x: (layer(x), None), length=4, **OVER_MODELS)
+    return lambda x: run(layer, x)[0]
+
+
+def chosen(module):
+    """A layer in the branches of nn.cond."""
+
+    def branch(module, x):
+        return gruflax.GRU(3, **CONSTRAINED, name="gru")(x)
+
+    return lambda x: nn.cond(True, branch, branch, module, x)
+
+
+LIFTED = {
+    "remat": lambda module: nn.remat(gruflax.GRU)(3, **CONSTRAINED),
+    "jit": lambda module: nn.jit(gruflax.GRU)(3, **CONSTRAINED),
+    "vmap": lambda module: nn.vmap(gruflax.GRU, in_axes=None, axis_size=2, **OVER_MODELS)(
+        3, **CONSTRAINED
+    ),
+    "nn.RNN": lambda module: nn.RNN(gruflax.GRUCell(3, **CONSTRAINED)),
+    "own step": lambda module: gruflax.RNN(OwnStep(3, **CONSTRAINED)),
+    "remat of a function": lambda module: (
+        lambda x: nn.remat(lambda layer, x: layer(x))(gruflax.GRU(3, **CONSTRAINED), x)
+    ),
+    "jit of a function": lambda module: (
+        lambda x: nn.jit(lambda layer, x: layer(x))(gruflax.GRU(3, **CONSTRAINED), x)
+    ),
+    "scan of a function": lambda module: scanned(
+        nn.remat(gruflax.GRU)(3, return_sequences=True, **CONSTRAINED)
+    ),
+    "cond": chosen,
+}
+
+
+@pytest.mark.parametrize("lifted", LIFTED)
+def test_lifted_layers_are_constrained_and_their_parents_are_not(lifted):
+    class Parent(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            kernel = self.param("kernel", nn.initializers.ones, (3, 9))
+            return LIFTED[lifted](self)(x), kernel
+
+    params = Parent().init(KEY, X)["params"]
+    transformation = gruflax.constraints(Parent(), X)
+    down = jax.tree.map(lambda leaf: -1.0 - jnp.abs(leaf), params)
+    updates, _ = transformation.update(down, transformation.init(params), params)
+    got = optax.apply_updates(params, updates)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(got):
+        names = [entry.key for entry in path]
+        constrained = len(names) > 1 and names[-1] in ("kernel", "bias")
+        assert (leaf.min() >= 0) == constrained, names
+
+
+def test_a_bias_that_is_not_there_is_not_constrained():
+    layer = gruflax.GRU(5, use_bias=False, bias_constraint="non_neg", kernel_constraint="non_neg")
+    assert set(collect_constraints(layer, X)) == {("kernel",)}
+
+
+def test_flags_and_shapes_of_the_call():
+    class Positional(nn.Module):
+        @nn.compact
+        def __call__(self, x, training, mask=None):
+            return gruflax.GRU(5, **CONSTRAINED, dropout=0.5)(x, training=training, mask=mask)
+
+    x, mask = jax.ShapeDtypeStruct(X.shape, X.dtype), jax.ShapeDtypeStruct(X.shape[:2], bool)
+    assert len(collect_constraints(Positional(), x, True, mask=mask)) == 2

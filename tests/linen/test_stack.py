@@ -177,7 +177,7 @@ def test_stateful_layers_losses_and_constraints():
 def test_errors():
     gru = gruflax.GRU
     sequence = gru(3, return_sequences=True)
-    with pytest.raises(TypeError, match=r"layers must be a list of one layer or more, got GRU"):
+    with pytest.raises(TypeError, match=r"layers must be a list of one layer or more, .*, got GRU"):
         Stack(sequence)
     with pytest.raises(TypeError, match=r"layers\[1\] must be a gruflax.GRU, RNN or Bid.*GRUCell"):
         Stack([sequence, gruflax.GRUCell(3)])

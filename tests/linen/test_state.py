@@ -210,3 +210,35 @@ def test_a_fit_like_loop_keeps_the_state_as_data(variables):
     end = step(step(variables, X), X)
     _, state = gruflax.gru_sequence(variables["params"], np.concatenate([X, X], axis=1))
     np.testing.assert_allclose(end["recurrent_state"]["h"], state, atol=1e-6)
+
+
+def test_a_changed_batch_size_names_the_remedy():
+    layer = gruflax.GRU(5, stateful=True)
+    variables = layer.init(KEY, X)
+    for wrong in (
+        lambda: layer.apply(variables, X[:1], mutable=["recurrent_state"]),
+        lambda: gruflax.reset_states(variables, np.ones((1, 5), np.float32)),
+    ):
+        with pytest.raises(ValueError, match="keeps its batch size until forget_states"):
+            wrong()
+    forgotten = gruflax.forget_states(variables)
+    assert set(forgotten) == {"params"} and set(variables) == {"params", "recurrent_state"}
+    _, state = layer.apply(forgotten, X[:1], mutable=["recurrent_state"])
+    assert state["recurrent_state"]["h"].shape == (1, 5)
+
+
+def test_states_of_many_layers_are_taken_in_the_order_of_the_layers():
+    layers = [gruflax.GRU(2, stateful=True, return_sequences=True) for _ in range(12)]
+    stack = gruflax.Stack(layers)
+    variables = stack.init(KEY, X)
+    states = [np.full((len(X), 2), index, np.float32) for index in range(12)]
+    stored = gruflax.reset_states(variables, states)["recurrent_state"]
+    for index, state in enumerate(states):
+        np.testing.assert_array_equal(stored[f"layers_{index}"]["h"], state)
+
+
+@pytest.mark.parametrize("cells", [lambda cell: cell, lambda cell: [gruflax.GRUCell(3), cell]])
+def test_a_stateful_layer_learns_no_initial_state(cells):
+    cell = gruflax.GRUCell(4, learn_initial_state=True)
+    with pytest.raises(ValueError, match="learn_initial_state must be False where stateful=True"):
+        gruflax.RNN(cells(cell), stateful=True)

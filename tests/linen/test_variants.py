@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
+from cells import OwnStep
+from flax import linen as nn, nnx
 
 import gruflax
 import gruflax.nnx
@@ -76,3 +77,55 @@ def test_other_libraries_have_no_such_gru(field):
     variables = layer.init(KEY, X)
     with pytest.raises(ValueError, match=r"only a GRU with zoneout=0 and learn_initial_state="):
         convert.to_torch(layer, variables)
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_cells_with_a_step_of_their_own_zone_out_anew_at_every_step(unroll):
+    layer = gruflax.RNN(OwnStep(128, zoneout=0.5), return_sequences=True, unroll=unroll)
+    outputs = layer.apply(layer.init(KEY, X), X, training=True, rngs={"dropout": KEY})
+    steps = np.diff(np.concatenate([np.zeros_like(outputs[:, :1]), outputs], axis=1), axis=1)
+    stood = (steps == 0).mean(axis=1)
+    # Each unit stands still at about half of the steps; frozen ones would do so at all or none.
+    assert stood.mean() == pytest.approx(0.5, abs=0.05)
+    assert (stood == 1).mean() < 3 * 0.5 ** X.shape[1] and (stood == 0).mean() < 0.1
+
+
+def test_zoneout_of_a_wrapped_cell_is_drawn_at_every_step():
+    class Wrapper(nn.RNNCellBase):
+        inner: nn.Module
+        num_feature_axes = 1
+
+        def __call__(self, states, inputs):
+            return self.inner(states, inputs, training=True)
+
+        def initialize_carry(self, rng, input_shape):
+            return self.inner.initialize_carry(rng, input_shape)
+
+    layer = gruflax.RNN(Wrapper(gruflax.GRUCell(128, zoneout=0.5)), return_sequences=True)
+    variables = layer.init({"params": KEY, "dropout": KEY}, X)
+    outputs = layer.apply(variables, X, rngs={"dropout": KEY})
+    steps = np.diff(np.concatenate([np.zeros_like(outputs[:, :1]), outputs], axis=1), axis=1)
+    assert ((steps == 0).all(axis=1)).mean() < 3 * 0.5 ** X.shape[1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda cell: gruflax.RNN(cell, return_sequences=True),
+        lambda cell: gruflax.RNN([gruflax.GRUCell(3), cell], return_sequences=True),
+        nn.RNN,
+    ],
+    ids=["RNN", "stacked", "flax.linen.RNN"],
+)
+@pytest.mark.parametrize("cell", [OwnStep, gruflax.GRUCell])
+def test_every_loop_begins_with_the_learned_state(make, cell):
+    layer = make(cell(4, learn_initial_state=True))
+    variables = layer.init(KEY, X)
+
+    def first(start):
+        moved = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf + start * (path[-1].key == "initial_state"), variables
+        )
+        return layer.apply(moved, X)[:, 0]
+
+    assert np.abs(first(1.0) - first(0.0)).max() > 0.05

@@ -13,7 +13,7 @@ def test_old_configs_load(form):
 
 @pytest.mark.parametrize("form", [{}, {"class_name": "function"}, {"class_name": 3}])
 def test_malformed_configs_are_no_linear(form):
-    with pytest.raises(ValueError, match="activation config must name a function"):
+    with pytest.raises(ValueError, match="config of activation must name a function"):
         activations.get(form)
 
 

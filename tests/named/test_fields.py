@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gruflax.named.fields import axis_names, check_fields, config_of, drops, initializer_of, option
+from gruflax.named.fields import axis_names, config_of, drops, initializer_of, option, settle_fields
 
 
 def fields(**others):
@@ -68,6 +68,8 @@ def test_drops(rate):
         ({"activation": "fast"}, ValueError, "fast"),
         ({"bias_constraint": "tight"}, ValueError, "tight"),
         ({"kernel_initializer": 3}, TypeError, "3"),
+        ({"use_bias": "no"}, TypeError, "use_bias must be a Python bool, True or False, got 'no'"),
+        ({"param_dtype": "int32"}, TypeError, "param_dtype must be a floating dtype, got 'int32'"),
         ({"seed": "x"}, TypeError, "seed must be an integer or None, got 'x'"),
         (
             {"stateful": True, "learn_initial_state": True},
@@ -77,6 +79,6 @@ def test_drops(rate):
     ],
 )
 def test_wrong_fields(wrong, error, message):
-    check_fields(fields())
+    settle_fields(fields())
     with pytest.raises(error, match=message):
-        check_fields(fields(**wrong))
+        settle_fields(fields(**wrong))

@@ -82,10 +82,16 @@ def test_a_vector_costs_no_matrix():
 
 
 @pytest.mark.parametrize("name", [*RANDOM, "VarianceScaling", "Orthogonal"])
-@pytest.mark.parametrize("seed", [1.5, "1", {"class_name": "SeedGenerator"}])
+@pytest.mark.parametrize("seed", [1.5, "1", {"class_name": "Generator"}])
 def test_seed_must_be_an_integer(name, seed):
     with pytest.raises(ValueError, match="seed must be an integer or None, got"):
         initializers.get({"class_name": name, "config": {"seed": seed}})
+
+
+def test_a_seed_generator_of_keras_is_the_seed_that_it_began_with():
+    seed = {"module": "keras.random", "class_name": "SeedGenerator", "config": {"seed": 5}}
+    found = initializers.get({"class_name": "RandomNormal", "config": {"seed": seed}})
+    assert found == initializers.RandomNormal(seed=5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The GRU as an NNX module: the numbers of the linen one, and Flax's transformations."""
 
+import copy
+import pickle
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -269,3 +272,35 @@ def test_wrong_inputs_and_a_traced_mode():
         layer(X[..., :3])
     with pytest.raises(TypeError, match="deterministic must be a Python bool"):
         nnx.jit(lambda layer, mode: layer(X, deterministic=mode))(layer, True)
+
+
+class OwnStep(grunnx.GRUCell):
+    """A cell with a step of its own, so that layers run it as they run any cell."""
+
+    def __call__(self, carry, inputs, **options):
+        return super().__call__(carry, inputs, **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **fields: grunnx.RNN(grunnx.GRUCell(4, 5, **fields)),
+        lambda **fields: grunnx.RNN(OwnStep(4, 5, **fields)),
+        lambda **fields: nnx.RNN(grunnx.GRUCell(4, 5, **fields)),
+    ],
+    ids=["RNN", "own step", "flax.nnx.RNN"],
+)
+def test_every_loop_begins_with_the_learned_state(make):
+    layer = make(learn_initial_state=True, rngs=nnx.Rngs(0))
+    before = np.asarray(layer(X))
+    layer.cell.initial_state.set_value(jnp.ones(5))
+    assert np.abs(layer(X) - before).max() > 0.02
+
+
+@pytest.mark.parametrize("activation", ["gelu", "tanh", jax.nn.silu])
+def test_modules_can_be_pickled_and_copied(activation):
+    fields = {"kernel_regularizer": "l2", "dropout": 0.1, "rngs": nnx.Rngs(0)}
+    layer = grunnx.GRU(4, 5, activation=activation, **fields)
+    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert other.config == layer.config
+        np.testing.assert_array_equal(other(X, deterministic=True), layer(X, deterministic=True))

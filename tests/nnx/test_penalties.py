@@ -7,6 +7,7 @@ from flax import nnx
 
 import gruflax
 import gruflax.nnx as grunnx
+from gruflax.named import regularizers
 
 
 X = np.random.default_rng(0).normal(size=(3, 7, 4)).astype(np.float32)
@@ -88,3 +89,23 @@ def test_constraints_of_an_ensemble_act_one_by_one():
     ensemble = members(nnx.Rngs(0))
     grunnx.apply_constraints(ensemble)
     np.testing.assert_allclose((ensemble.kernel[...] ** 2).sum(axis=1), np.ones((2, 15)), rtol=1e-5)
+
+
+def test_members_of_an_ensemble_have_a_loss_each():
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def ensemble(rngs):
+        return grunnx.GRU(
+            4,
+            5,
+            kernel_regularizer=lambda kernel: jnp.sqrt(jnp.sum(kernel**2)),
+            recurrent_regularizer="orthogonal_regularizer",
+            rngs=rngs,
+        )
+
+    model = ensemble(nnx.Rngs(0))
+    wanted = [np.sqrt((kernel**2).sum()) for kernel in model.kernel.get_value()]
+    orthogonal = regularizers.get("orthogonal_regularizer")
+    wanted += [orthogonal(kernel) for kernel in model.recurrent_kernel.get_value()]
+    assert len(wanted) == 6
+    np.testing.assert_allclose(grunnx.total_loss(model), sum(wanted), rtol=1e-5)

@@ -144,3 +144,12 @@ def test_errors():
     for method in (plain.reset_states, lambda: plain.init_state(X.shape)):
         with pytest.raises(AttributeError, match="Layer must be stateful"):
             method()
+
+
+def test_a_changed_batch_size_names_the_remedy():
+    layer = grunnx.GRU(4, 5, stateful=True, rngs=nnx.Rngs(0))
+    layer(X)
+    with pytest.raises(ValueError, match="keeps its batch size until forget_states"):
+        layer(X[:1])
+    grunnx.forget_states(layer)
+    np.testing.assert_allclose(layer(X[:1]), gruflax.gru_sequence(layer.params, X[:1])[1])

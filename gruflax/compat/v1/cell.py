@@ -106,7 +106,7 @@ class GRUCell(V1Module):
         Raises:
             ValueError: a shape does not fit, or there is more than one state.
         """
-        params = declare_params(self, np.shape(inputs)[-1])
+        params = declare_params(self, "inputs", inputs)
         state = single_state("states", states)
         count = 3
         masks = DropoutMasks(

@@ -11,7 +11,7 @@ from gruflax.functional.dropout import dropout_mask
 from gruflax.linen.config import Configurable
 from gruflax.linen.weights import dropout_key
 from gruflax.named import activations
-from gruflax.named.fields import check_fields
+from gruflax.named.fields import settle_fields
 
 
 MASKS = "dropout_masks"
@@ -25,7 +25,7 @@ class V1Module(Configurable):
             object.__setattr__(self, name, min(1.0, max(0.0, float(getattr(self, name)))))
         if self.implementation == 0 or self.recurrent_dropout:
             object.__setattr__(self, "implementation", 1)
-        check_fields(self)
+        settle_fields(self)
         super().__post_init__()
 
     @nn.nowrap

@@ -1,0 +1,97 @@
+"""Any NNX cell over a sequence, with the masks and resets of a GRU."""
+
+import functools
+import inspect
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import lax
+from jax.typing import ArrayLike
+
+from gruflax.functional.loops import Steps
+from gruflax.named.sequences import loop_cell, step_shape, unrolled
+from gruflax.nnx.layer import initial_carry
+
+
+def cell_sequence(
+    cell: nnx.RNNCellBase,
+    inputs: ArrayLike,
+    *,
+    deterministic: bool | None = None,
+    rngs: Any = None,
+    time_major: bool = False,
+    unroll: bool = False,
+    **options: Any,
+) -> tuple[jax.Array, Any]:
+    """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind.
+
+    Args:
+        cell: `cell(state, x) -> (state, output)`.
+        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
+        deterministic: handed to cells whose call takes it.
+        rngs: the same.
+        time_major: time comes first.
+        unroll: a Python loop instead of `lax.scan`.
+        **options: of `gruflax.named.sequences.loop_cell`.
+
+    Returns:
+        `(outputs, state)`.
+
+    Raises:
+        ValueError: a shape does not fit; the message names the argument.
+    """
+    call = taken_options(cell, deterministic=deterministic, rngs=rngs)
+
+    def loop(body, carry, steps):
+        def one_step(cell, carry, now):
+            return body(functools.partial(cell, **call), carry, now)
+
+        if unroll:
+            return unrolled(functools.partial(one_step, cell), carry, steps)
+        return scan_cell(one_step, cell, carry, steps)
+
+    def abstract_step(state, x):
+        return nnx.clone(cell)(state, x, **call)
+
+    return loop_cell(
+        loop,
+        abstract_step,
+        inputs,
+        initial_carry(cell, step_shape(inputs, cell.num_feature_axes, time_major)),
+        cell.num_feature_axes,
+        time_major=time_major,
+        **options,
+    )
+
+
+def scan_cell(one_step: Any, cell: nnx.RNNCellBase, carry: Any, steps: Steps) -> tuple[Any, Any]:
+    """Scans `(cell, carry, now) -> (carry, output)` over the steps.
+
+    Args:
+        one_step: of one step.
+        cell: its parameters stay, its other variables are carried and updated.
+        carry: before the first step.
+        steps: `[t, ...]`.
+
+    Returns:
+        `(carry, outputs)`.
+    """
+    graphdef, params, rest = nnx.split(cell, nnx.Param, ...)
+
+    def body(carry, now):
+        rest, carry = carry
+        merged = nnx.merge(graphdef, params, rest)
+        carry, output = one_step(merged, carry, now)
+        _, _, rest = nnx.split(merged, nnx.Param, ...)
+        return (rest, carry), output
+
+    (rest, carry), outputs = lax.scan(body, (rest, carry), steps)
+    nnx.update(cell, rest)
+    return carry, outputs
+
+
+def taken_options(cell: nnx.RNNCellBase, **options: Any) -> dict[str, Any]:
+    """Returns the options that a cell's call takes."""
+    taken = inspect.signature(type(cell).__call__).parameters
+    return {name: value for name, value in options.items() if name in taken}

@@ -1,0 +1,148 @@
+"""Keras' StackedRNNCells as an NNX module, and which function runs a cell over a sequence."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+
+from gruflax.functional.checks import brief
+from gruflax.named.sequences import run_stacked, step_shape
+from gruflax.nnx.cell import GRUCell
+from gruflax.nnx.foreign import cell_sequence, taken_options
+from gruflax.nnx.layer import initial_carry
+from gruflax.nnx.weights import Streams
+
+
+class StackedRNNCells(nnx.RNNCellBase):
+    """Cells on top of each other that are one cell: Keras' `StackedRNNCells` for NNX cells.
+
+        cell = gruflax.nnx.StackedRNNCells([GRUCell(4, 8, rngs=rngs), GRUCell(8, 8, rngs=rngs)])
+
+    The state is a tuple of the cells' states. `gruflax.nnx.RNN` runs it cell by cell over the whole
+    sequence, `gruflax.nnx.GRUCell`s by their fast loop. The cells are attributes `cells_0`,
+    `cells_1`, ..., as the parameters of the linen layer are.
+
+    Args:
+        cells: the cells, `gruflax.nnx.GRUCell`s or any other `flax.nnx.RNNCellBase`.
+
+    Raises:
+        TypeError: `cells` is no list of cells.
+
+    Source: Keras 3's `StackedRNNCells`.
+    """
+
+    def __init__(self, cells: Sequence[nnx.RNNCellBase]):
+        if not isinstance(cells, (tuple, list)) or not cells:
+            raise TypeError(f"cells must be a list of one cell or more, got {brief(cells)}.")
+        for index, cell in enumerate(cells):
+            if not isinstance(cell, nnx.RNNCellBase):
+                raise TypeError(
+                    f"cells[{index}] must be a flax.nnx.RNNCellBase, got {brief(cell)}."
+                )
+            setattr(self, f"cells_{index}", cell)
+        self.count = len(cells)
+
+    @property
+    def cells(self) -> tuple[nnx.RNNCellBase, ...]:
+        """Returns the cells, the lowest first."""
+        return tuple(getattr(self, f"cells_{index}") for index in range(self.count))
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Returns how many axes of an input step are features."""
+        return self.cells[0].num_feature_axes
+
+    def __call__(
+        self,
+        carry: tuple | list,
+        inputs: ArrayLike,
+        *,
+        deterministic: bool | None = None,
+        rngs: Streams | None = None,
+    ) -> tuple[Any, jax.Array]:
+        """Takes one step.
+
+        Args:
+            carry: a tuple or list of the cells' states.
+            inputs: `[..., *features]`, of the first cell.
+            deterministic: whether dropout is off; None is each cell's attribute.
+            rngs: stream "dropout", or a key; None is the streams kept.
+
+        Returns:
+            `(carry, output)`: the new states, and the output of the last cell `[..., u]`.
+
+        Raises:
+            ValueError: there is not one state for each cell.
+        """
+        if not isinstance(carry, (tuple, list)) or len(carry) != self.count:
+            raise ValueError(
+                f"carry must be a tuple or list of {self.count} states, got {brief(carry)}."
+            )
+        new, output = [], jnp.asarray(inputs)
+        for cell, state, own in zip(self.cells, carry, each_streams(rngs, self.count), strict=True):
+            options = taken_options(cell, deterministic=deterministic, rngs=own)
+            state, output = cell(state, output, **options)
+            new.append(state)
+        return (new if isinstance(carry, list) else tuple(new)), output
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None) -> tuple:
+        """Returns the states before the first step, for Flax.
+
+        Args:
+            input_shape: of one step, `(..., *features)`; cells take its batch axes.
+            rngs: for cells that draw their initial state.
+
+        Returns:
+            A tuple of the cells' states.
+        """
+        return tuple(cell.initialize_carry(input_shape, rngs) for cell in self.cells)
+
+    def sequence(
+        self,
+        inputs: ArrayLike,
+        *,
+        time_major: bool = False,
+        rngs: Streams | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, tuple]:
+        """Runs the cells over a sequence, one after the other.
+
+        Args:
+            inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
+            time_major: time comes first.
+            rngs: stream "dropout", or a key; None is the streams kept.
+            **options: of `gruflax.functional.gru_sequence`, and `deterministic`.
+
+        Returns:
+            `(outputs, states)`: the outputs of the last cell, and a tuple of the cells' states.
+        """
+        streams = each_streams(rngs, self.count)
+        return run_stacked(
+            [
+                functools.partial(sequence_of(cell), rngs=own)
+                for cell, own in zip(self.cells, streams, strict=True)
+            ],
+            initial_carry(self, step_shape(inputs, self.num_feature_axes, time_major)),
+            inputs,
+            self.num_feature_axes,
+            time_major=time_major,
+            **options,
+        )
+
+
+def each_streams(rngs: Streams | None, count: int) -> Any:
+    """Returns what each of `count` modules draws from: a stream is shared, a key is split."""
+    return jax.random.split(rngs, count) if isinstance(rngs, jax.Array) else (rngs,) * count
+
+
+def sequence_of(cell: nnx.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
+    """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
+    for own in (GRUCell, StackedRNNCells):
+        # A subclass with a step of its own runs that one.
+        if isinstance(cell, own) and type(cell).__call__ is own.__call__:
+            return cell.sequence
+    return functools.partial(cell_sequence, cell)
