@@ -44,14 +44,17 @@ def pair(forward: Params, backward: Params, merge_mode: str | None, **fields: An
 
     Args:
         forward: of the forward GRU.
-        backward: of the backward GRU, of the same shapes.
+        backward: of the backward GRU; it may differ in its bias.
         merge_mode: how outputs are merged, see `gruflax.Bidirectional`.
         **fields: of both GRUs.
 
     Returns:
         `(bidirectional, variables)`.
     """
-    module = Bidirectional(GRU(**_sizes(forward), **fields), merge_mode)
+    layer = GRU(**_sizes(forward), **fields)
+    turned = {"go_backwards": not layer.go_backwards}
+    other = layer.clone(**(_sizes(backward) | fields | turned))
+    module = Bidirectional(layer, merge_mode, other)
     return module, {"params": {"forward_layer": forward, "backward_layer": backward}}
 
 

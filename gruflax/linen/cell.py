@@ -125,7 +125,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
             inputs,
             key,
             config=self.config,
-            zoneout_rng=step_key(key),
+            zoneout_rng=step_key(key) if self.zoneout else None,
             dtype=self.dtype,
             precision=self.precision,
         )

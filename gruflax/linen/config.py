@@ -100,9 +100,7 @@ class Configurable(Module):
             )
         missing = sorted(_required(cls) - set(arguments))
         if missing:
-            raise ValueError(
-                f"config of a {cls.__name__} must have {missing}, got {sorted(config)}."
-            )
+            raise ValueError(f"config of {cls.__name__} must have {missing}, got {sorted(config)}.")
         if arguments.get("implementation") == 0:
             # TensorFlow 1 wrote 0 for what is 1 since.
             arguments["implementation"] = 1

@@ -122,7 +122,8 @@ def unwritten(compression):
 
 
 def hard_cycle(file):
-    file.create_group("layers/a")["layers"] = file["layers"]
+    layers = file.create_group("layers")
+    layers.create_group("a")["layers"] = layers
 
 
 def soft_cycle(file):
@@ -227,8 +228,8 @@ MODELS = {
     "two of one": (lambda: onnx_model({"R": np.ones((2, 12, 4), np.float32)}), "have 1 direct"),
     "integers": (lambda: onnx_model({"W": ONE.astype(np.int32)}), "kernel must be .* floats"),
     "hidden_size": (lambda: onnx_model(hidden_size=7), "hidden_size must be that of R, 4, got 7"),
-    "no shape": (lambda: without_shape(onnx_model()), ""),
-    "external": (lambda: external(onnx_model()), ""),
+    "no shape": (lambda: without_shape(onnx_model()), "reshape"),
+    "external": (lambda: external(onnx_model()), "relative path"),
     "direction no text": (lambda: onnx_model(direction=3), "whole ONNX model"),
 }
 

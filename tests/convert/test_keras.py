@@ -245,7 +245,7 @@ def test_layers_that_only_keras_can_make(options, fields, x, drawn, close):
         ({"reset_after": False, "use_bias": False}, {"reset_after": True}),
     ],
 )
-def test_directions_that_differ(forward, backward, x, drawn, close, equal):
+def test_directions_that_differ(forward, backward, x, drawn, close, equal, tmp_path):
     layer = keras.layers.Bidirectional(
         keras.layers.GRU(5, return_sequences=True, **forward),
         backward_layer=keras.layers.GRU(5, return_sequences=True, go_backwards=True, **backward),
@@ -255,6 +255,10 @@ def test_directions_that_differ(forward, backward, x, drawn, close, equal):
     module, variables = convert.from_keras(layer)
     close(module.apply(variables, x), layer(x))
     equal(convert.to_keras(module, variables), layer.get_weights())
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    model.save_weights(tmp_path / "model.weights.h5")
+    module, again = convert.from_keras(tmp_path / "model.weights.h5", return_sequences=True)
+    equal(again, variables)
 
 
 @pytest.mark.parametrize(

@@ -196,22 +196,19 @@ TRANSFORMED = {
 @pytest.mark.parametrize("lift", [nn.remat, nn.jit])
 def test_lifted_layers_take_training_by_keyword(lift, name):
     layer, plain = TRANSFORMED[name](lift), TRANSFORMED[name](lambda cls: cls)
-    params = plain.init(KEY, X)
-    chex.assert_trees_all_equal(layer.init(KEY, X), params)
+    params = layer.init(KEY, X)
     np.testing.assert_allclose(layer.apply(params, X), plain.apply(params, X), atol=1e-6)
 
-    def loss(layer, params):
-        outputs = layer.apply(params, X, training=True, rngs={"dropout": KEY})
+    def loss(params, layer=layer, training=True):
+        outputs = layer.apply(params, X, training=training, rngs={"dropout": KEY})
         return (outputs**2).sum()
 
-    (got, gradients), (wanted, theirs) = (
-        jax.value_and_grad(functools.partial(loss, each))(params) for each in (layer, plain)
-    )
-    assert (
-        np.abs(
-            layer.apply(params, X, training=True, rngs={"dropout": KEY}) - layer.apply(params, X)
-        ).max()
-        > 0.01
-    )
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
-    chex.assert_trees_all_close(gradients, theirs, atol=1e-5)
+    dropped, gradients = jax.value_and_grad(loss)(params)
+    assert np.abs(dropped - loss(params, training=False)) > 0.01
+    assert dropped == loss(params)
+    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) > 0
+    if lift is nn.remat and name != "RNN of remat":
+        # Others draw other masks: nn.jit has keys of its own, and this cell is run step by step.
+        wanted, theirs = jax.value_and_grad(functools.partial(loss, layer=plain))(params)
+        np.testing.assert_allclose(dropped, wanted, rtol=1e-5)
+        chex.assert_trees_all_close(gradients, theirs, atol=1e-5)

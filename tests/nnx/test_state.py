@@ -147,7 +147,7 @@ def test_errors():
 
 
 def test_a_changed_batch_size_names_the_remedy():
-    layer = grunnx.GRU(4, 5, stateful=True, rngs=nnx.Rngs(0))
+    layer = grunnx.GRU(3, 5, stateful=True, rngs=nnx.Rngs(0))
     layer(X)
     with pytest.raises(ValueError, match="keeps its batch size until forget_states"):
         layer(X[:1])
