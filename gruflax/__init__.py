@@ -1,17 +1,20 @@
 """gruflax: the GRU for JAX, as pure functions and Flax modules, exact against Keras."""
 
+import warnings
+from typing import Any
+
 from gruflax.functional import (
     DropoutMasks as DropoutMasks,
+    GateActivations as GateActivations,
     GRUConfig as GRUConfig,
-    Trace as Trace,
     draw_dropout_masks as draw_dropout_masks,
     dropout_mask as dropout_mask,
+    gate_activations as gate_activations,
     gru_cell_step as gru_cell_step,
     gru_sequence as gru_sequence,
     init_gru_params as init_gru_params,
     lengths_to_mask as lengths_to_mask,
     mask_to_lengths as mask_to_lengths,
-    trace as trace,
 )
 from gruflax.linen import (
     GRU as GRU,
@@ -34,13 +37,14 @@ __all__ = [
     "DropoutMasks",
     "GRUCell",
     "GRUConfig",
+    "GateActivations",
     "Stack",
     "StackedRNNCells",
-    "Trace",
     "constraints",
     "draw_dropout_masks",
     "dropout_mask",
     "forget_states",
+    "gate_activations",
     "gru_cell_step",
     "gru_sequence",
     "init_gru_params",
@@ -48,5 +52,15 @@ __all__ = [
     "mask_to_lengths",
     "reset_states",
     "total_loss",
-    "trace",
 ]
+
+# Until 0.3: the names of 0.1.
+_RENAMED = {"Trace": "GateActivations", "trace": "gate_activations"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = _RENAMED[name]
+    warnings.warn(f"gruflax.{name} is now gruflax.{new}.", DeprecationWarning, stacklevel=2)
+    return globals()[new]

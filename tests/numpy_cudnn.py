@@ -5,7 +5,7 @@ import ctypes
 import jax.numpy as jnp
 import numpy as np
 
-from gruflax.functional.cudnn.problem import Problem, Sizes
+from gruflax.functional.loops.cudnn.problem import Problem, Sizes
 
 
 def array_at(address, shape, dtype):

@@ -220,7 +220,9 @@ VALUE_ERRORS = {
     ),
     "features must be a positive integer, got 0.": lambda: gruflax.init_gru_params(K, 0, 4),
     "inputs must have 3 axes, got shape (6, 3).": lambda: v1.GRU(4).init(K, X[0]),
-    "inputs must have shape (..., time, 3), got (2, 6, 2):": lambda: gruflax.trace(P, X[..., :2]),
+    "inputs must have shape (..., time, 3), got (2, 6, 2):": lambda: gruflax.gate_activations(
+        P, X[..., :2]
+    ),
     "rate must be in [0, 1], got 1.5.": lambda: gruflax.dropout_mask(K, 1.5, (3,)),
     "torch has no GRU with merge_mode='sum', only 'concat'.": lambda: convert.to_torch(
         gruflax.Bidirectional(G, "sum"), gruflax.Bidirectional(G, "sum").init(K, X)

@@ -52,7 +52,7 @@ def pair(forward: Params, backward: Params, merge_mode: str | None, **fields: An
         `(bidirectional, variables)`.
     """
     layer = GRU(**_sizes(forward), **fields)
-    turned = {"go_backwards": not layer.go_backwards}
+    turned: dict[str, Any] = {"go_backwards": not layer.go_backwards}
     other = layer.clone(**(_sizes(backward) | fields | turned))
     module = Bidirectional(layer, merge_mode, other)
     return module, {"params": {"forward_layer": forward, "backward_layer": backward}}

@@ -7,6 +7,10 @@ from gruflax.functional.dropout import (
     draw_dropout_masks as draw_dropout_masks,
     dropout_mask as dropout_mask,
 )
+from gruflax.functional.gates import (
+    GateActivations as GateActivations,
+    gate_activations as gate_activations,
+)
 from gruflax.functional.masks import (
     lengths_to_mask as lengths_to_mask,
     mask_to_lengths as mask_to_lengths,
@@ -14,4 +18,3 @@ from gruflax.functional.masks import (
 from gruflax.functional.params import init_gru_params as init_gru_params
 from gruflax.functional.sequence import gru_sequence as gru_sequence
 from gruflax.functional.step import gru_cell_step as gru_cell_step
-from gruflax.functional.trace import Trace as Trace, trace as trace

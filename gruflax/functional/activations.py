@@ -171,13 +171,6 @@ def _is_hashable(value: object) -> bool:
     return isinstance(value, Hashable)
 
 
-def is_pointwise(identifier: str | Function | None) -> bool:
-    """Returns whether an activation is known to treat each unit by itself.
-
-    Args:
-        identifier: as `get_activation` takes it.
-
-    Returns:
-        False for activations that mix units, and for functions that are not Keras' or JAX's own.
-    """
-    return get_activation(identifier) in _POINTWISE
+def is_pointwise(*identifiers: str | Function | None) -> bool:
+    """Returns whether activations are known to treat each unit by itself: Keras' and JAX's own."""
+    return all(get_activation(each) in _POINTWISE for each in identifiers)

@@ -8,7 +8,6 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 
@@ -153,43 +152,3 @@ def check_state(
             hint = ": inputs of a step have no time axis; gru_sequence, GRU and RNN take sequences"
         raise ValueError(f"{name} must have shape {wanted}, got {state.shape}{hint}.")
     return state.astype(dtype)
-
-
-def sharded_like(state: jax.Array, inputs: jax.Array) -> jax.Array:
-    """Spreads a state over devices as the batch is, where shardings are part of the types.
-
-    Under a mesh of explicit axes a loop's carry must have the type of what is computed from it.
-
-    Args:
-        state: `[..., u]`.
-        inputs: `[t, ..., f]`.
-
-    Returns:
-        The same state.
-    """
-    sharding = jax.typeof(inputs).sharding
-    if not sharding.mesh.are_all_axes_explicit:
-        return state
-    return jax.sharding.reshard(state, PartitionSpec(*sharding.spec[1:-1], None))
-
-
-def vary_with(array: jax.Array, *others: Any) -> jax.Array:
-    """Makes an array vary over the mesh axes that others vary over.
-
-    Inside `jax.shard_map` a loop's carry must have the type of what is computed from it, and zeros
-    made there vary over nothing.
-
-    Args:
-        array: of any shape.
-        *others: pytrees of arrays.
-
-    Returns:
-        The same array.
-    """
-    axes = {axis for leaf in jax.tree.leaves(others) for axis in _varying(leaf)}
-    missing = tuple(sorted(axes - _varying(array)))
-    return jax.lax.pcast(array, missing, to="varying") if missing else array
-
-
-def _varying(array: jax.Array) -> frozenset:
-    return jax.typeof(array).manual_axis_type.varying

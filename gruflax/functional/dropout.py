@@ -117,6 +117,11 @@ def draw_zoneout(
     return moves, dataclasses.replace(config, zoneout=0.0)
 
 
+def split_masks(masks: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
+    """Returns the recurrent dropout masks of z and r and that of the candidate."""
+    return (None, None) if masks is None else (masks[:2], masks[-1:])
+
+
 def drop_weights(
     params: Mapping[str, jax.Array], masks: DropoutMasks
 ) -> tuple[Mapping[str, jax.Array], DropoutMasks]:

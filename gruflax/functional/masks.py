@@ -92,70 +92,45 @@ def as_booleans(name: str, array: ArrayLike) -> jax.Array:
 
 
 def steps_to_mask(
-    name: str, steps: ArrayLike | None, batch_shape: tuple[int, ...], time: int, time_major: bool
+    name: str, steps: ArrayLike | None, batch_shape: tuple[int, ...], time: int, axis: int
 ) -> jax.Array | None:
-    """Brings a boolean array over the steps to time-major form.
+    """Reads booleans over the steps: batch axes of the inputs, with time at `axis`; or None.
 
-    Args:
-        name: the argument's name, for errors.
-        steps: `[..., t]` or `[..., t, 1]`, time first with `time_major`; as `as_booleans` reads
-            it; batch axes of size 1 are broadcast. Or None.
-        batch_shape: the batch axes of the inputs.
-        time: number of steps.
-        time_major: whether time comes first.
-
-    Returns:
-        `[t, ...]` boolean, or None.
-
-    Raises:
-        TypeError: another dtype.
-        ValueError: another shape, or values that are neither 0 nor 1.
+    `steps` may have one more axis of size 1 at the end, and batch axes of size 1.
     """
     if steps is None:
         return None
-    steps = as_booleans(name, steps)
-    wanted = (time, *batch_shape) if time_major else (*batch_shape, time)
+    steps, wanted = as_booleans(name, steps), (*batch_shape[:axis], time, *batch_shape[axis:])
     given = steps.shape
     if steps.ndim == len(wanted) + 1 and given[-1] == 1:
         steps = steps[..., 0]
-    if not time_major and steps.ndim:
-        steps = jnp.moveaxis(steps, -1, 0)
-    full = (time, *batch_shape)
-    fits = steps.ndim == len(full) and steps.shape[0] == time
-    if not fits or any(
-        size not in (1, whole) for size, whole in zip(steps.shape, full, strict=True)
-    ):
+    fits = steps.ndim == len(wanted) and all(
+        size == whole or (size == 1 and index != axis)
+        for index, (size, whole) in enumerate(zip(steps.shape, wanted, strict=False))
+    )
+    if not fits:
         raise ValueError(f"{name} must have shape {wanted} or {(*wanted, 1)}, got {given}.")
-    return jnp.broadcast_to(steps, full)
+    return jnp.broadcast_to(steps, wanted)
 
 
-def valid_steps(
+def combined_mask(
     mask: ArrayLike | None,
     seq_lengths: ArrayLike | None,
     batch_shape: tuple[int, ...],
     time: int,
-    time_major: bool = False,
+    axis: int,
 ) -> jax.Array | None:
-    """Combines a mask and sequence lengths: a step counts where both say so.
-
-    Args:
-        mask: `[..., t]` or `[..., t, 1]` (time first with `time_major`), or None.
-        seq_lengths: `[...]` integers, or None.
-        batch_shape: the batch axes of the inputs.
-        time: number of steps.
-        time_major: whether time comes first in `mask`.
-
-    Returns:
-        `[t, ...]` boolean, True where the step counts; None where every step does.
-
-    Raises:
-        TypeError: `seq_lengths` are not integers, or `mask` has another dtype.
-        ValueError: a wrong shape, a length outside of [0, time], or a mask of other numbers.
-    """
-    valid = steps_to_mask("mask", mask, batch_shape, time, time_major)
+    """Combines a mask and lengths: batch axes with time at `axis`, True where both say so."""
+    valid = steps_to_mask("mask", mask, batch_shape, time, axis)
     if seq_lengths is None:
         return valid
     if np.shape(seq_lengths) != batch_shape:
         raise ValueError(f"seq_lengths must have shape {batch_shape}, got {np.shape(seq_lengths)}.")
-    within = jnp.moveaxis(lengths_to_mask(seq_lengths, time), -1, 0)
+    within = jnp.moveaxis(lengths_to_mask(seq_lengths, time), -1, axis)
     return within if valid is None else valid & within
+
+
+def where_steps(condition: jax.Array, array: jax.Array, other: ArrayLike) -> jax.Array:
+    """Selects whole steps `[..., *]` by booleans `[...]`; `other` is alike or a scalar."""
+    condition = jnp.expand_dims(condition, range(condition.ndim, array.ndim))
+    return jnp.where(condition, array, jnp.asarray(other, array.dtype))

@@ -222,6 +222,24 @@ def _origin(params: Params) -> str:
     return next((f": {remedy}" for name, remedy in _ORIGINS.items() if name in params), "")
 
 
+def split_gates(projection: jax.Array, count: int = GATES) -> tuple[jax.Array, ...]:
+    """Splits `[..., count u]` into its gates, each `[..., u]`."""
+    return tuple(jnp.split(projection, count, axis=-1))
+
+
+def split_bias(params: Params, config: GRUConfig) -> tuple[jax.Array | None, jax.Array | None]:
+    """Returns the bias of the input's and of the state's projection, each `[3u]` or None."""
+    if not config.use_bias:
+        return None, None
+    return tuple(params["bias"]) if config.reset_after else (params["bias"], None)
+
+
+def split_recurrent_kernel(params: Params) -> list[jax.Array]:
+    """Splits the recurrent kernel into that of z and r [u, 2u] and that of the candidate [u, u]."""
+    kernel = params["recurrent_kernel"]
+    return jnp.split(kernel, [2 * kernel.shape[0]], axis=-1)
+
+
 def cast_params(params: Params, dtype: DTypeLike) -> dict[str, jax.Array]:
     """Returns the parameters as arrays of the compute dtype."""
     return {name: jnp.asarray(value).astype(dtype) for name, value in params.items()}

@@ -1,33 +1,31 @@
-"""A GRU over a whole sequence."""
+"""A GRU over a whole sequence: which loop runs it, and what the caller gets."""
 
-from typing import NamedTuple
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.checks import (
-    check_flags,
-    check_inputs,
-    check_key,
-    check_state,
-    compute_dtype,
-    sharded_like,
-    vary_with,
-)
+from gruflax.functional.activations import is_pointwise
+from gruflax.functional.call import Call, make_call
+from gruflax.functional.checks import check_flags
 from gruflax.functional.config import GRUConfig
-from gruflax.functional.cudnn.conditions import check_cudnn
-from gruflax.functional.dispatch import choose_loop, run_loop
-from gruflax.functional.dropout import (
-    DropoutMasks,
-    draw_zoneout,
-    drop_weights,
-    resolve_dropout_masks,
-)
-from gruflax.functional.loops import Steps, in_order, visible_outputs
-from gruflax.functional.masks import steps_to_mask, valid_steps
-from gruflax.functional.params import Params, cast_params, check_params, check_size
+from gruflax.functional.dropout import DropoutMasks
+from gruflax.functional.loops.chunked import checkpointed_loop, chunked_loop
+from gruflax.functional.loops.scan import scan_loop, unrolled_loop
+from gruflax.functional.loops.time import even_length, over_chunks
+from gruflax.functional.masks import where_steps
+from gruflax.functional.params import Params, check_size
+
+
+LOOPS = ("auto", "scan", "chunked", "cudnn")
+
+# `Call -> (states [..., t, u] in the caller's layout, or None; the last state [..., u])`.
+Loop = Callable[[Call], tuple[jax.Array | None, jax.Array]]
 
 
 def gru_sequence(
@@ -82,7 +80,7 @@ def gru_sequence(
         loop: "scan" is `lax.scan` over the step; "chunked" works on chunks of time and keeps only
             the states for the backward pass; "cudnn" is one call of cuDNN on a GPU; "auto" chooses
             between the first two. All give the same numbers.
-        chunk: steps a chunk of the chunked loop; None chooses by the sizes.
+        chunk: steps per chunk of the chunked loop; None chooses by the sizes.
         remat: the backward pass keeps every sqrt(t)-th state and computes the others again, for
             very long sequences.
         dtype: to compute in; None promotes the dtypes of `params` and `inputs`.
@@ -109,7 +107,7 @@ def gru_sequence(
     )
     if chunk is not None:
         check_size("chunk", chunk)
-    call = prepare_sequence(
+    call = make_call(
         params,
         inputs,
         config=config,
@@ -123,155 +121,70 @@ def gru_sequence(
         go_backwards=go_backwards,
         time_major=time_major,
         dtype=dtype,
-    )
-    if loop == "cudnn":
-        check_cudnn(config, call.masks, unroll=unroll, resets=reset is not None)
-    state, states = run_prepared(
-        call,
-        loop=loop,
-        unroll=unroll,
         precision=precision,
-        keep_states=return_sequences,
+        return_sequences=return_sequences,
         chunk=chunk,
-        remat=remat,
     )
-    shown = call.steps.valid if zero_output_for_mask else None
-    outputs = visible_outputs(state, states, shown)
-    return (jnp.moveaxis(outputs, 0, -2) if return_sequences and not time_major else outputs), state
+    outputs, state = run_call(call, loop, unroll=unroll, remat=remat)
+    return _shown(call, outputs, state, zero_output_for_mask), state
 
 
-class Prepared(NamedTuple):
-    """A call with everything checked and in the compute dtype.
+def run_call(
+    call: Call, loop: str = "auto", *, unroll: bool = False, remat: bool = False
+) -> tuple[jax.Array | None, jax.Array]:
+    """Runs a loop: `(states [..., t, u] in the caller's layout, or None; the last [..., u])`."""
+    run = choose_loop(call, loop, unroll)
+    if not remat or not isinstance(call.time, int) or call.time <= 1:
+        return run(call)
+    # Segments are slices with time first.
+    first = call.ordered()
+    length = even_length(call.time, math.isqrt(call.time - 1) + 1)
+    names = ("inputs", "valid", "reset", "updated")
 
-    Attributes:
-        params: of the GRU.
-        state: `[..., u]`, the initial state.
-        reset_state: `[..., u]`, what a reset goes back to.
-        steps: `[t, ...]`, in the order of processing, with zero inputs at masked steps.
-        masks: dropout masks.
-        moves: `[t, ...]` or, with zoneout, `[t, ..., u]` boolean: False where the state, or a unit
-            of it, stays what it was; or None.
-        config: the GRU, without what has been done to `params` and `moves`.
-        batch_major: whether the inputs came with the batch first, in the order of processing.
-    """
-
-    params: Params
-    state: jax.Array
-    reset_state: jax.Array
-    steps: Steps
-    masks: DropoutMasks
-    moves: jax.Array | None
-    config: GRUConfig
-    batch_major: bool
-
-
-def prepare_sequence(
-    params: Params,
-    inputs: ArrayLike,
-    *,
-    config: GRUConfig,
-    initial_state: ArrayLike | None,
-    mask: ArrayLike | None,
-    seq_lengths: ArrayLike | None,
-    reset: ArrayLike | None,
-    reset_state: ArrayLike | None,
-    rng: jax.Array | None,
-    dropout_masks: DropoutMasks | None,
-    go_backwards: bool,
-    time_major: bool,
-    dtype: DTypeLike | None,
-) -> Prepared:
-    """Checks the arguments of `gru_sequence`, and brings them to the form that the loops take.
-
-    Args:
-        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], ..., as of `gru_sequence`.
-        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-        config: and all others, as of `gru_sequence`.
-
-    Returns:
-        The call, with time first in the order of processing: inputs `[t, ..., f]`.
-
-    Raises:
-        TypeError: as `gru_sequence`.
-        ValueError: as `gru_sequence`.
-    """
-    check_flags(go_backwards=go_backwards, time_major=time_major)
-    check_key("rng", rng)
-    features, units = check_params(params, config)
-    if reset is None and reset_state is not None:
-        raise ValueError(
-            "reset_state must come with reset, which says where it is used, got no reset."
+    def segment(state, steps):
+        part = dataclasses.replace(
+            first, initial_state=state, **dict(zip(names, steps, strict=True))
         )
-    check_inputs("inputs", inputs, features, "time, ..." if time_major else "..., time", 2)
-    inputs = jnp.asarray(inputs)
-    inputs = inputs if time_major else jnp.moveaxis(inputs, -2, 0)
-    dtype = compute_dtype(dtype, params, inputs)
-    time, *batch_axes, _ = inputs.shape
-    batch_shape = tuple(batch_axes)
-    steps = Steps(
-        inputs.astype(dtype),
-        valid_steps(mask, seq_lengths, batch_shape, time, time_major),
-        steps_to_mask("reset", reset, batch_shape, time, time_major),
-    )
-    steps = in_order(steps, go_backwards)
-    params = dict(cast_params(params, dtype))
-    learned = params.pop("initial_state", None)
-    if initial_state is None and learned is not None:
-        initial_state = jnp.broadcast_to(learned, (*batch_shape, units))
-    state = check_state("initial_state", initial_state, batch_shape, units, dtype)
-    start = state if reset_state is None else reset_state
-    start = check_state("reset_state", start, batch_shape, units, dtype)
-    masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
-    params, masks = drop_weights(params, masks)
-    moves, config = draw_zoneout(rng, config, (time, *batch_shape, units))
-    if moves is None:
-        moves = steps.valid
-    elif steps.valid is not None:
-        moves &= steps.valid[..., None]
-    state, start = (sharded_like(each, steps.inputs) for each in (state, start))
-    # Turned round in time, the inputs are copied anyway.
-    batch_major = not (time_major or go_backwards)
-    return Prepared(params, state, start, steps, masks, moves, config, batch_major)
+        states, state = run(part)
+        return state, states
+
+    steps = tuple(getattr(first, name) for name in names)
+    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, steps, length)
+    return None if states is None else call.in_layout(states), state
 
 
-def run_prepared(
-    call: Prepared,
-    *,
-    loop: str = "auto",
-    unroll: bool = False,
-    precision: lax.PrecisionLike = None,
-    keep_states: bool = True,
-    chunk: int | None = None,
-    remat: bool = False,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Runs the loop over a prepared call.
+def choose_loop(call: Call, loop: str, unroll: bool) -> Loop:
+    """Chooses what runs a call."""
+    if loop not in LOOPS:
+        raise ValueError(f"loop must be one of {LOOPS}, got {loop!r}.")
+    if loop == "cudnn":
+        # Experimental, and a third of the functional core: imported where it is asked for.
+        from gruflax.functional.loops.cudnn.loop import check_cudnn, cudnn_loop
 
-    Args:
-        call: of `prepare_sequence`.
-        loop: one of `gruflax.functional.dispatch.LOOPS`.
-        unroll: whether a Python loop is asked for.
-        precision: of the products.
-        keep_states: whether to return the state after every step.
-        chunk: steps a chunk of the chunked loop; None chooses.
-        remat: whether the backward pass keeps every sqrt(t)-th state only.
+        check_cudnn(call, unroll=unroll)
+        if call.time > 1:
+            return cudnn_loop
+    if unroll:
+        return unrolled_loop
+    if not isinstance(call.time, int):
+        # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them.
+        return scan_loop
+    if call.time <= 1:
+        return unrolled_loop
+    # Without partial derivatives unit by unit the chunked loop saves memory and not time.
+    pointwise = is_pointwise(call.config.activation, call.config.recurrent_activation)
+    if loop == "scan" or (loop == "auto" and not pointwise):
+        return scan_loop
+    return chunked_loop if pointwise else checkpointed_loop
 
-    Returns:
-        `(state [..., u], states [t, ..., u] or None)`.
 
-    Raises:
-        ValueError: `loop` is unknown.
-    """
-    return run_loop(
-        choose_loop(loop, unroll, call.steps.inputs.shape[0], call.config),
-        call.params,
-        vary_with(call.state, call.params, call.reset_state, call.steps, call.masks),
-        call.reset_state,
-        call.steps._replace(valid=call.moves),
-        call.masks,
-        config=call.config,
-        precision=precision,
-        keep_states=keep_states,
-        chunk=chunk,
-        remat=remat,
-        batch_major=call.batch_major,
-    )
+def _shown(call: Call, states: Any, state: jax.Array, zero_output_for_mask: bool) -> jax.Array:
+    """What is returned as the output: all or the last, with zeros at masked steps if asked for."""
+    outputs = state if states is None else states
+    if not zero_output_for_mask or call.valid is None or call.time == 0:
+        return outputs
+    if states is None:
+        return where_steps(call.in_order(call.valid)[-1], outputs, 0)
+    # Outputs are in the order of processing.
+    valid = jnp.flip(call.valid, call.time_axis) if call.go_backwards else call.valid
+    return where_steps(valid, outputs, 0)

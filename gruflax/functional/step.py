@@ -1,4 +1,28 @@
-"""One step of a GRU: the arithmetic that every loop shares."""
+"""One step of a GRU: the equations, and the same as code.
+
+x is the input [..., f], h the state before the step and h' the one after it [..., u]; columns of
+the kernel W [f, 3u] and the recurrent kernel R [u, 3u] are z | r | n; s is the recurrent
+activation, g the activation, and * multiplies number by number.
+
+`reset_after=True` (cuDNN, torch, Keras 3; arXiv:1406.1078v1), bias [2, 3u] with the rows b and c:
+
+    z = s(x W_z + b_z + h R_z + c_z)             the update gate: how much of the state stays
+    r = s(x W_r + b_r + h R_r + c_r)             the reset gate
+    n = g(x W_n + b_n + r * (h R_n + c_n))       the candidate
+
+`reset_after=False` (arXiv:1406.1078v3, Keras 1), bias [3u]:
+
+    z = s(x W_z + b_z + h R_z)
+    r = s(x W_r + b_r + h R_r)
+    n = g(x W_n + b_n + (r * h) R_n)
+
+Both:
+
+    h' = z * h + (1 - z) * n
+
+Dropout multiplies x, and the h of the products but not that of the last line. At inference, zoneout
+of rate p makes z + p (1 - z) of z, its expectation.
+"""
 
 import functools
 from collections.abc import Callable
@@ -16,88 +40,22 @@ from gruflax.functional.dropout import (
     draw_zoneout,
     drop_weights,
     resolve_dropout_masks,
+    split_masks,
 )
-from gruflax.functional.params import GATES, Params, cast_params, check_params
+from gruflax.functional.params import (
+    Params,
+    cast_params,
+    check_params,
+    split_bias,
+    split_gates,
+    split_recurrent_kernel,
+)
 
 
-# Projections or gates side by side: z, r and h, each `[..., u]`.
+# Projections side by side, z r n or z r, each `[..., u]`.
 Gates = tuple[jax.Array, ...]
 # `dot(x, kernel, precision=...)`.
 Dot = Callable[..., jax.Array]
-
-
-def update_and_reset(
-    x_projection: Gates, state_projection: Gates, config: GRUConfig
-) -> tuple[jax.Array, jax.Array]:
-    """Computes the update gate z and the reset gate r from their projections.
-
-    Args:
-        x_projection: of the input: z and r, each `[..., u]`; anything after them is not used.
-        state_projection: of the state, in the same order.
-        config: the GRU.
-
-    Returns:
-        `(z, r)`, each `[..., u]`.
-    """
-    activation = functools.partial(activate, "recurrent_activation", config.recurrent_activation)
-    update = activation(x_projection[0] + state_projection[0])
-    if config.zoneout:
-        # In expectation, so much of what would be updated keeps its state.
-        update = update + config.zoneout * (1 - update)
-    return update, activation(x_projection[1] + state_projection[1])
-
-
-def opened_after(
-    x_projection: Gates, state_projection: Gates, config: GRUConfig
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes the gates where the reset gate acts after the recurrent product.
-
-    Args:
-        x_projection: of the input: z, r and h, each `[..., u]`.
-        state_projection: of the state: z, r and h.
-        config: the GRU.
-
-    Returns:
-        `(z, r, candidate before its activation)`, each `[..., u]`.
-    """
-    update, reset = update_and_reset(x_projection, state_projection, config)
-    return update, reset, x_projection[2] + reset * state_projection[2]
-
-
-def gates_after(
-    x_projection: Gates, state_projection: Gates, state: jax.Array, config: GRUConfig
-) -> jax.Array:
-    """Computes the new state where the reset gate acts after the recurrent product.
-
-    Args:
-        x_projection: of the input: z, r and h, each `[..., u]`.
-        state_projection: of the state: z, r and h.
-        state: `[..., u]`, the state before the step, never dropped.
-        config: the GRU.
-
-    Returns:
-        `[..., u]`, the state after the step.
-    """
-    update, _, candidate = opened_after(x_projection, state_projection, config)
-    return blend(update, candidate, state, config)
-
-
-def blend(
-    update: jax.Array, candidate_projection: jax.Array, state: jax.Array, config: GRUConfig
-) -> jax.Array:
-    """Moves the state towards the candidate: `z h + (1 - z) activation(candidate)`.
-
-    Args:
-        update: `[..., u]`, the update gate z.
-        candidate_projection: `[..., u]`, the candidate before its activation.
-        state: `[..., u]`, the state before the step, never dropped.
-        config: the GRU.
-
-    Returns:
-        `[..., u]`, the state after the step.
-    """
-    candidate = activate("activation", config.activation, candidate_projection)
-    return update * state + (1 - update) * candidate
 
 
 def project(
@@ -108,137 +66,84 @@ def project(
     precision: lax.PrecisionLike = None,
     dot: Dot = jnp.dot,
 ) -> jax.Array:
-    """Computes `x @ kernel + bias`, with inputs dropped for all gates alike or gate by gate.
-
-    Args:
-        x: `[..., f]`.
-        kernel: `[f, k]`, the columns of as many gates as `masks` has entries.
-        bias: `[k]`, or None.
-        masks: `[n, ..., f]`: one for all gates or one a gate; or None.
-        precision: of the product.
-        dot: computes the product.
-
-    Returns:
-        `[..., k]`.
-    """
+    """Computes `x W + b` `[..., k]`, x dropped by one mask or one per gate `[n, ..., f]`."""
     if masks is None:
-        result = dot(x, kernel, precision=precision)
+        product = dot(x, kernel, precision=precision)
     elif masks.shape[0] == 1:
-        result = dot(x * masks[0], kernel, precision=precision)
+        product = dot(x * masks[0], kernel, precision=precision)
     else:
-        blocks = jnp.split(kernel, masks.shape[0], axis=-1)
-        result = jnp.concatenate(
-            [
-                dot(x * mask, block, precision=precision)
-                for mask, block in zip(masks, blocks, strict=True)
-            ],
-            axis=-1,
-        )
-    return result if bias is None else result + jnp.expand_dims(bias, range(result.ndim - 1))
+        kernels = jnp.split(kernel, masks.shape[0], axis=-1)
+        products = [
+            dot(x * mask, gate, precision=precision)
+            for mask, gate in zip(masks, kernels, strict=True)
+        ]
+        product = jnp.concatenate(products, axis=-1)
+    return product if bias is None else product + jnp.expand_dims(bias, range(product.ndim - 1))
 
 
-def split_bias(params: Params, config: GRUConfig) -> tuple[jax.Array | None, jax.Array | None]:
-    """Returns the bias of the input's and of the state's projection, each `[3u]` or None."""
-    if not config.use_bias:
-        return None, None
-    return tuple(params["bias"]) if config.reset_after else (params["bias"], None)
+def update_and_reset(x: Gates, h: Gates, config: GRUConfig) -> tuple[jax.Array, jax.Array]:
+    """Computes z and r `[..., u]` from the projections of the input and of the state."""
+    s = functools.partial(activate, "recurrent_activation", config.recurrent_activation)
+    z, r = s(x[0] + h[0]), s(x[1] + h[1])
+    if config.zoneout:
+        z = z + config.zoneout * (1 - z)
+    return z, r
 
 
 def open_gates(
     params: Params,
-    x_projection: Gates,
-    state: jax.Array,
+    x: Gates,
+    h: jax.Array,
     config: GRUConfig,
     masks: jax.Array | None = None,
     precision: lax.PrecisionLike = None,
     dot: Dot = jnp.dot,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes the gates of a step from a projected input.
-
-    Args:
-        params: of the GRU, in the compute dtype.
-        x_projection: of the input, bias included: z, r and h, each `[..., u]`.
-        state: `[..., u]`.
-        config: the GRU.
-        masks: `[n, ..., u]`, recurrent dropout masks, or None.
-        precision: of the products.
-        dot: computes the products.
-
-    Returns:
-        `(z, r, candidate before its activation)`, each `[..., u]`.
-    """
+    """Computes z, r and the argument of g, each `[..., u]`, from x's projections and h."""
     if config.reset_after:
-        _, bias = split_bias(params, config)
-        projection = project(state, params["recurrent_kernel"], bias, masks, precision, dot)
-        return opened_after(x_projection, split_gates(projection), config)
+        _, c = split_bias(params, config)
+        h_z, h_r, h_n = split_gates(
+            project(h, params["recurrent_kernel"], c, masks, precision, dot)
+        )
+        z, r = update_and_reset(x, (h_z, h_r), config)
+        return z, r, x[2] + r * h_n
     gate_kernel, candidate_kernel = split_recurrent_kernel(params)
     gate_masks, candidate_mask = split_masks(masks)
-    projection = project(state, gate_kernel, None, gate_masks, precision, dot)
-    update, reset = update_and_reset(x_projection, split_gates(projection, 2), config)
-    recurrent = project(reset * state, candidate_kernel, None, candidate_mask, precision, dot)
-    return update, reset, x_projection[2] + recurrent
+    gates = split_gates(project(h, gate_kernel, None, gate_masks, precision, dot), 2)
+    z, r = update_and_reset(x, gates, config)
+    return z, r, x[2] + project(r * h, candidate_kernel, None, candidate_mask, precision, dot)
 
 
-def advance(
+def blend(z: jax.Array, n: jax.Array, h: jax.Array, config: GRUConfig) -> jax.Array:
+    """Computes h' `[..., u]` of z, the argument of g and h."""
+    n = activate("activation", config.activation, n)
+    return z * h + (1 - z) * n
+
+
+def step(
     params: Params,
-    x_projection: Gates,
-    state: jax.Array,
+    x: Gates,
+    h: jax.Array,
     config: GRUConfig,
     masks: jax.Array | None = None,
     precision: lax.PrecisionLike = None,
     dot: Dot = jnp.dot,
 ) -> jax.Array:
-    """Takes one step from a projected input.
-
-    Args: those of `open_gates`.
-
-    Returns:
-        `[..., u]`, the state after the step.
-    """
-    update, _, candidate = open_gates(params, x_projection, state, config, masks, precision, dot)
-    return blend(update, candidate, state, config)
+    """Computes h' `[..., u]` of x's projections and h, everything checked and in one dtype."""
+    z, _, n = open_gates(params, x, h, config, masks, precision, dot)
+    return blend(z, n, h, config)
 
 
-def split_gates(projection: jax.Array, count: int = GATES) -> Gates:
-    """Splits a projection `[..., count u]` into its gates, each `[..., u]`."""
-    return tuple(jnp.split(projection, count, axis=-1))
-
-
-def split_recurrent_kernel(params: Params) -> list[jax.Array]:
-    """Splits the recurrent kernel into that of the gates [u, 2u] and of the candidate [u, u]."""
-    kernel = params["recurrent_kernel"]
-    return jnp.split(kernel, [2 * kernel.shape[0]], axis=-1)
-
-
-def split_masks(masks: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
-    """Returns the recurrent dropout masks of the gates and of the candidate."""
-    return (None, None) if masks is None else (masks[:2], masks[-1:])
-
-
-def step(
+def project_inputs(
     params: Params,
-    state: jax.Array,
     x: jax.Array,
     config: GRUConfig,
-    masks: DropoutMasks = DropoutMasks(),
+    masks: jax.Array | None = None,
     precision: lax.PrecisionLike = None,
-) -> jax.Array:
-    """Takes one step from an input, everything checked and in the compute dtype.
-
-    Args:
-        params: of the GRU.
-        state: `[..., u]`.
-        x: `[..., f]`.
-        config: the GRU.
-        masks: dropout masks of the input and the state.
-        precision: of the products.
-
-    Returns:
-        `[..., u]`, the state after the step.
-    """
-    bias, _ = split_bias(params, config)
-    x_projection = project(x, params["kernel"], bias, masks.inputs, precision)
-    return advance(params, split_gates(x_projection), state, config, masks.recurrent, precision)
+) -> Gates:
+    """Computes the projections of x `[..., f]`, bias included: z, r and n, each `[..., u]`."""
+    b, _ = split_bias(params, config)
+    return split_gates(project(x, params["kernel"], b, masks, precision))
 
 
 def gru_cell_step(
@@ -257,7 +162,7 @@ def gru_cell_step(
 
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
-            columns z | r | h.
+            columns z | r | h, as in Keras.
         state: `[..., u]`; None is zeros.
         x: `[..., f]`, with the batch axes of `state`.
         rng: JAX random key for dropout, or None for inference. The masks depend on the key and the
@@ -278,18 +183,18 @@ def gru_cell_step(
     Sources: Keras 3 and `tf.compat.v1.keras.layers.GRUCell`; arXiv:1406.1078.
     """
     features, units = check_params(params, config)
-    dtype = compute_dtype(dtype, params, x)
-    params = cast_params(params, dtype)
     check_inputs("x", x, features, "...", 1)
     check_key("rng", rng)
     check_key("zoneout_rng", zoneout_rng)
-    x = jnp.asarray(x).astype(dtype)
+    dtype = compute_dtype(dtype, params, x)
+    params, x = cast_params(params, dtype), jnp.asarray(x).astype(dtype)
     batch_shape = x.shape[:-1]
-    state = check_state("state", state, batch_shape, units, dtype)
+    h = check_state("state", state, batch_shape, units, dtype)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
     params, masks = drop_weights(params, masks)
     zoneout_rng = rng if zoneout_rng is None else zoneout_rng
-    moves, config = draw_zoneout(zoneout_rng, config, state.shape)
-    new = step(params, state, x, config, masks, precision)
-    new = new if moves is None else jnp.where(moves, new, state)
+    updated, config = draw_zoneout(zoneout_rng, config, h.shape)
+    projections = project_inputs(params, x, config, masks.inputs, precision)
+    new = step(params, projections, h, config, masks.recurrent, precision)
+    new = new if updated is None else jnp.where(updated, new, h)
     return new, new

@@ -178,3 +178,13 @@ def _check_dtype(field: str, dtype: Any) -> None:
         known = False
     if not known:
         raise TypeError(f"{field} must be a floating dtype, got {brief(dtype)}.")
+
+
+USE_CUDNN = ("auto", True, False)
+
+
+def loop_for(use_cudnn: bool | str, loop: str) -> str:
+    """Translates Keras' `use_cudnn`: True asks for cuDNN, "auto" and False leave it to `loop`."""
+    if use_cudnn not in USE_CUDNN:
+        raise ValueError(f"use_cudnn must be one of {USE_CUDNN}, got {use_cudnn!r}.")
+    return "cudnn" if use_cudnn is True else loop

@@ -1,16 +1,23 @@
 """A layer over a sequence, whatever its cell and its module system are."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gruflax.functional.loops import Steps, in_order, visible_outputs, where_steps
-from gruflax.functional.masks import steps_to_mask, valid_steps
+from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
 from gruflax.named.states import fitted_states
+
+
+class Steps(NamedTuple):
+    """What a cell meets, `[t, ...]` in the order of processing: zero inputs at masked steps."""
+
+    inputs: jax.Array
+    valid: jax.Array | None = None
+    reset: jax.Array | None = None
 
 
 # One step of a cell: `(state, x) -> (state, output)`.
@@ -135,12 +142,15 @@ def loop_cell(
     start = state if reset_state is None else _fitted("reset_state", reset_state, zeros)
     inputs = jnp.moveaxis(jnp.asarray(inputs), time_axis(num_feature_axes, time_major), 0)
     time, batch_shape = inputs.shape[0], inputs.shape[1 : inputs.ndim - num_feature_axes]
-    steps = Steps(
-        inputs,
-        valid_steps(mask, seq_lengths, batch_shape, time, time_major),
-        steps_to_mask("reset", reset, batch_shape, time, time_major),
-    )
-    steps = in_order(steps, go_backwards)
+    axis = 0 if time_major else len(batch_shape)
+    valid = combined_mask(mask, seq_lengths, batch_shape, time, axis)
+    marks = (valid, steps_to_mask("reset", reset, batch_shape, time, axis))
+    valid, starts = (None if each is None else jnp.moveaxis(each, axis, 0) for each in marks)
+    if valid is not None:
+        inputs = where_steps(valid, inputs, 0)
+    steps = Steps(inputs, valid, starts)
+    if go_backwards:
+        steps = jax.tree.map(lambda array: jnp.flip(array, axis=0), steps)
     carry, fresh = (
         (before, _first_output(abstract_step, before, inputs)) for before in (state, start)
     )
@@ -154,7 +164,9 @@ def loop_cell(
         return new, new[1] if return_sequences else None
 
     (state, last), outputs = loop(body, carry, steps)
-    outputs = visible_outputs(last, outputs, steps.valid if zero_output_for_mask else None)
+    outputs = last if outputs is None else outputs
+    if zero_output_for_mask and steps.valid is not None and time:
+        outputs = where_steps(steps.valid if return_sequences else steps.valid[-1], outputs, 0)
     if return_sequences and not time_major:
         outputs = jnp.moveaxis(outputs, 0, len(batch_shape))
     return outputs, state

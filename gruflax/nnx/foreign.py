@@ -9,8 +9,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
-from gruflax.functional.loops import Steps
-from gruflax.named.sequences import loop_cell, step_shape, unrolled
+from gruflax.named.sequences import Steps, loop_cell, step_shape, unrolled
 from gruflax.nnx.layer import initial_carry
 
 

@@ -23,7 +23,7 @@ DARK = 0.6
 
 
 def gates(
-    trace: Any,
+    activations: Any,
     axes: Sequence[Any] | np.ndarray | None = None,
     units: Sequence[int] | None = None,
     parts: Sequence[str] = PARTS,
@@ -31,7 +31,7 @@ def gates(
     """Draws heat maps of one sequence's gates, candidate and state: a row a unit, a column a step.
 
     Args:
-        trace: what `gruflax.trace` returns for one sequence: `[t, u]` arrays as attributes.
+        activations: what `gruflax.gate_activations` returns for one sequence: arrays `[t, u]`.
         axes: matplotlib axes, one for each of `parts`; None makes a figure.
         units: which units to draw, in this order; None draws all.
         parts: which attributes to draw, of "update", "reset", "candidate" and "state".
@@ -41,17 +41,21 @@ def gates(
 
     Raises:
         ImportError: matplotlib is not installed.
-        TypeError: `trace` is no trace.
+        TypeError: `activations` are none.
         ValueError: an array is not `[t, u]`, a unit or a part does not exist, or there is another
             number of axes.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise ValueError(f"parts must be some of {PARTS}, got {tuple(parts)}.")
-    if not all(hasattr(trace, part) for part in parts):
-        raise TypeError(f"trace must be what gruflax.trace returns, got {type(trace).__name__}.")
+    if not all(hasattr(activations, part) for part in parts):
+        raise TypeError(
+            "activations must be what gruflax.gate_activations returns, got "
+            f"{type(activations).__name__}."
+        )
     values = {
-        part: checked_array(f"trace.{part}", getattr(trace, part), "[t, u]") for part in parts
+        part: checked_array(f"activations.{part}", getattr(activations, part), "[t, u]")
+        for part in parts
     }
     if units is not None:
         chosen = checked_indices("units", units, values[parts[0]].shape[1])

@@ -9,7 +9,7 @@ from gruflax.bench.peers import FLOOR_PEER, LIBRARIES, LOOP_PEERS, STEP_PEERS, P
 from gruflax.bench.peers.loops import gruflax_params
 from gruflax.bench.peers.peer import Inputs, jax_program, mean_square
 from gruflax.functional import gru_cell_step, gru_sequence
-from gruflax.functional.dispatch import LOOPS
+from gruflax.functional.sequence import LOOPS
 
 
 B, T, F, U = 3, 7, 4, 5

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gruflax import lengths_to_mask, mask_to_lengths
-from gruflax.functional.masks import steps_to_mask, valid_steps
+from gruflax.functional.masks import combined_mask, steps_to_mask
 
 
 def test_lengths_to_mask_and_back():
@@ -32,31 +32,31 @@ def test_accepted_forms(dtype, time_major):
     values = np.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]])
     given = (values.T if time_major else values).astype(dtype)
     for array in (given, given[..., None]):
-        result = steps_to_mask("mask", array, (3,), 4, time_major)
+        result = steps_to_mask("mask", array, (3,), 4, 0 if time_major else 1)
         assert result is not None and result.dtype == bool
-        np.testing.assert_array_equal(result, values.T.astype(bool))
+        np.testing.assert_array_equal(result, given.astype(bool))
 
 
 def test_single_rows_broadcast():
-    result = steps_to_mask("mask", np.array([[1.0, 0.0]]), (3,), 2, False)
-    np.testing.assert_array_equal(result, [[True] * 3, [False] * 3])
+    result = steps_to_mask("mask", np.array([[1.0, 0.0]]), (3,), 2, 1)
+    np.testing.assert_array_equal(result, [[True, False]] * 3)
 
 
 def test_mask_and_lengths_must_both_say_so():
-    both = valid_steps(np.array([[1, 0, 1], [1, 1, 1]]), np.array([3, 2]), (2,), 3)
-    np.testing.assert_array_equal(np.asarray(both).T, [[1, 0, 1], [1, 1, 0]])
-    assert valid_steps(None, None, (2,), 3) is None
+    both = combined_mask(np.array([[1, 0, 1], [1, 1, 1]]), np.array([3, 2]), (2,), 3, 1)
+    np.testing.assert_array_equal(np.asarray(both), [[1, 0, 1], [1, 1, 0]])
+    assert combined_mask(None, None, (2,), 3, 1) is None
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (4,), (4, 3), (3, 4, 2), (2, 4)])
 def test_wrong_mask_shapes_raise(shape):
     with pytest.raises(ValueError, match=r"mask must have shape \(3, 4\) or \(3, 4, 1\), got"):
-        valid_steps(np.ones(shape), None, (3,), 4)
+        combined_mask(np.ones(shape), None, (3,), 4, 1)
 
 
 def test_wrong_length_shapes_raise():
     with pytest.raises(ValueError, match=r"seq_lengths must have shape \(3,\), got \(2,\)"):
-        valid_steps(None, np.array([1, 2]), (3,), 4)
+        combined_mask(None, np.array([1, 2]), (3,), 4, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.int64])
@@ -78,10 +78,10 @@ def test_masks_of_other_numbers_raise_where_they_can_be_seen(name):
     valid = np.array([[True, False], [True, True]])
     additive = np.where(valid, 0.0, -1e9)
     with pytest.raises(ValueError, match=f"{name} must be bools, .*additive mask take `{name} =="):
-        steps_to_mask(name, additive, (2,), 2, False)
+        steps_to_mask(name, additive, (2,), 2, 1)
     with pytest.raises(ValueError, match="must be bools, or numbers of 0 and 1, got values from"):
-        steps_to_mask(name, valid * 2, (2,), 2, False)
+        steps_to_mask(name, valid * 2, (2,), 2, 1)
     with pytest.raises(TypeError, match=f"{name} must be bools, or numbers of 0 and 1, got"):
-        steps_to_mask(name, valid.astype(str), (2,), 2, False)
+        steps_to_mask(name, valid.astype(str), (2,), 2, 1)
     with pytest.raises(ValueError, match="mask must be bools"):
         mask_to_lengths(additive)

@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gruflax.named.fields import axis_names, config_of, drops, initializer_of, option, settle_fields
+from gruflax.named.fields import (
+    axis_names,
+    config_of,
+    drops,
+    initializer_of,
+    loop_for,
+    option,
+    settle_fields,
+)
 
 
 def fields(**others):
@@ -82,3 +90,10 @@ def test_wrong_fields(wrong, error, message):
     settle_fields(fields())
     with pytest.raises(error, match=message):
         settle_fields(fields(**wrong))
+
+
+def test_use_cudnn():
+    assert loop_for(True, "scan") == "cudnn"
+    assert loop_for("auto", "scan") == loop_for(False, "scan") == "scan"
+    with pytest.raises(ValueError, match="use_cudnn must be one of .*got 'yes'"):
+        loop_for("yes", "scan")

@@ -58,17 +58,21 @@ def test_gates_of_some_units_in_given_axes(trace, drawn):
         ({"parts": ("forget",)}, ValueError, r"parts must be some of .*, got \('forget',\)"),
         ({"parts": ()}, ValueError, r"parts must be some of"),
         ({"axes": [None]}, ValueError, r"axes must be 4, one for each of parts, got 1"),
-        ({"trace": {}}, TypeError, "trace must be what gruflax.trace returns, got dict"),
         (
-            {"trace": Trace(*np.zeros((4, 2, 7, 3)))},
+            {"activations": {}},
+            TypeError,
+            "activations must be what gruflax.gate_activations returns, got dict",
+        ),
+        (
+            {"activations": Trace(*np.zeros((4, 2, 7, 3)))},
             ValueError,
-            r"trace.update must have shape \[t, u\], none of them 0, got \(2, 7, 3\)",
+            r"activations.update must have shape \[t, u\], none of them 0, got \(2, 7, 3\)",
         ),
     ],
 )
-def test_wrong_traces_raise(trace, options, error, message):
+def test_wrong_activations_raise(trace, options, error, message):
     with pytest.raises(error, match=message):
-        plot.gates(**({"trace": trace} | options))
+        plot.gates(**({"activations": trace} | options))
 
 
 def test_a_mask_shows_which_steps_count(drawn, names_in):

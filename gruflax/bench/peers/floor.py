@@ -16,7 +16,7 @@ from jax import lax
 
 from gruflax.bench.case import VALUE_AND_GRAD, Case
 from gruflax.bench.peers.peer import FLOOR, Peer, Program, compiled_program
-from gruflax.functional.products import choose_products, turned_back_dot, turned_dot
+from gruflax.functional.loops.products import choose_products, turned_back_dot, turned_dot
 
 
 LONGEST_CHUNK = 50

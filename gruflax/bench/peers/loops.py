@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gruflax.bench.case import DEVICES, Case
 from gruflax.bench.peers.peer import GRUFLAX, Inputs, Peer, Program, jax_program
 from gruflax.functional import gru_sequence, init_gru_params
-from gruflax.functional.dispatch import LOOPS
+from gruflax.functional.sequence import LOOPS
 
 
 SUBJECT = "gruflax (auto)"

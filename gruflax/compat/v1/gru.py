@@ -14,8 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from gruflax.compat.v1.common import V1Module, masks_for, stacked_masks, v1_activation
 from gruflax.functional.config import Activation
 from gruflax.functional.dropout import DropoutMasks
-from gruflax.functional.loops import where_steps
-from gruflax.functional.masks import valid_steps
+from gruflax.functional.masks import combined_mask, where_steps
 from gruflax.linen.cell import GRUCell as LinenCell
 from gruflax.linen.layer import run_layer, sow_activity_loss
 from gruflax.linen.state import COLLECTION, Resettable
@@ -137,7 +136,9 @@ class GRU(Resettable, V1Module):
         outputs, state = run_layer(
             self, self._cell(), inputs, initial_state, mask=mask, dropout_masks=masks
         )
-        outputs = self._zeroed(outputs, valid_steps(mask, None, (batch,), time, self.time_major))
+        axis = 0 if self.time_major else 1
+        valid = combined_mask(mask, None, (batch,), time, axis)
+        outputs = self._zeroed(outputs, valid if valid is None else jnp.moveaxis(valid, axis, 0))
         result = [outputs, state] if self.return_state else outputs
         sow_activity_loss(self, result, scale=lambda output: 1 / output.shape[0])
         return result

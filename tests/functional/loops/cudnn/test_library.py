@@ -4,9 +4,9 @@ import ctypes
 
 import pytest
 
-from gruflax.functional.cudnn import library
-from gruflax.functional.cudnn.library import Cudnn, CudnnError, has_cudnn, load_cudnn
-from gruflax.functional.cudnn.problem import Problem
+from gruflax.functional.loops.cudnn import library
+from gruflax.functional.loops.cudnn.library import Cudnn, CudnnError, has_cudnn, load_cudnn
+from gruflax.functional.loops.cudnn.problem import Problem
 
 
 PROBLEM = Problem(5, 3, 4, 6, "bfloat16", tensor_cores=False, training=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import gruflax
-from gruflax.functional.products import choose_products, flat_dot, turned_back_dot, turned_dot
+from gruflax.functional.loops.products import choose_products, flat_dot, turned_back_dot, turned_dot
 
 
 UNITS = 512

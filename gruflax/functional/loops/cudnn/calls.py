@@ -10,9 +10,9 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.buffer_callback import buffer_callback
 
-from gruflax.functional.checks import vary_with
-from gruflax.functional.cudnn.library import load_cudnn
-from gruflax.functional.cudnn.problem import Problem
+from gruflax.functional.loops.cudnn.library import load_cudnn
+from gruflax.functional.loops.cudnn.problem import Problem
+from gruflax.functional.sharding import vary_with
 
 
 def forward(

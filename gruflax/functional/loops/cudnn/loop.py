@@ -1,4 +1,8 @@
-"""The loop that is one call of cuDNN forward and one backward."""
+"""The loop that is one call of cuDNN forward and one backward. Experimental: no GPU has run it yet.
+
+Known limits: cuDNN knows one convention, one mask for all gates and no resets (`conditions`); only
+its standard algorithm is asked for; under `jax.vmap` a training step is one call for each member.
+"""
 
 import functools
 from collections.abc import Callable
@@ -7,57 +11,40 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gruflax.functional.checks import vary_with
+from gruflax.functional.call import Call
 from gruflax.functional.config import GRUConfig
-from gruflax.functional.cudnn import calls
-from gruflax.functional.cudnn.library import load_cudnn
-from gruflax.functional.cudnn.problem import Problem
-from gruflax.functional.cudnn.weights import pack, unpack
-from gruflax.functional.dropout import DropoutMasks
-from gruflax.functional.loops import Steps, scan_loop
-from gruflax.functional.params import Params
-from gruflax.functional.step import step
+from gruflax.functional.loops.cudnn import calls
+from gruflax.functional.loops.cudnn.conditions import check_cudnn as check_cudnn
+from gruflax.functional.loops.cudnn.library import load_cudnn
+from gruflax.functional.loops.cudnn.problem import Problem
+from gruflax.functional.loops.cudnn.weights import pack, unpack
+from gruflax.functional.sharding import vary_with
+from gruflax.functional.step import project_inputs, step
 
 
-def cudnn_loop(
-    params: Params,
-    state: jax.Array,
-    steps: Steps,
-    masks: DropoutMasks,
-    *,
-    precision: lax.PrecisionLike = None,
-) -> jax.Array:
-    """Runs a GRU over a sequence in cuDNN.
+def cudnn_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Runs a call in cuDNN: `(states [..., t, u] or None, the last [..., u])`.
 
     First derivatives backwards are cuDNN's; those of derivatives are taken of a scan. cuDNN has no
     forward mode.
-
-    Args:
-        params: of the GRU, in the compute dtype.
-        state: `[..., u]`, the initial state.
-        steps: the sequence, `[t, ...]`, with any mask; there are no resets.
-        masks: of the inputs, one for all gates.
-        precision: of the products: float32 is computed in TF32 where JAX would.
-
-    Returns:
-        `[t, ..., u]`, the state after every step.
     """
-    time, *batch, features = steps.inputs.shape
-    units = state.shape[-1]
-    x = steps.inputs if masks.inputs is None else steps.inputs * masks.inputs
-    x, state = x.reshape(time, -1, features), state.reshape(-1, units)
-    problem = Problem(
-        time, x.shape[1], features, units, x.dtype.name, tensor_cores=_allows_tf32(precision)
-    )
-    weights = pack(params, load_cudnn().sizes(problem))
+    first, mask = call.ordered(), call.masks.inputs
+    time, *batch, features = first.inputs.shape
+    units = call.initial_state.shape[-1]
+    x = first.inputs if mask is None else first.inputs * mask
+    x, state = x.reshape(time, -1, features), call.initial_state.reshape(-1, units)
+    tensor_cores = _allows_tf32(call.precision)
+    problem = Problem(time, x.shape[1], features, units, x.dtype.name, tensor_cores)
+    weights = pack(call.params, load_cudnn().sizes(problem))
     weights, state, x = (vary_with(each, weights, state, x) for each in (weights, state, x))
     run = functools.partial(_run, problem)
-    if steps.valid is None:
+    if first.valid is None:
         states = run(weights, state, x)
     else:
-        valid = steps.valid.reshape(time, -1)
+        valid = first.valid.reshape(time, -1)
         states = _over_valid_steps(functools.partial(run, weights, state), state, x, valid)
-    return states.reshape(time, *batch, units)
+    states = states.reshape(time, *batch, units)
+    return call.in_layout(states) if call.return_sequences else None, states[-1]
 
 
 def _over_valid_steps(
@@ -135,12 +122,11 @@ def _scanned(problem: Problem, weights: jax.Array, state: jax.Array, x: jax.Arra
     """Computes the states `[t, b, u]` by a scan."""
     params = unpack(weights, problem, load_cudnn().sizes(problem))
 
-    def one_step(state, now):
-        return step(params, state, now.inputs, GRUConfig())
+    def one_step(h, x):
+        h = step(params, project_inputs(params, x, GRUConfig()), h, GRUConfig())
+        return h, h
 
-    _, states = scan_loop(one_step, state, Steps(x), keep_states=True)
-    assert states is not None
-    return states
+    return lax.scan(one_step, state, x)[1]
 
 
 _EXACT = (lax.Precision.HIGHEST, "highest", "float32", lax.DotAlgorithmPreset.F32_F32_F32)

@@ -1,27 +1,21 @@
 """The matrix products of the chunked loop, each in the form that XLA:CPU computes fastest."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gruflax.functional.call import Call
 from gruflax.functional.params import GATES
 
 
 def flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
-    """Computes `x @ kernel` over a chunk as a product of two matrices.
+    """Computes `x kernel` over a chunk `[k, ..., f]` as a product of two matrices: `[k, ..., n u]`.
 
     Transposed, with more axes, it would copy the larger factor. The batch goes first: where it is
     sharded, the rows of the matrix are too.
-
-    Args:
-        x: `[k, ..., f]`.
-        kernel: `[f, n u]`.
-        precision: of the product.
-
-    Returns:
-        `[k, ..., n u]`.
     """
     rows = jnp.moveaxis(x, 0, -2)
     flat = rows.reshape(math.prod(rows.shape[:-1]), x.shape[-1])
@@ -32,16 +26,9 @@ def flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = Non
 def turned_dot(
     state: jax.Array, turned_kernel: jax.Array, precision: lax.PrecisionLike = None
 ) -> jax.Array:
-    """Computes `state @ turned_kernel.T` with the kernel as the left factor.
+    """Computes `h R` `[..., 3u]` with the kernel, transposed to `[3u, u]`, as the left factor.
 
-    Args:
-        state: `[..., u]`.
-        turned_kernel: `[3u, u]`, transposed outside the loop: XLA would fold a transpose inside it
-            into the product.
-        precision: of the product.
-
-    Returns:
-        `[..., 3u]`.
+    It must be transposed outside of the loop: XLA would fold a transpose inside into the product.
     """
     contracted = (((1,), (state.ndim - 1,)), ((), ()))
     product = lax.dot_general(turned_kernel, state, contracted, precision=precision)
@@ -53,16 +40,7 @@ def turned_dot(
 def turned_back_dot(
     state: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None
 ) -> jax.Array:
-    """Computes `state @ kernel` such that its transpose has the kernel as the left factor.
-
-    Args:
-        state: `[..., u]`.
-        kernel: `[u, n u]`.
-        precision: of the product.
-
-    Returns:
-        `[..., n u]`.
-    """
+    """Computes `h R` `[..., n u]` such that its transpose has the kernel as the left factor."""
     # In two parts, for the same reason.
     parts = jnp.split(state, [state.shape[-1] // 2], axis=-1)
     columns = jnp.concatenate([jnp.moveaxis(part, -1, 0) for part in parts])
@@ -74,15 +52,34 @@ _MOST_ROWS, _WIDE_UNITS = 32, 512
 
 
 def choose_products(rows: int, units: int) -> tuple[bool, bool]:
-    """Chooses whether the recurrent kernel is the left factor of a step's product.
+    """Chooses whether the recurrent kernel is a step's left factor: forward, backward.
 
-    Args:
-        rows: number of sequences.
-        units: size of the state.
-
-    Returns:
-        `(forward, backward)`: True on a CPU with few rows, where XLA would rearrange the kernel at
-        every step; forward only where the kernel is large, for it costs a transposed copy of it.
+    It is on a CPU with few rows, where XLA would rearrange the kernel at every step; forward only
+    where the kernel is large, for it costs a transposed copy of it.
     """
     few = 1 < rows <= _MOST_ROWS and jax.default_backend() == "cpu"
     return few and units >= _WIDE_UNITS, few
+
+
+def rows_of(call: Call) -> int:
+    """Returns the number of sequences; one for a size that is a symbol of `jax.export`."""
+    batch = call.initial_state.shape[:-1]
+    return math.prod(size if isinstance(size, int) else 1 for size in batch)
+
+
+def chunk_reader(
+    call: Call, by_chunk: bool = True
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """Returns how a chunk gets its inputs `[k, ..., f]`, and what of `[t, ...]` is sliced for it.
+
+    Inputs with the batch first are turned chunk by chunk, so that no time-major copy exists; those
+    that go backwards are copied anyway.
+    """
+    if not by_chunk or call.time_major or call.go_backwards:
+        return lambda x: x, call.in_order(call.inputs)
+
+    def read(steps: jax.Array) -> jax.Array:
+        x = lax.dynamic_slice_in_dim(call.inputs, steps[0], steps.shape[0], call.time_axis)
+        return jnp.moveaxis(x, call.time_axis, 0)
+
+    return read, jnp.arange(call.time)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gruflax.functional.cudnn.problem import Problem, Sizes
+from gruflax.functional.loops.cudnn.problem import Problem, Sizes
 from gruflax.functional.params import GATES, Params
 
 

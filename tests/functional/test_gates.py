@@ -6,7 +6,7 @@ import oracle
 import pytest
 
 import gruflax
-from gruflax.functional import trace
+from gruflax.functional import gate_activations
 
 
 PARAMS = {True: oracle.golden_params(True, True), False: oracle.golden_params(False, True)}
@@ -74,19 +74,19 @@ def valid_of(options):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_against_the_equations_and_gru_sequence(config, options):
     params = PARAMS[config.reset_after]
-    traced = trace(params, X, config=config, **options)
+    gates = gate_activations(params, X, config=config, **options)
     outputs, _ = gruflax.gru_sequence(params, X, config=config, **options)
-    np.testing.assert_array_equal(traced.state, outputs)
+    np.testing.assert_array_equal(gates.state, outputs)
 
     valid = valid_of(options)[..., None]
     before = states_before(np.asarray(outputs, np.float64), **options)
     x = np.where(valid, X[:, ::-1] if options.get("go_backwards") else X, 0)
     dropped = options.get("dropout_masks", gruflax.DropoutMasks())
     wanted = numpy_gates(params, x, before, config.reset_after, dropped)
-    for array, gate in zip(traced[:3], wanted, strict=True):
+    for array, gate in zip(gates[:3], wanted, strict=True):
         np.testing.assert_allclose(array, gate, atol=2e-6)
 
-    update, _, candidate, state = (np.asarray(array) for array in traced)
+    update, _, candidate, state = (np.asarray(array) for array in gates)
     new = update * before + (1 - update) * candidate
     np.testing.assert_allclose(np.where(valid, new, before), state, atol=1e-6)
 
@@ -94,25 +94,25 @@ def test_against_the_equations_and_gru_sequence(config, options):
 def test_a_key_draws_the_masks_of_gru_sequence():
     config = gruflax.GRUConfig(dropout=0.4, recurrent_dropout=0.3)
     options = {"config": config, "rng": jax.random.key(1)}
-    traced = trace(PARAMS[True], X, **options)
+    gates = gate_activations(PARAMS[True], X, **options)
     outputs, _ = gruflax.gru_sequence(PARAMS[True], X, **options)
     masks = gruflax.draw_dropout_masks(options["rng"], (3,), 4, 5, config)
-    np.testing.assert_array_equal(traced.state, outputs)
+    np.testing.assert_array_equal(gates.state, outputs)
     before = states_before(np.asarray(outputs, np.float64))
     dropped = gruflax.DropoutMasks(*(np.asarray(mask, np.float64) for mask in masks))
     wanted = numpy_gates(PARAMS[True], X, before, True, dropped)
-    for array, gate in zip(traced[:3], wanted, strict=True):
+    for array, gate in zip(gates[:3], wanted, strict=True):
         np.testing.assert_allclose(array, gate, atol=2e-6)
 
 
 def test_axes_are_free(config):
     params = PARAMS[config.reset_after]
-    traced = trace(params, X, config=config, mask=MASK, initial_state=H0)
-    moved = trace(
+    gates = gate_activations(params, X, config=config, mask=MASK, initial_state=H0)
+    moved = gate_activations(
         params, X.swapaxes(0, 1), config=config, mask=MASK.T, initial_state=H0, time_major=True
     )
-    row = trace(params, X[1], config=config, mask=MASK[1], initial_state=H0[1])
-    for whole, transposed, alone in zip(traced, moved, row, strict=True):
+    row = gate_activations(params, X[1], config=config, mask=MASK[1], initial_state=H0[1])
+    for whole, transposed, alone in zip(gates, moved, row, strict=True):
         assert whole.shape == (3, 7, 5)
         np.testing.assert_allclose(transposed.swapaxes(0, 1), whole, atol=1e-6)
         np.testing.assert_allclose(alone, whole[1], atol=1e-6)
@@ -121,9 +121,9 @@ def test_axes_are_free(config):
 def test_the_activations_are_those_of_the_config():
     config = gruflax.GRUConfig("relu", "hard_sigmoid", use_bias=False)
     params = {name: PARAMS[True][name] for name in ("kernel", "recurrent_kernel")}
-    traced = trace(params, 3 * X, config=config, dtype="bfloat16")
-    assert {array.dtype for array in traced} == {jax.numpy.dtype("bfloat16")}
-    update, candidate = np.float32(traced.update), np.float32(traced.candidate)
+    gates = gate_activations(params, 3 * X, config=config, dtype="bfloat16")
+    assert {array.dtype for array in gates} == {jax.numpy.dtype("bfloat16")}
+    update, candidate = np.float32(gates.update), np.float32(gates.candidate)
     # relu has exact zeros, and hard_sigmoid both its ends.
     assert candidate.min() == 0 < candidate.max()
     assert update.min() == 0 and update.max() == 1
@@ -132,24 +132,28 @@ def test_the_activations_are_those_of_the_config():
 def test_a_layer_and_a_vmap():
     layer = gruflax.GRU(5, return_sequences=True)
     variables = layer.init(jax.random.key(2), X)
-    traced = trace(variables["params"], X, mask=MASK)
-    np.testing.assert_allclose(traced.state, layer.apply(variables, X, mask=MASK), atol=1e-6)
-    mapped = jax.jit(jax.vmap(lambda x, mask: trace(variables["params"], x, mask=mask)))(X, MASK)
-    np.testing.assert_allclose(mapped.reset, traced.reset, atol=1e-6)
+    gates = gate_activations(variables["params"], X, mask=MASK)
+    np.testing.assert_allclose(gates.state, layer.apply(variables, X, mask=MASK), atol=1e-6)
+    mapped = jax.jit(jax.vmap(lambda x, mask: gate_activations(variables["params"], x, mask=mask)))(
+        X, MASK
+    )
+    np.testing.assert_allclose(mapped.reset, gates.reset, atol=1e-6)
 
 
 def test_poison_in_masked_steps_goes_nowhere():
     poisoned = np.where(MASK[..., None], X, np.nan).astype(np.float32)
     for one, other in zip(
-        trace(PARAMS[True], poisoned, mask=MASK), trace(PARAMS[True], X, mask=MASK), strict=True
+        gate_activations(PARAMS[True], poisoned, mask=MASK),
+        gate_activations(PARAMS[True], X, mask=MASK),
+        strict=True,
     ):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("time", [0, 1])
 def test_short_sequences(config, time):
-    traced = trace(PARAMS[config.reset_after], X[:, :time], config=config)
-    assert {array.shape for array in traced} == {(3, time, 5)}
+    gates = gate_activations(PARAMS[config.reset_after], X[:, :time], config=config)
+    assert {array.shape for array in gates} == {(3, time, 5)}
 
 
 @pytest.mark.parametrize(
@@ -165,4 +169,13 @@ def test_short_sequences(config, time):
 )
 def test_errors_name_the_argument(options, error, message):
     with pytest.raises(error, match=message):
-        trace(**({"params": PARAMS[True], "inputs": X} | options))
+        gate_activations(**({"params": PARAMS[True], "inputs": X} | options))
+
+
+def test_the_old_names_are_aliases():
+    with pytest.warns(DeprecationWarning, match="gruflax.trace is now gruflax.gate_activations"):
+        assert gruflax.trace is gate_activations
+    with pytest.warns(DeprecationWarning, match="gruflax.Trace is now gruflax.GateActivations"):
+        assert gruflax.Trace is gruflax.GateActivations
+    with pytest.raises(AttributeError, match="has no attribute 'tracer'"):
+        gruflax.tracer  # noqa: B018

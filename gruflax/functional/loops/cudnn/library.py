@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gruflax.functional.cudnn.problem import Problem, Sizes
+from gruflax.functional.loops.cudnn.problem import Problem, Sizes
 from gruflax.functional.params import GATES
 
 

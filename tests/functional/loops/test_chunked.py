@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gruflax
-from gruflax.functional.chunks import chunk_length, even_length
+from gruflax.functional.loops.time import chunk_length, even_length
 
 
 B, T, F, U = 3, 7, 4, 5
@@ -106,7 +106,9 @@ def test_every_mode_agrees_with_the_scan(name, x64):
 
 @pytest.mark.parametrize("name", ["plain", "before", "masks", "dropout", "softmax"])
 def test_turned_products_agree_with_the_scan(name, x64, monkeypatch):
-    monkeypatch.setattr("gruflax.functional.dispatch.choose_products", lambda *_: (True, True))
+    monkeypatch.setattr(
+        "gruflax.functional.loops.products.choose_products", lambda *_: (True, True)
+    )
     test_every_mode_agrees_with_the_scan(name, None)
 
 

@@ -8,11 +8,11 @@ from numpy_cudnn import NumpyCudnn
 
 import gruflax
 from gruflax import convert
-from gruflax.functional.cudnn.problem import Problem, Sizes
-from gruflax.functional.cudnn.weights import pack, unpack
+from gruflax.functional.loops.cudnn.problem import Problem, Sizes
+from gruflax.functional.loops.cudnn.weights import pack, unpack
 
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "torch213.npz"
+GOLDEN = pathlib.Path(__file__).parents[3] / "golden" / "torch213.npz"
 
 
 def test_there_and_back():

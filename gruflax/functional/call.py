@@ -1,0 +1,183 @@
+"""One call of a GRU over a sequence as one value.
+
+Checked, completed, in the caller's own layout.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from gruflax.functional.checks import (
+    check_flags,
+    check_inputs,
+    check_key,
+    check_state,
+    compute_dtype,
+)
+from gruflax.functional.config import GRUConfig
+from gruflax.functional.dropout import (
+    DropoutMasks,
+    draw_zoneout,
+    drop_weights,
+    resolve_dropout_masks,
+)
+from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
+from gruflax.functional.params import Params, cast_params, check_params
+from gruflax.functional.sharding import sharded_like, vary_with
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "params",
+        "inputs",
+        "initial_state",
+        "reset_state",
+        "valid",
+        "reset",
+        "masks",
+        "updated",
+    ],
+    meta_fields=["config", "time_major", "go_backwards", "precision", "return_sequences", "chunk"],
+)
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What a loop computes from: a pytree of arrays, or of their tangents, with static parts.
+
+    Attributes:
+        params: of the GRU, in the compute dtype, recurrent weights dropped.
+        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`; zeros at masked steps.
+        initial_state: `[..., u]`.
+        reset_state: `[..., u]`, what a reset goes back to.
+        valid: `[..., t]` or `[t, ...]` boolean, True where a step counts; or None.
+        reset: the same; True where the state starts anew before the step; or None.
+        masks: dropout masks of inputs and states.
+        updated: `[..., t, u]` or `[t, ..., u]` boolean, False where zoneout keeps a unit; or None.
+        config: the GRU, without what has been done to `params` and is done by `updated`.
+        time_major: whether time is the first axis, and not the one before the features.
+        go_backwards: whether the last step is processed first.
+        precision: of the products.
+        return_sequences: whether the state after every step is wanted.
+        chunk: steps per chunk of a loop that works on chunks; None lets it choose.
+    """
+
+    params: Params
+    inputs: jax.Array
+    initial_state: jax.Array
+    reset_state: jax.Array
+    valid: jax.Array | None
+    reset: jax.Array | None
+    masks: DropoutMasks
+    updated: jax.Array | None
+    config: GRUConfig
+    time_major: bool = False
+    go_backwards: bool = False
+    precision: Any = None
+    return_sequences: bool = True
+    chunk: int | None = None
+
+    @property
+    def time(self) -> Any:
+        """Returns the number of steps; in `jax.export` it may be a symbol."""
+        return self.inputs.shape[self.time_axis]
+
+    @property
+    def time_axis(self) -> int:
+        """Returns the axis of time, from the front, of everything that has one."""
+        return 0 if self.time_major else self.initial_state.ndim - 1
+
+    def in_order(self, steps: jax.Array) -> jax.Array:
+        """Brings `[..., t, *]` or `[t, ..., *]` to `[t, ..., *]`, in the order of processing."""
+        steps = jnp.moveaxis(steps, self.time_axis, 0)
+        return jnp.flip(steps, axis=0) if self.go_backwards else steps
+
+    def in_layout(self, states: jax.Array) -> jax.Array:
+        """Brings `[t, ..., u]` to the caller's axes; outputs stay in the order of processing."""
+        return jnp.moveaxis(states, 0, self.time_axis)
+
+    def ordered(self) -> "Call":
+        """Returns the same call with time first, in the order of processing."""
+        names = ("inputs", "valid", "reset", "updated")
+        steps = {name: getattr(self, name) for name in names}
+        steps = {
+            name: each if each is None else self.in_order(each) for name, each in steps.items()
+        }
+        return dataclasses.replace(self, **steps, time_major=True, go_backwards=False)
+
+
+def make_call(
+    params: Params,
+    inputs: ArrayLike,
+    *,
+    config: GRUConfig = GRUConfig(),
+    initial_state: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    seq_lengths: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    reset_state: ArrayLike | None = None,
+    rng: jax.Array | None = None,
+    dropout_masks: DropoutMasks | None = None,
+    go_backwards: bool = False,
+    time_major: bool = False,
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
+    **static: Any,
+) -> Call:
+    """Checks and completes the arguments of `gruflax.gru_sequence`.
+
+    `static` are fields of a Call.
+    """
+    check_flags(go_backwards=go_backwards, time_major=time_major)
+    check_key("rng", rng)
+    if reset is None and reset_state is not None:
+        raise ValueError("reset_state must come with reset, which says where, got no reset.")
+    features, units = check_params(params, config)
+    check_inputs("inputs", inputs, features, "time, ..." if time_major else "..., time", 2)
+    dtype = compute_dtype(dtype, params, inputs)
+    inputs = jnp.asarray(inputs).astype(dtype)
+    axis = 0 if time_major else inputs.ndim - 2
+    time, batch_shape = inputs.shape[axis], inputs.shape[:axis] + inputs.shape[axis + 1 : -1]
+    valid = combined_mask(mask, seq_lengths, batch_shape, time, axis)
+    if valid is not None:
+        # A `where` on the state alone would let NaN through in the gradient, as zero times NaN.
+        inputs = where_steps(valid, inputs, 0)
+    params = cast_params(params, dtype)
+    learned = params.pop("initial_state", None)
+    if initial_state is None and learned is not None:
+        initial_state = jnp.broadcast_to(learned, (*batch_shape, units))
+    state = check_state("initial_state", initial_state, batch_shape, units, dtype)
+    fresh = state if reset_state is None else reset_state
+    fresh = check_state("reset_state", fresh, batch_shape, units, dtype)
+    masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
+    params, masks = drop_weights(params, masks)
+    updated, config = draw_zoneout(rng, config, (time, *batch_shape, units))
+    reset = steps_to_mask("reset", reset, batch_shape, time, axis)
+    batch = slice(1, -1) if time_major else slice(0, -2)
+    state, fresh = (sharded_like(each, inputs, batch) for each in (state, fresh))
+    return Call(
+        params,
+        inputs,
+        vary_with(state, params, fresh, inputs, valid, reset, masks),
+        fresh,
+        valid,
+        reset,
+        masks,
+        _placed(updated, axis, go_backwards),
+        config,
+        time_major,
+        go_backwards,
+        precision,
+        **static,
+    )
+
+
+def _placed(updated: jax.Array | None, axis: int, go_backwards: bool) -> jax.Array | None:
+    """Brings what was drawn `[t, ..., u]` in the order of processing to the caller's layout."""
+    if updated is None:
+        return None
+    return jnp.moveaxis(jnp.flip(updated, axis=0) if go_backwards else updated, 0, axis)

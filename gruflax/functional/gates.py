@@ -1,0 +1,72 @@
+"""What a GRU does inside, step by step: its gates, its candidate and its state."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from gruflax.functional.activations import activate
+from gruflax.functional.call import make_call
+from gruflax.functional.loops.time import start_anew
+from gruflax.functional.params import Params
+from gruflax.functional.sequence import run_call
+from gruflax.functional.step import open_gates, project_inputs
+
+
+class GateActivations(NamedTuple):
+    """The gates of every step, each `[..., t, u]`, or `[t, ..., u]` with `time_major`.
+
+    At a step that counts, `state = update * before + (1 - update) * candidate`, where `before` is
+    the state that the step begins with. At a masked step the state stays what it was; gates and
+    candidate are what a step on an input of zeros would compute. With zoneout, the update gate of
+    inference contains it; in training, units that are zoned out stay what they were.
+
+    Attributes:
+        update: the update gate z, the share of the old state that is kept.
+        reset: the reset gate r.
+        candidate: what the state moves towards.
+        state: the state after the step.
+    """
+
+    update: jax.Array
+    reset: jax.Array
+    candidate: jax.Array
+    state: jax.Array
+
+
+def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateActivations:
+    """Runs a GRU over a sequence and returns every gate of every step.
+
+    The states come from the loop of `gru_sequence`; from them the step's own functions compute the
+    gates of all steps at once. For a Flax layer,
+    `gruflax.gate_activations(variables["params"], x, config=layer.config)`.
+
+    Args:
+        params: as `gruflax.gru_sequence`.
+        inputs: as `gruflax.gru_sequence`.
+        **options: those of `gruflax.gru_sequence` that say what is computed, from `config` to
+            `time_major`, and `dtype` and `precision`.
+
+    Returns:
+        `GateActivations` of arrays `[..., t, u]` in the compute dtype, in the order of processing.
+
+    Raises:
+        TypeError: as `gruflax.gru_sequence`.
+        ValueError: as `gruflax.gru_sequence`.
+    """
+    call = make_call(params, inputs, **options)
+    states, _ = run_call(call)
+    assert states is not None
+    first = call.ordered()
+    after = jnp.moveaxis(states, call.time_axis, 0)
+    before = start_anew(
+        jnp.concatenate([call.initial_state[None], after])[:-1], first.reset, call.reset_state[None]
+    )
+    # Dropout masks [n, ..., f] are the same at every step.
+    masks = [None if mask is None else jnp.expand_dims(mask, 1) for mask in call.masks[:2]]
+    x = project_inputs(call.params, first.inputs, call.config, masks[0], call.precision)
+    z, r, n = open_gates(call.params, x, before, call.config, masks[1], call.precision)
+    candidate = activate("activation", call.config.activation, n)
+    z, r, candidate = map(call.in_layout, (z, r, candidate))
+    return GateActivations(z, r, candidate, states)

@@ -1,0 +1,141 @@
+"""The chunked loop: products over chunks of time, and one derivative rule for every mode.
+
+Forward, one product projects a chunk's inputs, and an inner loop multiplies by the recurrent kernel
+once per step. The rule computes the tangent chunk by chunk from the states alone, and JAX
+transposes it into a backward pass with weight gradients as products over chunks, which keeps the
+states and nothing else of each step: `gruflax.functional.loops.tangent`.
+
+Known limits: activations that mix units have no partial derivatives unit by unit, so that each
+chunk is computed once more in the backward pass and differentiated by JAX; sizes of time must be
+known.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from gruflax.functional.call import Call
+from gruflax.functional.dropout import DropoutMasks
+from gruflax.functional.loops import products
+from gruflax.functional.loops.tangent import tangent_states
+from gruflax.functional.loops.time import (
+    chunk_length,
+    hold,
+    over_chunks,
+    start_anew,
+    steps_of,
+)
+from gruflax.functional.step import project_inputs, step
+
+
+def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Runs a call with pointwise activations: `(states [..., t, u] or None, the last [..., u])`."""
+    states, h = _by_rule(_sized(call))
+    return None if states is None else call.in_layout(states), h
+
+
+def checkpointed_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Does the same for activations that may mix units; JAX differentiates each chunk."""
+    states, h = _forward(_sized(call), jax.checkpoint, by_chunk=False)
+    return None if states is None else call.in_layout(states), h
+
+
+def _sized(call: Call) -> Call:
+    """Chooses the steps per chunk, at most all."""
+    rows, features, units = products.rows_of(call), call.inputs.shape[-1], _units(call)
+    chunk = call.chunk
+    if chunk is None:
+        chunk = chunk_length(call.time, rows, features, units, call.inputs.dtype.itemsize)
+    return dataclasses.replace(call, chunk=min(chunk, call.time))
+
+
+def _units(call: Call) -> int:
+    return call.initial_state.shape[-1]
+
+
+def _forward(
+    call: Call, wrap: Callable[[Any], Any] = lambda chunk: chunk, by_chunk: bool = True
+) -> tuple[jax.Array | None, jax.Array]:
+    """Computes `(states [t, ..., u] in order or None, the last)`; `wrap` is applied to a chunk."""
+    params, dot = call.params, jnp.dot
+    forward, _ = products.choose_products(products.rows_of(call), _units(call))
+    if forward and call.config.reset_after and call.masks.recurrent is None:
+        params = {**params, "recurrent_kernel": params["recurrent_kernel"].T}
+        dot = products.turned_dot
+    read, x = products.chunk_reader(call, by_chunk)
+    masks = None if call.masks.inputs is None else call.masks.inputs[:, None]
+    one_step = functools.partial(
+        step, config=call.config, masks=call.masks.recurrent, precision=call.precision, dot=dot
+    )
+
+    @wrap
+    def chunk(params, fresh, h, now):
+        x, valid, reset, updated = now
+        projections = project_inputs(params, read(x), call.config, masks, call.precision)
+
+        def body(h, now):
+            projections, valid, reset, updated = now
+            h = start_anew(h, reset, fresh)
+            h = hold(one_step(params, projections, h), h, valid, updated)
+            return h, h if call.return_sequences else None
+
+        # One array per gate: XLA's CPU code for a slice of a packed one is not vectorised.
+        return lax.scan(body, h, (projections, valid, reset, updated))
+
+    _, *marks = steps_of(call.ordered())
+    body = functools.partial(chunk, params, call.reset_state)
+    h, states = over_chunks(body, call.initial_state, (x, *marks), call.chunk or 1)
+    return states, h
+
+
+@jax.custom_jvp
+def _by_rule(call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Computes what `_forward` does, with the tangent of `gruflax.functional.loops.tangent`."""
+    return _forward(call)
+
+
+@functools.partial(_by_rule.defjvp, symbolic_zeros=True)
+def _by_rule_jvp(primals, tangents):
+    (call,), (dcall,) = primals, tangents
+    states, h = _by_rule(dataclasses.replace(call, return_sequences=True))
+    # Without a tangent of inputs, parameters or masks, products with zeros are left out.
+    optional = {
+        "params": _known(dcall.params, call.params),
+        "inputs": _known(dcall.inputs, call.inputs),
+        "masks": DropoutMasks(*map(_known, dcall.masks, call.masks)),
+    }
+    always = {
+        name: _made(getattr(dcall, name), getattr(call, name))
+        for name in ("initial_state", "reset_state")
+    }
+    assert states is not None
+    dstates, dh = tangent_states(call, states, dataclasses.replace(dcall, **optional, **always))
+    if not call.return_sequences:
+        states = dstates = None
+    return (states, h), (dstates, dh)
+
+
+def _known(tangent: Any, primal: Any) -> Any:
+    """Returns a tangent, or None where all of it is known to be zero."""
+    leaves = jax.tree.leaves(tangent, is_leaf=_is_symbol)
+    return None if all(map(_is_symbol, leaves)) else _made(tangent, primal)
+
+
+def _made(tangent: Any, primal: Any) -> Any:
+    """Makes zeros of what is known to be zero."""
+    return jax.tree.map(
+        lambda leaf, like: jnp.zeros_like(like) if _is_symbol(leaf) else leaf,
+        tangent,
+        primal,
+        is_leaf=_is_symbol,
+    )
+
+
+def _is_symbol(leaf: Any) -> bool:
+    return isinstance(leaf, SymbolicZero)

@@ -1,0 +1,40 @@
+"""The reference: `lax.scan` over the step, and the Python loop of `unroll`."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gruflax.functional.call import Call
+from gruflax.functional.loops.time import hold, start_anew, steps_of
+from gruflax.functional.step import project_inputs, step
+
+
+def scan_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Runs a call by `lax.scan`: `(states [..., t, u] or None, the last [..., u])`."""
+
+    def body(h, now):
+        h = _one_step(call, h, now)
+        return h, h if call.return_sequences else None
+
+    h, states = lax.scan(body, call.initial_state, steps_of(call.ordered()))
+    return None if states is None else call.in_layout(states), h
+
+
+def unrolled_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Does what `scan_loop` does, without a loop in the compiled program."""
+    h, states, steps = call.initial_state, [], steps_of(call.ordered())
+    for index in range(call.time):
+        h = _one_step(call, h, jax.tree.map(lambda array, index=index: array[index], steps))
+        states.append(h)
+    if not call.return_sequences:
+        return None, h
+    return call.in_layout(jnp.stack(states) if states else h[None][:0]), h
+
+
+def _one_step(call: Call, h: jax.Array, now) -> jax.Array:
+    """Computes the state after one of the steps of a call."""
+    x, valid, reset, updated = now
+    h = start_anew(h, reset, call.reset_state)
+    projections = project_inputs(call.params, x, call.config, call.masks.inputs, call.precision)
+    new = step(call.params, projections, h, call.config, call.masks.recurrent, call.precision)
+    return hold(new, h, valid, updated)

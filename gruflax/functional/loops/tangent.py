@@ -1,0 +1,257 @@
+"""The tangent of the chunked loop, derived and then computed chunk by chunk.
+
+Of a step (`gruflax.functional.step`) let q = x W + b be the projection of the input, p that of the
+state, and dv the tangent of any v. All products * are number by number.
+
+`reset_after=True`: p = h R + c, and h' = H(q, p, h). With the partial derivatives of H
+
+    A = (H_pz, H_pr, H_pn)      B = (H_qz, H_qr, H_qn) = (A_z, A_r, H_qn)      D = H_h
+
+    dh' = A . (dh R) + D * dh + [A . (h dR + dc) + B . (dx W + x dW + db)]
+
+where A . v = A_z v_z + A_r v_r + A_n v_n. All of A, B, D and the bracket hang on states that are
+known, so that over the chunk they are computed at once, by products of matrices; what is left is
+linear in dh, with one product per step. Its transpose, with e the cotangent of h' and (A e)_i = A_i
+* e, is
+
+    cotangent of h:  (A e) R^T + D * e        of R:  h^T (A e)        of c:  A e
+                of x:  (B e) W^T              of W:  x^T (B e)        of b:  B e
+
+added up over steps and sequences for R, c, W and b.
+
+`reset_after=False`: p = h [R_z | R_r], k = K(p_r, h) = r * h, m = k R_n and h' = H(p_z, m, h):
+
+    dk = K_p * (dh R_r + [h dR_r + dq_r]) + K_h * dh
+    dh' = H_p * (dh R_z + [h dR_z + dq_z]) + H_m * (dk R_n + [k dR_n + dq_n]) + H_h * dh
+
+Masked steps and zoned out units have h' = h in H; a reset step begins with h = f, and so dh = df.
+Masks of dropout multiply x, h and k before their products, and where they have tangents these add
+products of the same form.
+
+Stored are the states, one array `[t, ..., u]`. Recomputed per chunk are p, m and the partials. Each
+chunk is checkpointed, so that its transpose keeps nothing of the steps.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gruflax.functional.call import Call
+from gruflax.functional.config import GRUConfig
+from gruflax.functional.dropout import split_masks
+from gruflax.functional.loops import products
+from gruflax.functional.loops.time import hold, over_chunks, start_anew, steps_of
+from gruflax.functional.params import Params, split_bias, split_gates, split_recurrent_kernel
+from gruflax.functional.step import blend, project, update_and_reset
+
+
+def tangent_states(call: Call, states: jax.Array, dcall: Call) -> tuple[jax.Array, jax.Array]:
+    """Computes `(dstates [t, ..., u], dh [..., u])`, linear in `dcall`.
+
+    `states` are those after every step, in order; None in `dcall` instead of its params, inputs or
+    a mask is zero. Activations must be pointwise.
+    """
+    linearize = _linear_after if call.config.reset_after else _linear_before
+    # The transpose of a slice is an array of full size: not for inputs with a gradient.
+    read, x = products.chunk_reader(call, by_chunk=dcall.inputs is None)
+    dx = None if dcall.inputs is None else call.in_order(dcall.inputs)
+
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
+    def chunk(arrays, tangents, carry, now):
+        (params, masks, fresh), (dparams, dmasks, dfresh) = arrays, tangents
+        (h, dh), (x, dx, states, valid, reset, updated) = carry, now
+        before = start_anew(jnp.concatenate([h[None], states[:-1]]), reset, fresh[None])
+        weights = _Weights.of(params, call.config), _Weights.of(dparams, call.config)
+        given = _Given(call, weights, (read(x), dx), (masks, dmasks), before, valid, updated)
+        linear_step, terms = linearize(given)
+
+        def body(dh, now):
+            terms, reset = now
+            dh = linear_step(start_anew(dh, reset, dfresh), terms)
+            return dh, dh
+
+        dh, dstates = lax.scan(body, dh, (terms, reset))
+        return (states[-1], dh), dstates
+
+    arrays, tangents = ((each.params, each.masks, each.reset_state) for each in (call, dcall))
+    _, *marks = steps_of(call.ordered())
+    body = functools.partial(chunk, arrays, tangents)
+    start = call.initial_state, dcall.initial_state
+    (_, dh), dstates = over_chunks(body, start, (x, dx, states, *marks), call.chunk or 1)
+    return dstates, dh
+
+
+class _Weights(NamedTuple):
+    """W, b, c, R (of z and r alone where the reset comes before) and R_n.
+
+    None where there is none.
+    """
+
+    kernel: jax.Array | None = None
+    b: jax.Array | None = None
+    c: jax.Array | None = None
+    gate_kernel: jax.Array | None = None
+    candidate_kernel: jax.Array | None = None
+
+    @classmethod
+    def of(cls, params: Params | None, config: GRUConfig) -> "_Weights":
+        """Takes parameters, or their tangents, apart."""
+        if params is None:
+            return cls()
+        recurrent = params["recurrent_kernel"]
+        kernels = (recurrent, None) if config.reset_after else split_recurrent_kernel(params)
+        return cls(params["kernel"], *split_bias(params, config), *kernels)
+
+
+class _Given(NamedTuple):
+    """What the steps of a chunk are linearised at; pairs are values and their tangents.
+
+    Attributes:
+        call: for its static parts and sizes.
+        weights: `_Weights`.
+        x: `[k, ..., f]`.
+        masks: dropout masks.
+        h: `[k, ..., u]`, the state that each step begins with.
+        valid: `[k, ...]`.
+        updated: `[k, ..., u]`.
+    """
+
+    call: Call
+    weights: tuple[_Weights, _Weights]
+    x: tuple[jax.Array, jax.Array | None]
+    masks: tuple[Any, Any]
+    h: jax.Array
+    valid: jax.Array | None
+    updated: jax.Array | None
+
+    def pair(self, name: str) -> tuple[Any, Any]:
+        """Returns one of the weights and its tangent."""
+        return getattr(self.weights[0], name), getattr(self.weights[1], name)
+
+    def recurrent_masks(self) -> tuple[Any, Any]:
+        """Returns the masks of the state and their tangents."""
+        return self.masks[0].recurrent, self.masks[1].recurrent
+
+    def projected(self, h: jax.Array, kernel: jax.Array, bias: Any, mask: Any) -> jax.Array:
+        """Computes `h R + c` over the chunk."""
+        return project(h, kernel, bias, _each_step(mask), self.call.precision)
+
+    def inputs(self) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
+        """Computes q of each gate, and dq `[k, ..., 3u]` or None."""
+        masks = self.masks[0].inputs, self.masks[1].inputs
+        kernel, (b, db) = self.pair("kernel"), self.pair("b")
+        q = split_gates(self.projected(self.x[0], kernel[0], b, masks[0]))
+        return q, _sum(self.product(self.x, kernel, masks), db)
+
+    def product(self, x: Any, kernel: Any, mask: Any) -> jax.Array | None:
+        """Computes the tangent of `(x * mask) kernel`, of pairs; None where it has none."""
+        (x, dx), (kernel, dkernel), (mask, dmask) = x, kernel, map(_each_step, mask)
+        dot = functools.partial(project, precision=self.call.precision, dot=products.flat_dot)
+        by_x = None if dx is None else dot(dx, kernel, masks=mask)
+        by_kernel = None if dkernel is None else dot(x, dkernel, masks=mask)
+        by_mask = None if dmask is None else dot(x, kernel, masks=dmask)
+        return _sum(by_x, _sum(by_kernel, by_mask))
+
+    def step_product(self, kernel: jax.Array, mask: Any) -> Callable[[jax.Array], jax.Array]:
+        """Returns `dh -> dh R`, in the form whose transpose is fast."""
+        units = self.h.shape[-1]
+        _, backward = products.choose_products(products.rows_of(self.call), units)
+        dot = products.turned_back_dot if backward else jnp.dot
+        return lambda dh: project(dh, kernel, None, mask, self.call.precision, dot)
+
+
+def _linear_after(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
+    """Linearises a chunk of `reset_after=True`: `(step(dh, terms) -> dh', terms [k, ...])`."""
+    config, h, mask = given.call.config, given.h, given.recurrent_masks()
+    kernel, (c, dc) = given.pair("gate_kernel"), given.pair("c")
+    (q_z, q_r, q_n), dq = given.inputs()
+    p = split_gates(given.projected(h, kernel[0], c, mask[0]))
+    dp = _sum(given.product((h, None), kernel, mask), dc)
+
+    def new_state(p_z, p_r, p_n, q_n, h):
+        z, r = update_and_reset((q_z, q_r), (p_z, p_r), config)
+        return hold(blend(z, q_n + r * p_n, h, config), h, given.valid, given.updated)
+
+    a_z, a_r, a_n, b_n, d = _partials(new_state, *p, q_n, h)
+    a, b = jnp.stack([a_z, a_r, a_n], axis=-2), jnp.stack([a_z, a_r, b_n], axis=-2)
+    bracket = _dotted(a, dp) + _dotted(b, dq)
+    product = given.step_product(kernel[0], mask[0])
+
+    def step(dh, terms):
+        bracket, a, d = terms
+        return bracket + _dotted(a, product(dh)) + d * dh
+
+    return step, (bracket, a, d)
+
+
+def _linear_before(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
+    """Linearises a chunk of `reset_after=False`: `(step(dh, terms) -> dh', terms [k, ...])`."""
+    config, h = given.call.config, given.h
+    gate_mask, candidate_mask = zip(*map(split_masks, given.recurrent_masks()), strict=True)
+    gate_kernel, candidate_kernel = given.pair("gate_kernel"), given.pair("candidate_kernel")
+    q, dq = given.inputs()
+    p_z, p_r = split_gates(given.projected(h, gate_kernel[0], None, gate_mask[0]), 2)
+
+    def kept(p_r, h):
+        return update_and_reset(q, (p_z, p_r), config)[1] * h
+
+    def new_state(p_z, m, h):
+        z, _ = update_and_reset(q, (p_z, p_r), config)
+        return hold(blend(z, q[2] + m, h, config), h, given.valid, given.updated)
+
+    k = kept(p_r, h)
+    m = given.projected(k, candidate_kernel[0], None, candidate_mask[0])
+    k_p, k_h = _partials(kept, p_r, h)
+    h_p, h_m, h_h = _partials(new_state, p_z, m, h)
+
+    width = 2 * h.shape[-1]
+    dq_gates, dq_n = (None, None) if dq is None else (dq[..., :width], dq[..., width:])
+    dp = _sum(dq_gates, given.product((h, None), gate_kernel, gate_mask))
+    dm = _sum(dq_n, given.product((k, None), candidate_kernel, candidate_mask))
+    zeros = jnp.zeros_like(h)
+    dp_z, dp_r = (zeros, zeros) if dp is None else split_gates(dp, 2)
+    bracket = h_p * dp_z + (zeros if dm is None else h_m * dm)
+    gate_product = given.step_product(gate_kernel[0], gate_mask[0])
+    candidate_product = given.step_product(candidate_kernel[0], candidate_mask[0])
+
+    def step(dh, terms):
+        bracket, dk, h_p, k_p, k_h, h_m, h_h = terms
+        dp_z, dp_r = split_gates(gate_product(dh), 2)
+        dk = dk + k_p * dp_r + k_h * dh
+        return bracket + h_p * dp_z + h_m * candidate_product(dk) + h_h * dh
+
+    return step, (bracket, k_p * dp_r, h_p, k_p, k_h, h_m, h_h)
+
+
+def _partials(function: Callable[..., jax.Array], *arguments: jax.Array) -> tuple[jax.Array, ...]:
+    """Computes a pointwise function's partial derivative by each argument."""
+    # Pointwise, so that the derivative of the sum is that of each number.
+    value, pullback = jax.vjp(function, *arguments)
+    return pullback(jnp.ones_like(value))
+
+
+def _dotted(partials: jax.Array, projection: jax.Array | None) -> jax.Array:
+    """Computes `A . v` of `[..., n, u]` and `[..., n u]`, side by side as they are; None is zero.
+
+    Transposed, that is one multiplication for all gates.
+    """
+    if projection is None:
+        return jnp.zeros_like(partials[..., 0, :])
+    gates = projection.reshape(*projection.shape[:-1], *partials.shape[-2:])
+    return (partials * gates).sum(axis=-2)
+
+
+def _each_step(masks: jax.Array | None) -> jax.Array | None:
+    """Gives dropout masks `[n, ..., f]` an axis for the steps of a chunk."""
+    return None if masks is None else masks[:, None]
+
+
+def _sum(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
+    """Adds tangents, where None is zero; the second may have fewer axes."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + jnp.expand_dims(other, range(one.ndim - other.ndim))
