@@ -11,8 +11,8 @@ from flax import linen as nn
 from gruflax.functional.checks import brief
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.params import check_params, params_shapes
-from gruflax.named import activations
-from gruflax.named.fields import AXES, config_of
+from gruflax.keras_names import activations
+from gruflax.layers.fields import AXES, config_of
 
 
 # The order of the gates' columns in gruflax and Keras: update, reset, candidate.

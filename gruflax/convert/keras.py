@@ -11,8 +11,8 @@ from gruflax.convert.keras_files import Source, read_keras
 from gruflax.convert.layers import Layer, child, pair, parts, single, stack
 from gruflax.functional.activations import hard_sigmoid_v1
 from gruflax.functional.checks import brief
+from gruflax.keras_names import initializers
 from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, StackedRNNCells
-from gruflax.named import initializers
 
 
 _GRUS = ("GRU", "CuDNNGRU")

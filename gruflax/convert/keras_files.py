@@ -13,7 +13,7 @@ import numpy as np
 
 from gruflax.convert.gates import pick, whole
 from gruflax.functional.checks import brief
-from gruflax.named.registry import snake_case
+from gruflax.keras_names.registry import snake_case
 
 
 _LAYERS = ("GRU", "CuDNNGRU", "GRUCell")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gruflax.functional.activations import get_activation, hard_sigmoid_v1
-from gruflax.named import activations
+from gruflax.keras_names import activations
 
 
 class Activation(NamedTuple):

@@ -7,13 +7,12 @@ from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.checks import brief
-from gruflax.functional.directions import check_merge_mode, state_halves
+from gruflax.layers.calls import by_keyword
+from gruflax.layers.directions import check_merge_mode, check_pair, run_directions, state_halves
 from gruflax.linen.config import Configurable
 from gruflax.linen.gru import GRU
 from gruflax.linen.rnn import RNN
 from gruflax.linen.state import Resettable
-from gruflax.named.calls import by_keyword
-from gruflax.named.directions import check_pair, run_directions
 
 
 class Bidirectional(Resettable, Configurable):

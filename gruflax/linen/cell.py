@@ -13,10 +13,10 @@ from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.params import check_size
 from gruflax.functional.sequence import gru_sequence
 from gruflax.functional.step import gru_cell_step
+from gruflax.layers.fields import Identifier, config_of, settle_fields
+from gruflax.layers.states import nested_like, single_state
 from gruflax.linen.config import Configurable
 from gruflax.linen.weights import declare_params, dropout_key, step_key
-from gruflax.named.fields import Identifier, config_of, settle_fields
-from gruflax.named.states import nested_like, single_state
 
 
 class GRUCell(Configurable, nn.RNNCellBase):

@@ -10,9 +10,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gruflax.functional.checks import brief
+from gruflax.keras_names import activations, constraints, initializers, regularizers
+from gruflax.layers.fields import VARIANTS
 from gruflax.linen.module import Module
-from gruflax.named import activations, constraints, initializers, regularizers
-from gruflax.named.fields import VARIANTS
 
 
 # What Keras 3 does not write: in a config only where it differs from the default.

@@ -7,8 +7,8 @@ import jax
 import optax
 from flax import linen as nn
 
+from gruflax.layers.fields import each_member
 from gruflax.linen.module import Constraint, Path, noted_constraints
-from gruflax.named.fields import each_member
 
 
 def collect_constraints(

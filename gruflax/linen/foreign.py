@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from gruflax.layers.any_cell import loop_cell, step_shape
+from gruflax.layers.fields import ROLES
 from gruflax.linen.module import noted_constraints
 from gruflax.linen.weights import at_step, sow_weight_losses
-from gruflax.named.fields import ROLES
-from gruflax.named.sequences import loop_cell, step_shape
 
 
 def initial_carry(cell: nn.RNNCellBase, inputs: ArrayLike, time_major: bool) -> Any:
@@ -53,7 +53,7 @@ def cell_sequence(
         training: handed to cells whose call takes it.
         time_major: time comes first.
         unroll: unrolls all of `nn.scan`.
-        **options: of `gruflax.named.sequences.loop_cell`.
+        **options: of `gruflax.layers.any_cell.loop_cell`.
 
     Returns:
         `(outputs, state)`.

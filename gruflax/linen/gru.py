@@ -11,12 +11,12 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.config import Activation, GRUConfig
+from gruflax.layers.calls import by_keyword
+from gruflax.layers.fields import Identifier, config_of, loop_for, settle_fields
 from gruflax.linen.cell import GRUCell
 from gruflax.linen.config import Configurable
 from gruflax.linen.layer import call_layer
 from gruflax.linen.state import Resettable
-from gruflax.named.calls import by_keyword
-from gruflax.named.fields import Identifier, config_of, loop_for, settle_fields
 
 
 class GRU(Resettable, Configurable):

@@ -7,12 +7,12 @@ import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from gruflax.keras_names import regularizers
+from gruflax.layers.any_cell import run_sequence
+from gruflax.layers.states import as_tuple
 from gruflax.linen.foreign import initial_carry
 from gruflax.linen.stacked import sequence_of
 from gruflax.linen.state import load_state, store_state
-from gruflax.named import regularizers
-from gruflax.named.sequences import run_sequence
-from gruflax.named.states import as_tuple
 
 
 def call_layer(

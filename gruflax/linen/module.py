@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from gruflax.functional.checks import check_flags
-from gruflax.named.fields import option
+from gruflax.layers.fields import option
 
 
 Path = tuple[str, ...]

@@ -9,13 +9,13 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
+from gruflax.layers.calls import by_keyword, other_system
+from gruflax.layers.fields import Identifier, check_layer_fields, refuse_learned_state
+from gruflax.layers.states import as_tuple
 from gruflax.linen.config import Configurable
 from gruflax.linen.layer import call_layer
 from gruflax.linen.stacked import StackedRNNCells
 from gruflax.linen.state import Resettable
-from gruflax.named.calls import by_keyword, other_system
-from gruflax.named.fields import Identifier, check_layer_fields, refuse_learned_state
-from gruflax.named.states import as_tuple
 
 
 class RNN(Resettable, Configurable):

@@ -10,12 +10,12 @@ from jax.typing import ArrayLike
 from gruflax.functional.checks import brief
 from gruflax.functional.config import checked_rate
 from gruflax.functional.dropout import dropout_mask
+from gruflax.layers.calls import by_keyword
 from gruflax.linen.bidirectional import Bidirectional
 from gruflax.linen.gru import GRU
 from gruflax.linen.module import Module
 from gruflax.linen.rnn import RNN
 from gruflax.linen.weights import dropout_key
-from gruflax.named.calls import by_keyword
 
 
 class Stack(Module):

@@ -11,10 +11,10 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
+from gruflax.layers.any_cell import run_stacked
 from gruflax.linen.cell import GRUCell
 from gruflax.linen.config import Configurable
 from gruflax.linen.foreign import cell_sequence, initial_carry, takes_training
-from gruflax.named.sequences import run_stacked
 
 
 class StackedRNNCells(Configurable, nn.RNNCellBase):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gruflax.named.states import check_stored, replaced_states
+from gruflax.layers.states import check_stored, replaced_states
 
 
 COLLECTION = "recurrent_state"

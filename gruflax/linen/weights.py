@@ -12,8 +12,8 @@ from flax import linen as nn
 
 from gruflax.functional.checks import check_inputs
 from gruflax.functional.params import check_params, params_shapes
+from gruflax.layers.fields import AXES, axis_names, config_of, drops, initializer_of, option
 from gruflax.linen.module import as_flag
-from gruflax.named.fields import AXES, axis_names, config_of, drops, initializer_of, option
 
 
 def declare_params(

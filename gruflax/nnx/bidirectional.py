@@ -7,9 +7,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
-from gruflax.functional.directions import check_merge_mode
-from gruflax.named.calls import by_keyword
-from gruflax.named.directions import check_pair, run_directions
+from gruflax.layers.calls import by_keyword
+from gruflax.layers.directions import check_merge_mode, check_pair, run_directions
 from gruflax.nnx.layer import Layer
 from gruflax.nnx.weights import Streams
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from gruflax.functional.step import gru_cell_step
-from gruflax.named.states import nested_like, single_state
+from gruflax.layers.states import nested_like, single_state
 from gruflax.nnx.weights import GRUWeights, Streams
 
 

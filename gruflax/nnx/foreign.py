@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
-from gruflax.named.sequences import Steps, loop_cell, step_shape, unrolled
+from gruflax.layers.any_cell import Steps, loop_cell, step_shape, unrolled
 from gruflax.nnx.layer import initial_carry
 
 
@@ -32,7 +32,7 @@ def cell_sequence(
         rngs: the same.
         time_major: time comes first.
         unroll: a Python loop instead of `lax.scan`.
-        **options: of `gruflax.named.sequences.loop_cell`.
+        **options: of `gruflax.layers.any_cell.loop_cell`.
 
     Returns:
         `(outputs, state)`.

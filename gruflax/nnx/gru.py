@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from gruflax.named.fields import loop_for
+from gruflax.layers.fields import loop_for
 from gruflax.nnx.layer import Layer, rebuilt
 from gruflax.nnx.weights import GRUWeights
 

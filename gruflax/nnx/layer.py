@@ -7,10 +7,10 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from gruflax.named.calls import by_keyword
-from gruflax.named.fields import Identifier, check_layer_fields
-from gruflax.named.sequences import run_sequence, step_shape
-from gruflax.named.states import as_tuple
+from gruflax.layers.any_cell import run_sequence, step_shape
+from gruflax.layers.calls import by_keyword
+from gruflax.layers.fields import Identifier, check_layer_fields
+from gruflax.layers.states import as_tuple
 from gruflax.nnx.penalties import sow_activity_loss
 from gruflax.nnx.state import load_state, reset_states, store_state
 from gruflax.nnx.weights import Streams

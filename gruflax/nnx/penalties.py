@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gruflax.functional.params import params_shapes
-from gruflax.named import regularizers
-from gruflax.named.fields import each_member, option
+from gruflax.keras_names import regularizers
+from gruflax.layers.fields import each_member, option
 from gruflax.nnx.weights import GRUWeights
 
 

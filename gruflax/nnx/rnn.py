@@ -9,8 +9,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
-from gruflax.named.calls import other_system
-from gruflax.named.fields import refuse_learned_state
+from gruflax.layers.calls import other_system
+from gruflax.layers.fields import refuse_learned_state
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.layer import Layer, rebuilt
 from gruflax.nnx.stacked import StackedRNNCells, sequence_of

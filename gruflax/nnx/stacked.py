@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
-from gruflax.named.sequences import run_stacked, step_shape
+from gruflax.layers.any_cell import run_stacked, step_shape
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.foreign import cell_sequence, taken_options
 from gruflax.nnx.layer import initial_carry

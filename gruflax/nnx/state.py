@@ -4,7 +4,7 @@ from typing import Any
 
 from flax import nnx
 
-from gruflax.named.states import check_stored, replaced_states
+from gruflax.layers.states import check_stored, replaced_states
 
 
 class RecurrentState(nnx.Variable):

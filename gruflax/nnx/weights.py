@@ -14,7 +14,7 @@ from gruflax.functional.checks import brief, check_flags
 from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.params import check_size, params_shapes
 from gruflax.functional.sequence import gru_sequence
-from gruflax.named.fields import (
+from gruflax.layers.fields import (
     Identifier,
     axis_names,
     config_of,
@@ -22,7 +22,7 @@ from gruflax.named.fields import (
     initializer_of,
     settle_fields,
 )
-from gruflax.named.states import single_state
+from gruflax.layers.states import single_state
 
 
 Streams = nnx.Rngs | nnx.RngStream | jax.Array

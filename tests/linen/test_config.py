@@ -8,8 +8,8 @@ import keras
 import pytest
 
 import gruflax
-from gruflax.named.constraints import MaxNorm
-from gruflax.named.initializers import HeNormal
+from gruflax.keras_names.constraints import MaxNorm
+from gruflax.keras_names.initializers import HeNormal
 
 
 def test_round_trip_keeps_what_keras_does_not_write():
@@ -66,7 +66,7 @@ def test_tensorflow_1_config():
         1,
     )
     assert layer.kernel_initializer == "glorot_uniform"
-    assert layer.kernel_regularizer == gruflax.named.regularizers.L1L2(0.0, 0.5)
+    assert layer.kernel_regularizer == gruflax.keras_names.regularizers.L1L2(0.0, 0.5)
 
 
 def test_errors():

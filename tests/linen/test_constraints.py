@@ -10,8 +10,8 @@ from cells import OwnStep
 from flax import linen as nn
 
 import gruflax
+from gruflax.keras_names.constraints import MaxNorm, MinMaxNorm
 from gruflax.linen.constrained import collect_constraints
-from gruflax.named.constraints import MaxNorm, MinMaxNorm
 
 
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
@@ -34,7 +34,7 @@ def test_found_by_path_without_computing():
     found = collect_constraints(Model(), jax.ShapeDtypeStruct(X.shape, X.dtype), training=True)
     assert {path: constraint for path, (constraint, _) in found.items()} == {
         ("gru", "kernel"): MaxNorm(0.5),
-        ("gru", "bias"): gruflax.named.constraints.NonNeg(),
+        ("gru", "bias"): gruflax.keras_names.constraints.NonNeg(),
         ("cell", "recurrent_kernel"): MinMaxNorm(0.2, 0.4, axis=1),
     }
 

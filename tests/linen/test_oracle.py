@@ -236,7 +236,7 @@ def test_keras_reads_our_configs():
     theirs = keras.layers.GRU.from_config(gru.get_config())
     again = gruflax.GRU.from_config(theirs.get_config())
     assert again.get_config() | {"name": None} == gru.get_config()
-    assert again.bias_constraint == gruflax.named.constraints.MaxNorm(3)
+    assert again.bias_constraint == gruflax.keras_names.constraints.MaxNorm(3)
     rnn = gruflax.RNN(gruflax.GRUCell(3), return_state=True)
     theirs = keras.layers.RNN.from_config(rnn.get_config())
     assert isinstance(theirs.cell, keras.layers.GRUCell) and theirs.return_state

@@ -7,7 +7,7 @@ from flax import nnx
 
 import gruflax
 import gruflax.nnx as grunnx
-from gruflax.named import regularizers
+from gruflax.keras_names import regularizers
 
 
 X = np.random.default_rng(0).normal(size=(3, 7, 4)).astype(np.float32)

@@ -16,9 +16,9 @@ from gruflax.functional.config import Activation
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.params import check_size
 from gruflax.functional.step import gru_cell_step
+from gruflax.layers.fields import Identifier, config_of
+from gruflax.layers.states import single_state
 from gruflax.linen.weights import declare_params
-from gruflax.named.fields import Identifier, config_of
-from gruflax.named.states import single_state
 
 
 class GRUCell(V1Module):

@@ -8,10 +8,10 @@ from flax import linen as nn
 
 from gruflax.functional.activations import hard_sigmoid_v1 as hard_sigmoid
 from gruflax.functional.dropout import dropout_mask
+from gruflax.keras_names import activations
+from gruflax.layers.fields import settle_fields
 from gruflax.linen.config import Configurable
 from gruflax.linen.weights import dropout_key
-from gruflax.named import activations
-from gruflax.named.fields import settle_fields
 
 
 MASKS = "dropout_masks"

@@ -15,10 +15,10 @@ from gruflax.compat.v1.common import V1Module, masks_for, stacked_masks, v1_acti
 from gruflax.functional.config import Activation
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.masks import combined_mask, where_steps
+from gruflax.layers.fields import Identifier
 from gruflax.linen.cell import GRUCell as LinenCell
 from gruflax.linen.layer import run_layer, sow_activity_loss
 from gruflax.linen.state import COLLECTION, Resettable
-from gruflax.named.fields import Identifier
 
 
 class GRU(Resettable, V1Module):

@@ -7,7 +7,7 @@ import keras
 import pytest
 from flax.core import freeze
 
-from gruflax.named import constraints, initializers, regularizers
+from gruflax.keras_names import constraints, initializers, regularizers
 
 
 KINDS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from gruflax.functional.activations import ACTIVATIONS
-from gruflax.named import activations
+from gruflax.keras_names import activations
 
 
 @pytest.mark.parametrize("form", [{"class_name": "HardSigmoid"}, {"class_name": "hard_sigmoid"}])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gruflax.named.directions import check_pair, run_directions
+from gruflax.layers.directions import check_pair, run_directions
 
 
 X = np.arange(12.0, dtype="float32").reshape(2, 3, 2)

@@ -1,6 +1,6 @@
 """Keras' names, config dicts and objects, turned into callables and back."""
 
-from gruflax.named import (
+from gruflax.keras_names import (
     activations as activations,
     constraints as constraints,
     initializers as initializers,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gruflax.named.sequences import loop_cell, run_sequence, step_shape, time_axis, unrolled
+from gruflax.layers.any_cell import loop_cell, run_sequence, step_shape, time_axis, unrolled
 
 
 X = np.arange(1.0, 13.0, dtype="float32").reshape(2, 3, 2)

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from gruflax.functional.activations import ACTIVATIONS
-from gruflax.named import activations
+from gruflax.keras_names import activations
 
 
 X = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32) * 3

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gruflax.functional.checks import at_least_float32
-from gruflax.named.registry import Registry
+from gruflax.keras_names.registry import Registry
 
 
 Axis = int | tuple[int, ...]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gruflax.functional.checks import brief, check_flags
 from gruflax.functional.config import RATES, GRUConfig
 from gruflax.functional.params import check_size, draw_param
-from gruflax.named import activations, constraints, initializers, regularizers
+from gruflax.keras_names import activations, constraints, initializers, regularizers
 
 
 Identifier = str | Mapping[str, Any] | Callable[..., Any] | None

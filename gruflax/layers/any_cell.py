@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
-from gruflax.named.states import fitted_states
+from gruflax.layers.states import fitted_states
 
 
 class Steps(NamedTuple):

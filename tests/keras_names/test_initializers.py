@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from gruflax.named import initializers
+from gruflax.keras_names import initializers
 
 
 RANDOM = ("GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "LecunNormal", "LecunUniform")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gruflax.named.states import (
+from gruflax.layers.states import (
     as_tuple,
     check_stored,
     fitted_states,

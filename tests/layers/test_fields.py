@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gruflax.named.fields import (
+from gruflax.layers.fields import (
     axis_names,
     config_of,
     drops,

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from gruflax.named import constraints, regularizers
+from gruflax.keras_names import constraints, regularizers
 
 
 W = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)

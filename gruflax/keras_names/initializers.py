@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from gruflax.functional.checks import brief
 from gruflax.functional.params import orthogonal
-from gruflax.named.registry import Registry
+from gruflax.keras_names.registry import Registry
 
 
 Shape = tuple[int, ...]
