@@ -92,7 +92,7 @@ TYPE_ERRORS = {
     "deterministic must be a Python bool, True or False, got 'yes'.": lambda: gn.GRU(
         3, 4, dropout=0.5, rngs=R
     )(X, deterministic="yes"),
-    "GRU takes its inputs by position and mask, seq_lengths, reset, reset_state,": lambda: gn.GRU(
+    "GRU takes its inputs by position and everything else by keyword, reset_state,": lambda: gn.GRU(
         3, 4, rngs=R
     )(X, np.ones((2, 6), bool)),
     "cell must be a flax.nnx.RNNCellBase, such as": lambda: gn.RNN(gruflax.GRUCell(4)),

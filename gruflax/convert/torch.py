@@ -17,6 +17,7 @@ from gruflax.convert.gates import (
     take,
 )
 from gruflax.convert.layers import Layer, Part, pair, parts, single, stack
+from gruflax.linen import GRUCell
 
 
 # torch calls the candidate n.
@@ -95,7 +96,7 @@ def to_torch(source: Any, variables: Mapping[str, Any] | None = None) -> dict[st
         ValueError: torch has no such GRU: `reset_after=False`, other activations than tanh and
             sigmoid, `go_backwards`, another merge mode, or layers that differ in units.
     """
-    if variables is None or hasattr(source, "initialize_carry"):
+    if variables is None or isinstance(source, GRUCell):
         return _tensors(cell_weights(source, variables, "torch", reset_after=True), "")
     layers = parts(source, variables)
     for layer in layers:

@@ -1,4 +1,4 @@
-"""A layer over a sequence, whatever its cell and its module system are."""
+"""Any cell over a sequence, and several on top of each other, in either module system."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,45 +23,6 @@ class Steps(NamedTuple):
 # One step of a cell: `(state, x) -> (state, output)`.
 Step = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 Sequence = Callable[..., tuple[jax.Array, Any]]
-
-
-def run_sequence(
-    layer: Any,
-    sequence: Sequence,
-    inputs: ArrayLike,
-    initial_state: Any,
-    stored: Any = None,
-    zeros: Any = None,
-    **options: Any,
-) -> tuple[jax.Array, Any]:
-    """Runs a layer's cell over a sequence, from the stored state on where there is one.
-
-    Args:
-        layer: with `return_sequences`, `go_backwards`, `unroll` and `time_major`.
-        sequence: of the cell, with the options of `gruflax.functional.gru_sequence`.
-        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-        initial_state: of the cell; None is `stored`.
-        stored: what the last call of a stateful layer left behind; None begins anew.
-        zeros: what a reset of a stateful layer goes back to; None where it is not stateful.
-        **options: of `sequence`.
-
-    Returns:
-        `(outputs, state)`.
-    """
-    if initial_state is None:
-        initial_state = stored
-        if options.get("reset") is not None and options.get("reset_state") is None:
-            # What the last call left behind is no beginning for a reset to go back to.
-            options["reset_state"] = zeros
-    return sequence(
-        inputs,
-        initial_state=initial_state,
-        go_backwards=layer.go_backwards,
-        time_major=layer.time_major,
-        unroll=layer.unroll,
-        return_sequences=layer.return_sequences,
-        **options,
-    )
 
 
 def time_axis(num_feature_axes: int, time_major: bool) -> int:
@@ -226,28 +187,6 @@ def run_stacked(
         )
         states.append(state)
     return outputs, tuple(states)
-
-
-def unrolled(
-    body: Callable[[Any, Steps], tuple[Any, Any]], carry: Any, steps: Steps
-) -> tuple[Any, Any]:
-    """Runs `(carry, now) -> (carry, output)` over the steps in a Python loop, like `lax.scan`.
-
-    Args:
-        body: of one step.
-        carry: `(state, output)` before the first step.
-        steps: `[t, ...]`.
-
-    Returns:
-        `(carry, outputs)`: `[t, ...]`, or None where the body gives None.
-    """
-    outputs = []
-    for index in range(steps.inputs.shape[0]):
-        carry, output = body(carry, jax.tree.map(lambda array, index=index: array[index], steps))
-        outputs.append(output)
-    if not outputs:
-        return carry, carry[1][None][:0]
-    return carry, None if outputs[0] is None else jnp.stack(outputs)
 
 
 def _fitted(name: str, given: Any, zeros: Any) -> Any:

@@ -1,14 +1,26 @@
 """How a layer is called: inputs by position, everything else by keyword."""
 
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from flax import linen as nn, nnx
 
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+def refuse_positional(layer: Any, by_position: tuple[Any, ...], first: str = "mask") -> None:
+    """Raises a TypeError where a call of a layer has more than its inputs by position."""
+    if by_position:
+        raise TypeError(
+            f"{type(layer).__name__} takes its inputs by position and everything else by keyword, "
+            f"such as {first}={first}; got {len(by_position) + 1} by position."
+        )
+
+
+def refuse_training(layer: Any, training: Any) -> None:
+    """Raises a TypeError where an NNX layer is called with `training`."""
+    if training is not None:
+        raise TypeError(
+            f"{type(layer).__name__} has no argument training: give deterministic=, or set it by "
+            "train() and eval()."
+        )
 
 
 def other_system(module: Any) -> str:
@@ -16,25 +28,3 @@ def other_system(module: Any) -> str:
     if isinstance(module, nnx.Module):
         return ": this is an NNX module, for gruflax.nnx"
     return ": this is a linen module, for gruflax" if isinstance(module, nn.Module) else ""
-
-
-def by_keyword(call: Method) -> Method:
-    """Wraps `__call__(self, inputs, *, ...)`: what else comes by position is told its keyword."""
-    parameters = inspect.signature(call).parameters.values()
-    names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
-
-    @functools.wraps(call)
-    def checked(self, *args, **kwargs):
-        if len(args) > 1:
-            raise TypeError(
-                f"{type(self).__name__} takes its inputs by position and {', '.join(names)} by "
-                f"keyword, such as {names[0]}={names[0]}; got {len(args)} by position."
-            )
-        if "training" in kwargs and "training" not in names:
-            raise TypeError(
-                f"{type(self).__name__} has no argument training: give deterministic=, or set it "
-                "by train() and eval()."
-            )
-        return call(self, *args, **kwargs)
-
-    return checked  # pyright: ignore[reportReturnType]

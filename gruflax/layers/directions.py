@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gruflax.functional.masks import combined_mask, where_steps
 from gruflax.layers.any_cell import time_axis
 
 
@@ -106,41 +107,70 @@ def run_directions(
     *,
     merge_mode: str | None,
     initial_state: tuple | list | None,
+    mask: ArrayLike | None,
+    seq_lengths: ArrayLike | None,
     reset: ArrayLike | None,
 ) -> Any:
-    """Runs two layers over a sequence and merges what they return.
+    """Runs two layers, as `check_pair` wants them, and merges what they return.
 
-    Args:
-        run: `(layer, initial_state=, reset=)` -> what the layer returns for the inputs.
-        layers: forward and backward, as `check_pair` wants them.
-        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-        num_feature_axes: of the layers' cells.
-        merge_mode: "concat", "sum", "mul", "ave", or None for both outputs.
-        initial_state: the states of the forward layer, then as many of the backward layer; or None.
-        reset: `[..., t]` or `[..., t, 1]`, at the first step of each part of a sequence; or None.
-
-    Returns:
-        The merged outputs; with `return_state` a tuple of them and both layers' states.
-
-    Raises:
-        ValueError: a shape or the number of states does not fit; the message names the argument.
+    `run(layer, **options)` runs one of them over the inputs. As in Keras, sequences of outputs are
+    zeros at masked steps. Returns the merged outputs, and with `return_state` both layers' states.
     """
     forward = layers[0]
     axis = time_axis(num_feature_axes, forward.time_major)
     axis = axis if axis >= 0 else max(np.ndim(inputs) + axis, 0)
+    marks = {"mask": mask, "seq_lengths": seq_lengths}
     results = []
     for layer, state in zip(layers, state_halves("initial_state", initial_state), strict=True):
         boundaries = reversed_reset(reset, axis) if layer.go_backwards else reset
-        result = run(layer, initial_state=state, reset=boundaries)
+        result = run(layer, initial_state=state, reset=boundaries, **marks)
         results.append(result if layer.return_state else (result,))
     (output, *states), (other, *other_states) = results
     if forward.return_sequences:
         other = jnp.flip(other, axis)
+        shape = output.shape[:axis] + output.shape[axis + 1 : -1]
+        valid = combined_mask(mask, seq_lengths, shape, output.shape[axis], axis)
+        if valid is not None:
+            valid = jnp.flip(valid, axis) if forward.go_backwards else valid
+            output, other = (where_steps(valid, each, 0) for each in (output, other))
     merged = merge_directions(merge_mode, output, other)
     if not forward.return_state:
         return merged
     outputs = merged if merge_mode is None else (merged,)
     return (*outputs, *states, *other_states)
+
+
+class Pair:
+    """What a bidirectional layer, as any other, tells of itself: it is its forward layer's."""
+
+    @property
+    def _forward(self) -> Any:
+        raise AttributeError("a pair must have a forward layer.")
+
+    @property
+    def return_sequences(self) -> bool:
+        """Returns whether the output of every step is returned."""
+        return self._forward.return_sequences
+
+    @property
+    def return_state(self) -> bool:
+        """Returns whether the states are returned too."""
+        return self._forward.return_state
+
+    @property
+    def stateful(self) -> bool:
+        """Returns whether states are kept from call to call."""
+        return self._forward.stateful
+
+    @property
+    def go_backwards(self) -> bool:
+        """Returns whether outputs come with the last step first."""
+        return self._forward.go_backwards
+
+    @property
+    def time_major(self) -> bool:
+        """Returns whether time is the first axis."""
+        return self._forward.time_major
 
 
 def check_pair(names: tuple[str, str], layers: tuple[Any, Any]) -> None:

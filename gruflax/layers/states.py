@@ -97,15 +97,30 @@ def replaced_states(stored: Any, states: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, stored)
     paths, treedef = jax.tree_util.tree_flatten_with_path(stored)
     # JAX sorts the keys of a dict as text, "layers_10" before "layers_2".
-    order = sorted(range(len(paths)), key=lambda index: _numbered(paths[index][0]))
+    order = sorted(range(len(paths)), key=lambda index: path_order(paths[index][0]))
     leaves = [paths[index][1] for index in order]
     check_states(states, leaves, "states", _REMEDY)
     new = dict(zip(order, fitted_states("states", states, leaves), strict=True))
     return jax.tree.unflatten(treedef, [new[index] for index in range(len(paths))])
 
 
-def _numbered(path: tuple[Any, ...]) -> list[tuple[str, int]]:
-    """A path as text and numbers, each number compared as such."""
+def path_order(path: tuple[Any, ...]) -> list[tuple[str, int]]:
+    """Returns a key that sorts paths by text and numbers, `layers_2` before `layers_10`."""
     text = jax.tree_util.keystr(path, simple=True, separator="/")
     parts = re.split(r"(\d+)", text)
     return [("", int(part)) if part.isdecimal() else (part, 0) for part in parts]
+
+
+def beginnings(
+    stored: Any, fresh: Any, initial_state: Any, reset: Any, reset_state: Any
+) -> dict[str, Any]:
+    """Returns what a stateful layer's call begins with, and what a reset in it goes back to.
+
+    `stored` is what the last call left behind, `fresh` the cell's own initial state.
+    """
+    if initial_state is None:
+        initial_state = stored
+        if reset is not None and reset_state is None:
+            # What the last call left behind is no beginning for a reset to go back to.
+            reset_state = fresh
+    return {"initial_state": initial_state, "reset": reset, "reset_state": reset_state}

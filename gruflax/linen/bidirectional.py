@@ -7,15 +7,21 @@ from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.checks import brief
-from gruflax.layers.calls import by_keyword
-from gruflax.layers.directions import check_merge_mode, check_pair, run_directions, state_halves
-from gruflax.linen.config import Configurable
+from gruflax.layers.calls import refuse_positional
+from gruflax.layers.directions import (
+    Pair,
+    check_merge_mode,
+    check_pair,
+    run_directions,
+    state_halves,
+)
 from gruflax.linen.gru import GRU
 from gruflax.linen.rnn import RNN
+from gruflax.linen.serialization import Configurable
 from gruflax.linen.state import Resettable
 
 
-class Bidirectional(Resettable, Configurable):
+class Bidirectional(Pair, Resettable, Configurable):
     """Runs a layer over a sequence in both directions: Keras' `Bidirectional`.
 
     Like Keras it makes layers of its own from those it is given: their parameters are under
@@ -52,11 +58,10 @@ class Bidirectional(Resettable, Configurable):
         self.backward_layer = _direction(backward, "backward_layer")
         super().__post_init__()
 
-    @by_keyword
     def __call__(
         self,
         inputs: ArrayLike,
-        *,
+        *by_position: Any,
         mask: ArrayLike | None = None,
         seq_lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
@@ -66,16 +71,15 @@ class Bidirectional(Resettable, Configurable):
         """Runs both layers over a sequence.
 
         Args:
-            inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
-            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
-                state stays what it was.
-            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count, in both
-                directions.
-            reset: `[..., t]` or `[..., t, 1]`; True at the first step of each part of a sequence:
-                no state goes from part to part, in either direction.
-            training: whether to apply dropout.
+            inputs: this, and what is not here, as `gruflax.GRU.__call__`.
+            *by_position: refused.
+            mask: as there, in both directions.
+            seq_lengths: as there, in both directions.
+            reset: True at the first step of each part of a sequence: no state goes from part to
+                part, in either direction.
+            training: as there.
             initial_state: a tuple or list: the states of the forward layer, then as many of the
-                backward layer; None is the stored states of stateful layers, else zeros.
+                backward layer; None is the stored states of stateful layers, else their own.
 
         Returns:
             The merged outputs `[..., t, 2u]` ("concat") or `[..., t, u]`, or those of the last
@@ -84,19 +88,19 @@ class Bidirectional(Resettable, Configurable):
             of the outputs, the states of the forward layer and those of the backward layer.
 
         Raises:
-            ValueError: a shape does not fit; the message names the argument.
+            TypeError: as there.
+            ValueError: as there, or another number of states.
         """
-
-        def run(layer, **options):
-            return layer(inputs, mask=mask, seq_lengths=seq_lengths, training=training, **options)
-
+        refuse_positional(self, by_position)
         return run_directions(
-            run,
+            lambda layer, **options: layer(inputs, training=training, **options),
             (self.layer, self.backward_layer),
             inputs,
             self.num_feature_axes,
             merge_mode=self.merge_mode,
             initial_state=initial_state,
+            mask=mask,
+            seq_lengths=seq_lengths,
             reset=reset,
         )
 
@@ -116,29 +120,8 @@ class Bidirectional(Resettable, Configurable):
             layer.reset_states(half)
 
     @property
-    def return_sequences(self) -> bool:
-        """Returns whether the output of every step is returned."""
-        return self.layer.return_sequences
-
-    @property
-    def return_state(self) -> bool:
-        """Returns whether the states are returned too."""
-        return self.layer.return_state
-
-    @property
-    def stateful(self) -> bool:
-        """Returns whether states are kept from call to call."""
-        return self.layer.stateful
-
-    @property
-    def go_backwards(self) -> bool:
-        """Returns whether outputs come with the last step first."""
-        return self.layer.go_backwards
-
-    @property
-    def time_major(self) -> bool:
-        """Returns whether time is the first axis."""
-        return self.layer.time_major
+    def _forward(self) -> Any:
+        return self.layer
 
     @property
     def num_feature_axes(self) -> int:
@@ -164,11 +147,9 @@ def _check_layer(name: str, layer: Any) -> None:
 
 
 def _direction(layer: GRU | RNN, name: str) -> GRU | RNN:
-    """Makes the layer that runs: a copy, so that the two share nothing."""
-    zero_output = layer.return_sequences
-    if layer.name == name and layer.zero_output_for_mask == zero_output:
+    """Makes the layer that runs: a copy, so that the two share nothing; zeros are the pair's."""
+    if layer.name == name and not layer.zero_output_for_mask:
         # Flax rebuilds a bound module from its fields, and these are bound then.
         return layer
-    return layer.clone(
-        name=name, zero_output_for_mask=zero_output, _deep_clone=True, _reset_names=True
-    )
+    options: dict[str, Any] = {"name": name, "zero_output_for_mask": False}
+    return layer.clone(**options, _deep_clone=True, _reset_names=True)

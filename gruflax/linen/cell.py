@@ -9,17 +9,14 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.config import Activation, GRUConfig
-from gruflax.functional.params import check_size
-from gruflax.functional.sequence import gru_sequence
+from gruflax.functional.config import Activation
 from gruflax.functional.step import gru_cell_step
-from gruflax.layers.fields import Identifier, config_of, settle_fields
+from gruflax.layers.fields import Identifier
 from gruflax.layers.states import nested_like, single_state
-from gruflax.linen.config import Configurable
-from gruflax.linen.weights import declare_params, dropout_key, step_key
+from gruflax.linen.parameters import GRUParameters, declare_params, dropout_key, step_key
 
 
-class GRUCell(Configurable, nn.RNNCellBase):
+class GRUCell(GRUParameters, nn.RNNCellBase):
     """One step of a GRU: Keras' `GRUCell` as a `flax.linen` RNN cell.
 
     It runs wherever Flax' cells run: in `flax.linen.RNN`, `nn.Bidirectional`, `nn.scan`,
@@ -92,15 +89,6 @@ class GRUCell(Configurable, nn.RNNCellBase):
     learn_initial_state: bool = False
     partitioned: bool = False
 
-    def __post_init__(self):
-        settle_fields(self)
-        super().__post_init__()
-
-    @property
-    def config(self) -> GRUConfig:
-        """Returns what the GRU computes, as `gruflax.functional` takes it."""
-        return config_of(self)
-
     @nn.compact
     def __call__(
         self, states: ArrayLike | tuple | list, inputs: ArrayLike, training: bool = False
@@ -118,7 +106,7 @@ class GRUCell(Configurable, nn.RNNCellBase):
         Raises:
             ValueError: a shape does not fit, or there is more than one state.
         """
-        params, key = declare_params(self, "inputs", inputs), dropout_key(self, training)
+        params, key = declare_params(self, inputs), dropout_key(self, training)
         state, output = gru_cell_step(
             params,
             single_state("states", states),
@@ -130,67 +118,3 @@ class GRUCell(Configurable, nn.RNNCellBase):
             precision=self.precision,
         )
         return nested_like(states, state), output
-
-    @nn.compact
-    def sequence(
-        self,
-        inputs: ArrayLike,
-        *,
-        initial_state: ArrayLike | tuple | list | None = None,
-        training: bool = False,
-        **options: Any,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Runs the cell over a sequence by `gruflax.functional.gru_sequence`.
-
-        Args:
-            inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-            initial_state: `[..., u]`, or a tuple or list of one such array; None is
-                the learned one, else zeros.
-            training: whether to apply dropout.
-            **options: of `gru_sequence`: `mask`, `seq_lengths`, `reset`, `go_backwards`, ...
-
-        Returns:
-            `(outputs, state)`: `[..., t, u]` or the last one `[..., u]`, and the state `[..., u]`.
-        """
-        time_axis = 0 if options.get("time_major") else -2
-        params = declare_params(self, "inputs", inputs, time_axis=time_axis)
-        return gru_sequence(
-            params,
-            inputs,
-            config=self.config,
-            initial_state=single_state("initial_state", initial_state),
-            rng=dropout_key(self, training),
-            dtype=self.dtype,
-            precision=self.precision,
-            **options,
-        )
-
-    @nn.nowrap
-    def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> jax.Array:
-        """Returns the state before the first step, for Flax.
-
-        Args:
-            rng: unused: the state is not random.
-            input_shape: of one step, `(..., f)`.
-
-        Returns:
-            `[..., u]` in the compute dtype: zeros, or the learned state of a bound cell that has
-            one.
-        """
-        del rng
-        shape, dtype = (*input_shape[:-1], self.units), self.dtype or self.param_dtype
-        if self.scope is None or not self.has_variable("params", "initial_state"):
-            return jnp.zeros(shape, dtype)
-        learned = nn.unbox(self.get_variable("params", "initial_state"))
-        return jnp.broadcast_to(learned, shape).astype(dtype)
-
-    @nn.nowrap
-    def get_initial_state(self, batch_size: int) -> tuple[jax.Array]:
-        """Returns the state before the first step, for Keras: `([batch_size, u] zeros,)`."""
-        check_size("batch_size", batch_size)
-        return (self.initialize_carry(None, (batch_size, 1)),)
-
-    @property
-    def num_feature_axes(self) -> int:
-        """Returns 1: an input step is `[..., f]`."""
-        return 1

@@ -1,6 +1,5 @@
-"""One call of a recurrent layer: what the layers share."""
+"""What a recurrent layer makes of its cell's outputs and states."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,77 +7,98 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from gruflax.keras_names import regularizers
-from gruflax.layers.any_cell import run_sequence
-from gruflax.layers.states import as_tuple
-from gruflax.linen.foreign import initial_carry
-from gruflax.linen.stacked import sequence_of
-from gruflax.linen.state import load_state, store_state
+from gruflax.layers.calls import refuse_positional
+from gruflax.layers.states import as_tuple, beginnings
+from gruflax.linen.cell_sequence import initial_carry
+from gruflax.linen.serialization import Configurable
+from gruflax.linen.state import Resettable, load_state, store_state
 
 
-def call_layer(
-    layer: nn.Module, cell: nn.RNNCellBase, inputs: ArrayLike, initial_state: Any, **options: Any
-) -> Any:
-    """Runs a layer's cell over a sequence and returns what Keras' layer returns.
+class Layer(Resettable, Configurable):
+    """A cell over a sequence: what `GRU`, `RNN` and v1's `GRU` do around their `sequence`.
 
-    Args:
-        layer: with the fields that `run_layer` reads, and `zero_output_for_mask`, `return_state`
-            and `activity_regularizer`.
-        cell: one step, bound to the layer.
-        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-        initial_state: of the cell, or None.
-        **options: of the call: `mask`, `seq_lengths`, `reset`, `reset_state`, `training`.
-
-    Returns:
-        The outputs `[..., t, u]` or `[..., u]`; with `return_state` a tuple of them and the states.
+    A layer has the fields `return_sequences`, `return_state`, `go_backwards`, `stateful`, `unroll`,
+    `zero_output_for_mask`, `activity_regularizer` and `time_major`.
     """
-    zero = layer.zero_output_for_mask
-    outputs, state = run_layer(
-        layer, cell, inputs, initial_state, zero_output_for_mask=zero, **options
-    )
-    result = (outputs, *as_tuple(state)) if layer.return_state else outputs
-    sow_activity_loss(layer, result)
-    return result
+
+    @property
+    def step_cell(self) -> Any:
+        """Returns what has the cell's `initialize_carry` and `num_feature_axes`."""
+        return self
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *by_position: Any,
+        mask: ArrayLike | None = None,
+        seq_lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        reset_state: Any = None,
+        training: bool = False,
+        initial_state: Any = None,
+    ) -> Any:
+        """Runs the layer over a sequence.
+
+        Args:
+            inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
+                Without one, `[t, f]` is one sequence, as in Flax: a forgotten axis looks the same.
+            *by_position: refused: all else is by keyword.
+            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
+                state and the output stay what they were.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
+            reset: like `mask`; where it is True the state goes back to `reset_state` before that
+                step.
+            reset_state: of the cell, with `reset`; None is `initial_state`, or the cell's own
+                initial state where a stateful layer carries its state on.
+            training: whether to apply dropout, with masks from the "dropout" stream; a Python bool.
+            initial_state: of the cell, `[..., u]` for a GRU, or a tuple or list of it; None is the
+                stored state of a stateful layer, else the cell's own: the learned one, or zeros.
+
+        Returns:
+            The outputs `[..., t, u]`, or the last one `[..., u]` without `return_sequences`; with
+            `return_state` a tuple of them and each of the states.
+
+        Raises:
+            TypeError: a flag is traced or no bool, `seq_lengths` are not integers, `inputs` are
+                token ids, or something else than `inputs` came by position.
+            ValueError: a shape does not fit, `use_cudnn` cannot be met, the batch size of a
+                stateful layer changed, or dropout has no key; the message names the argument.
+        """
+        refuse_positional(self, by_position)
+        layer: Any = self
+        stored = fresh = None
+        if layer.stateful:
+            fresh = initial_carry(layer.step_cell, inputs, layer.time_major)
+            stored = load_state(self, fresh)
+        outputs, state = layer.sequence(
+            inputs,
+            mask=mask,
+            seq_lengths=seq_lengths,
+            training=training,
+            go_backwards=layer.go_backwards,
+            time_major=layer.time_major,
+            unroll=layer.unroll,
+            return_sequences=layer.return_sequences,
+            zero_output_for_mask=layer.zero_output_for_mask,
+            **beginnings(stored, fresh, initial_state, reset, reset_state),
+        )
+        if layer.stateful:
+            store_state(self, state)
+        return layer.results(outputs, state, mask)
+
+    def results(self, outputs: jax.Array, state: Any, mask: Any) -> Any:
+        """Returns what a call returns, its activity loss sown."""
+        layer: Any = self
+        result = (outputs, *as_tuple(state)) if layer.return_state else outputs
+        sow_activity_loss(layer, result)
+        return result
 
 
-def run_layer(
-    layer: nn.Module, cell: nn.RNNCellBase, inputs: ArrayLike, initial_state: Any, **options: Any
-) -> tuple[jax.Array, Any]:
-    """Runs a layer's cell over a sequence, from the stored state on where the layer is stateful.
-
-    Args:
-        layer: with `return_sequences`, `go_backwards`, `stateful`, `unroll` and `time_major`.
-        cell: one step, bound to the layer.
-        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-        initial_state: of the cell; None is the stored state where there is one, else zeros.
-        **options: of `gruflax.functional.gru_sequence`, and `training`.
-
-    Returns:
-        `(outputs, state)`.
-    """
-    zeros = stored = None
-    if layer.stateful:
-        zeros = initial_carry(cell, inputs, layer.time_major)
-        stored = load_state(layer, zeros)
-    outputs, state = run_sequence(
-        layer, sequence_of(cell), inputs, initial_state, stored, zeros, **options
-    )
-    if layer.stateful:
-        store_state(layer, state)
-    return outputs, state
-
-
-def sow_activity_loss(
-    layer: nn.Module, result: Any, scale: Callable[[jax.Array], float] = lambda output: 1.0
-) -> None:
-    """Sows the activity loss of each output of a call into "losses".
-
-    Args:
-        layer: with `activity_regularizer`.
-        result: a pytree of outputs.
-        scale: what the loss of an output is multiplied by.
-    """
+def sow_activity_loss(layer: Any, result: Any, by_batch: bool = False) -> None:
+    """Sows the loss of each output into "losses", divided by the batch size if asked for."""
     regularizer = regularizers.get(layer.activity_regularizer, "activity_regularizer")
     if regularizer is None or layer.is_initializing():
         return
     for output in jax.tree.leaves(result):
-        layer.sow("losses", "activity", regularizer(output) * scale(output))
+        layer.sow("losses", "activity", regularizer(output) / (output.shape[0] if by_batch else 1))

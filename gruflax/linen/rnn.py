@@ -9,16 +9,14 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
-from gruflax.layers.calls import by_keyword, other_system
+from gruflax.layers.calls import other_system
 from gruflax.layers.fields import Identifier, check_layer_fields, refuse_learned_state
 from gruflax.layers.states import as_tuple
-from gruflax.linen.config import Configurable
-from gruflax.linen.layer import call_layer
-from gruflax.linen.stacked import StackedRNNCells
-from gruflax.linen.state import Resettable
+from gruflax.linen.layer import Layer
+from gruflax.linen.stacked_cells import StackedRNNCells, sequence_of
 
 
-class RNN(Resettable, Configurable):
+class RNN(Layer):
     """Runs a cell over a sequence: Keras' `RNN` for Flax' cells.
 
     A `gruflax.GRUCell` takes the same fast loop as `gruflax.GRU`; any other
@@ -54,7 +52,7 @@ class RNN(Resettable, Configurable):
         if isinstance(self.cell, (tuple, list)):
             self.cell = StackedRNNCells(self.cell)
         if not isinstance(self.cell, nn.RNNCellBase):
-            layer = isinstance(self.cell, Resettable)
+            layer = isinstance(self.cell, Layer)
             remedy = ": a layer has its loop already" if layer else other_system(self.cell)
             raise TypeError(
                 "cell must be a flax.linen.RNNCellBase, such as gruflax.GRUCell, or a list of "
@@ -65,53 +63,14 @@ class RNN(Resettable, Configurable):
             refuse_learned_state(self.cell)
         super().__post_init__()
 
-    @nn.compact
-    @by_keyword
-    def __call__(
-        self,
-        inputs: ArrayLike,
-        *,
-        mask: ArrayLike | None = None,
-        seq_lengths: ArrayLike | None = None,
-        reset: ArrayLike | None = None,
-        reset_state: Any = None,
-        training: bool = False,
-        initial_state: Any = None,
-    ) -> jax.Array | tuple[jax.Array, ...]:
-        """Runs the cell over a sequence.
+    @property
+    def step_cell(self) -> Any:
+        """Returns the cell."""
+        return self.cell
 
-        Args:
-            inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
-                step does not count.
-            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
-            reset: like `mask`; where it is True the state goes back to `reset_state` before that
-                step.
-            reset_state: the cell's state, with `reset`; None is `initial_state`, or the cell's own
-                initial state where a stateful layer carries its state on.
-            training: whether to apply dropout.
-            initial_state: the cell's state; None is the stored state of a stateful layer, else the
-                cell's own initial state.
-
-        Returns:
-            The outputs `[..., t, u]`, or the last one `[..., u]` without `return_sequences`; with
-            `return_state` a tuple of them and each of the states.
-
-        Raises:
-            ValueError: a shape does not fit; the message names the argument.
-        """
-        cell: Any = self.cell
-        return call_layer(
-            self,
-            cell,
-            inputs,
-            initial_state,
-            mask=mask,
-            seq_lengths=seq_lengths,
-            reset=reset,
-            reset_state=reset_state,
-            training=training,
-        )
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, Any]:
+        """Runs the cell over a sequence: `(outputs, state)`."""
+        return sequence_of(self.step_cell)(inputs, **options)
 
     @nn.nowrap
     def get_initial_state(self, batch_size: int) -> tuple:

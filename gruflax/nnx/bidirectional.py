@@ -2,18 +2,17 @@
 
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
-from gruflax.layers.calls import by_keyword
-from gruflax.layers.directions import check_merge_mode, check_pair, run_directions
+from gruflax.layers.calls import refuse_positional, refuse_training
+from gruflax.layers.directions import Pair, check_merge_mode, check_pair, run_directions
 from gruflax.nnx.layer import Layer
-from gruflax.nnx.weights import Streams
+from gruflax.nnx.weights import Streams, each_streams
 
 
-class Bidirectional(nnx.Module):
+class Bidirectional(Pair, nnx.Module):
     """Runs a layer over a sequence and another one over it backwards: Keras' `Bidirectional`.
 
         both = gruflax.nnx.Bidirectional(gruflax.nnx.GRU(4, 8, rngs=rngs), rngs=rngs)
@@ -50,57 +49,56 @@ class Bidirectional(nnx.Module):
             backward_layer = forward_layer.mirrored(rngs)
         _check_layer("backward_layer", backward_layer)
         check_pair(("forward_layer", "backward_layer"), (forward_layer, backward_layer))
+        # Zeros at masked steps are the pair's.
+        forward_layer.zero_output_for_mask = backward_layer.zero_output_for_mask = False
         self.forward_layer = forward_layer
         self.backward_layer = backward_layer
         self.merge_mode = merge_mode
 
-    @by_keyword
+    @property
+    def _forward(self) -> Layer:
+        return self.forward_layer
+
     def __call__(
         self,
         inputs: ArrayLike,
-        *,
+        *by_position: Any,
         mask: ArrayLike | None = None,
         seq_lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         initial_state: tuple | list | None = None,
         deterministic: bool | None = None,
         rngs: Streams | None = None,
+        training: None = None,
     ) -> Any:
         """Runs both layers over a sequence and merges their outputs.
 
         Args:
-            inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
-                step does not count.
-            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
-            reset: `[..., t]` or `[..., t, 1]`; True at the first step of each part of a sequence:
-                no state goes from part to part, in either direction.
-            initial_state: the states of the forward layer, then those of the backward layer.
+            inputs: this, and what is not here, as `gruflax.Bidirectional.__call__`.
+            *by_position: refused.
+            mask: as there.
+            seq_lengths: as there.
+            reset: as there.
+            initial_state: as there.
             deterministic: whether dropout is off; None is the layers' attribute.
             rngs: stream "dropout", or a key; None is the streams kept.
+            training: refused.
 
         Returns:
-            The merged outputs, in the order of the forward layer's; with `return_state` a tuple of
-            them, the states of the forward layer, and those of the backward layer.
+            As there.
 
         Raises:
-            ValueError: a shape or the number of states does not fit; the message names the
-                argument.
+            TypeError: as there.
+            ValueError: as there.
         """
+        refuse_positional(self, by_position)
+        refuse_training(self, training)
         layers = self.forward_layer, self.backward_layer
-        streams = jax.random.split(rngs) if isinstance(rngs, jax.Array) else (rngs, rngs)
+        streams = each_streams(rngs, 2)
 
-        def run(layer, initial_state, reset):
-            return layer.call(
-                inputs,
-                initial_state,
-                zero_output_for_mask=layer.return_sequences,
-                mask=mask,
-                seq_lengths=seq_lengths,
-                reset=reset,
-                deterministic=deterministic,
-                rngs=streams[layers.index(layer)],
-            )
+        def run(layer: Layer, **options: Any) -> Any:
+            own = streams[layers.index(layer)]
+            return layer(inputs, deterministic=deterministic, rngs=own, **options)
 
         return run_directions(
             run,
@@ -109,6 +107,8 @@ class Bidirectional(nnx.Module):
             self.forward_layer.step_cell.num_feature_axes,
             merge_mode=self.merge_mode,
             initial_state=initial_state,
+            mask=mask,
+            seq_lengths=seq_lengths,
             reset=reset,
         )
 

@@ -3,9 +3,7 @@
 import dataclasses
 from typing import Any
 
-import jax
 from flax import nnx
-from jax.typing import ArrayLike
 
 from gruflax.layers.fields import loop_for
 from gruflax.nnx.layer import Layer, rebuilt
@@ -43,10 +41,9 @@ class GRU(GRUWeights, Layer):
         """Returns the layer itself: the weights are its own, without a level for the cell."""
         return self
 
-    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
-        """Runs the GRU over a sequence, see `GRUWeights.sequence`."""
-        loop = loop_for(self.use_cudnn, self.loop)
-        return super().sequence(inputs, loop=loop, remat=self.remat, **options)
+    def loop_options(self) -> dict[str, Any]:
+        """Returns which loop the attributes ask for."""
+        return {"loop": loop_for(self.use_cudnn, self.loop), "remat": self.remat}
 
     def mirrored(self, rngs: nnx.Rngs) -> "GRU":
         """Returns a layer like this one with new weights, that goes the other way."""

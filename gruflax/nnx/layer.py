@@ -7,12 +7,12 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from gruflax.layers.any_cell import run_sequence, step_shape
-from gruflax.layers.calls import by_keyword
+from gruflax.layers.any_cell import step_shape
+from gruflax.layers.calls import refuse_positional, refuse_training
 from gruflax.layers.fields import Identifier, check_layer_fields
-from gruflax.layers.states import as_tuple
-from gruflax.nnx.penalties import sow_activity_loss
+from gruflax.layers.states import as_tuple, beginnings
 from gruflax.nnx.state import load_state, reset_states, store_state
+from gruflax.nnx.training import sow_activity_loss
 from gruflax.nnx.weights import Streams
 
 
@@ -58,11 +58,10 @@ class Layer(nnx.Module):
         """Returns a layer like this one with new weights, that goes the other way."""
         raise NotImplementedError
 
-    @by_keyword
     def __call__(
         self,
         inputs: ArrayLike,
-        *,
+        *by_position: Any,
         mask: ArrayLike | None = None,
         seq_lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
@@ -70,54 +69,47 @@ class Layer(nnx.Module):
         initial_state: Any = None,
         deterministic: bool | None = None,
         rngs: Streams | None = None,
+        training: None = None,
     ) -> Any:
         """Runs the layer over a sequence.
 
         Args:
-            inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
-                Without one, `[t, f]` is one sequence, as in Flax: a forgotten axis looks the same.
-            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
-                state and the output stay what they were.
-            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
-            reset: like `mask`; where it is True the state goes back to `reset_state` before that
-                step.
-            reset_state: of the cell, with `reset`; None is `initial_state`, or the cell's own
-                initial state where a stateful layer carries its state on.
-            initial_state: of the cell, `[..., u]` for a GRU, or a tuple or list of it; None is the
-                stored state of a stateful layer, else the cell's own initial state.
+            inputs: this, and what is not here, as `gruflax.GRU.__call__`.
+            *by_position: refused.
+            mask: as there.
+            seq_lengths: as there.
+            reset: as there.
+            reset_state: as there.
+            initial_state: as there.
             deterministic: whether dropout is off; None is the cell's attribute.
             rngs: stream "dropout", or the key itself; None is the stream kept.
+            training: refused: NNX has `deterministic`, `train()` and `eval()`.
 
         Returns:
-            The outputs `[..., t, u]`, or the last one `[..., u]` without `return_sequences`; with
-            `return_state` a tuple of them and each of the states.
+            As there.
 
         Raises:
-            TypeError: `deterministic` is traced or no bool, `seq_lengths` are not integers,
-                `inputs` are token ids, or something else than `inputs` came by position.
-            ValueError: a shape does not fit, or the batch size of a stateful layer changed; the
-                message names the argument.
+            TypeError: as there.
+            ValueError: as there.
         """
-        return self.call(
+        refuse_positional(self, by_position)
+        refuse_training(self, training)
+        stored = fresh = None
+        if self.stateful:
+            fresh = self._fresh(inputs)
+            stored = load_state(self, fresh)
+        outputs, state = self.sequence(
             inputs,
-            initial_state,
-            zero_output_for_mask=self.zero_output_for_mask,
             mask=mask,
             seq_lengths=seq_lengths,
-            reset=reset,
-            reset_state=reset_state,
             deterministic=deterministic,
             rngs=rngs,
-        )
-
-    def call(self, inputs: ArrayLike, initial_state: Any, **options: Any) -> Any:
-        """Does what `__call__` does, with `zero_output_for_mask` among the options."""
-        zeros = stored = None
-        if self.stateful:
-            zeros = self._zeros(inputs)
-            stored = load_state(self, zeros)
-        outputs, state = run_sequence(
-            self, self.sequence, inputs, initial_state, stored, zeros, **options
+            go_backwards=self.go_backwards,
+            time_major=self.time_major,
+            unroll=self.unroll,
+            return_sequences=self.return_sequences,
+            zero_output_for_mask=self.zero_output_for_mask,
+            **beginnings(stored, fresh, initial_state, reset, reset_state),
         )
         if self.stateful:
             store_state(self, state)
@@ -139,13 +131,13 @@ class Layer(nnx.Module):
         """
         if not self.stateful:
             raise AttributeError(f"Layer must be stateful, got stateful={self.stateful}.")
-        store_state(self, self._zeros(jax.ShapeDtypeStruct(tuple(input_shape), "float32")))
+        store_state(self, self._fresh(jax.ShapeDtypeStruct(tuple(input_shape), "float32")))
 
     def reset_states(self, states: Any = None) -> None:
         """Resets the stored state, see `gruflax.nnx.reset_states`."""
         reset_states(self, states)
 
-    def _zeros(self, inputs: Any) -> Any:
+    def _fresh(self, inputs: Any) -> Any:
         cell = self.step_cell
         shape = step_shape(inputs, cell.num_feature_axes, self.time_major)
         return initial_carry(cell, shape)

@@ -13,7 +13,7 @@ from gruflax.layers.calls import other_system
 from gruflax.layers.fields import refuse_learned_state
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.layer import Layer, rebuilt
-from gruflax.nnx.stacked import StackedRNNCells, sequence_of
+from gruflax.nnx.stacked_cells import StackedRNNCells, sequence_of
 
 
 class RNN(Layer):

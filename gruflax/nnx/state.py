@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jax
 from flax import nnx
 
-from gruflax.layers.states import check_stored, replaced_states
+from gruflax.layers.states import check_stored, path_order, replaced_states
 
 
 class RecurrentState(nnx.Variable):
@@ -46,7 +47,7 @@ def forget_states(module: nnx.Module) -> None:
         module: with stateful layers anywhere in it.
     """
     for _, layer in nnx.iter_modules(module):
-        if getattr(layer, "stateful", False) and hasattr(layer, "h"):
+        if vars(layer).get("stateful") and hasattr(layer, "h"):
             del layer.h
 
 
@@ -56,17 +57,16 @@ def reset_states(module: nnx.Module, states: Any = None) -> None:
     Args:
         module: with stateful layers anywhere in it.
         states: None for zeros, or an array `[..., u]` for each stateful layer, in any nesting, in
-            the order in which `nnx.iter_modules` meets them.
+            the order of the layers' paths, `layers_2` before `layers_10`.
 
     Raises:
         AttributeError: no layer of the module is stateful.
         ValueError: a layer knows no batch size yet; another number of states, or other shapes.
     """
     layers: list[tuple[Any, Any]] = [
-        (path, layer)
-        for path, layer in nnx.iter_modules(module)
-        if getattr(layer, "stateful", False)
+        (path, layer) for path, layer in nnx.iter_modules(module) if vars(layer).get("stateful")
     ]
+    layers.sort(key=lambda pair: path_order(tuple(map(jax.tree_util.DictKey, pair[0]))))
     if not layers:
         raise AttributeError(f"Layer must be stateful, got none in {type(module).__name__}.")
     for path, layer in layers:

@@ -38,36 +38,10 @@ class GRUWeights(nnx.Module):
 
     Attributes:
         in_features: size of an input step.
-        units: size of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
-        recurrent_activation: of the update and the reset gate.
-        use_bias: whether there is a bias.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`.
-        recurrent_initializer: the same, for `recurrent_kernel`.
-        bias_initializer: the same, for `bias`.
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; part of
-            `gruflax.nnx.total_loss`.
-        recurrent_regularizer: the same, for `recurrent_kernel`.
-        bias_regularizer: the same, for `bias`.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.nnx.apply_constraints`.
-        recurrent_constraint: the same, for `recurrent_kernel`.
-        bias_constraint: the same, for `bias`.
-        dropout: rate in [0, 1] at which input features are dropped.
-        recurrent_dropout: rate in [0, 1] at which state units are dropped.
-        reset_after: whether the reset gate acts after the recurrent product (cuDNN, torch,
-            Keras 3) or before it (the paper, Keras 1).
-        implementation: 1 draws dropout masks for each gate, 2 shares one.
+        units: this and all others that are not here: as `gruflax.GRUCell`. Losses are part of
+            `gruflax.nnx.total_loss`, constraints of `gruflax.nnx.apply_constraints`; there is no
+            `seed`.
         deterministic: whether dropout is off; `module.eval()` and `module.train()` set it.
-        dtype: to compute in; None promotes parameters and inputs.
-        param_dtype: of the parameters.
-        precision: of the products, as in `jax.numpy.dot`.
-        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same at
-            every step (DropConnect, arXiv:1708.02182).
-        zoneout: rate in [0, 1] at which a unit keeps its state, drawn at every step
-            (arXiv:1606.01305); at inference the state moves by the expectation.
-        learn_initial_state: a parameter `initial_state` [u], zeros at first, is what a sequence
-            begins with that is given no other.
         partitioned: parameters have their logical axis names as the metadata `out_sharding`:
             "features" and "units" for the rows of the kernels, "gates" for the columns. Flax then
             wants a mesh and `nnx.logical_axis_rules`, or `nnx.use_eager_sharding(False)`.
@@ -191,8 +165,13 @@ class GRUWeights(nnx.Module):
             rng=self.dropout_key(deterministic, rngs),
             dtype=self.dtype,
             precision=self.precision,
+            **self.loop_options(),
             **options,
         )
+
+    def loop_options(self) -> dict[str, Any]:
+        """Returns which loop the attributes ask for, as options of `gru_sequence`."""
+        return {}
 
     def dropout_key(
         self, deterministic: bool | None = None, rngs: Streams | None = None
@@ -241,3 +220,8 @@ def stream(name: str, rngs: Any) -> nnx.RngStream:
     if name not in rngs and "default" not in rngs:
         raise ValueError(f"rngs must have a {name!r} or a 'default' stream, got {list(rngs)}.")
     return rngs[name]
+
+
+def each_streams(rngs: Streams | None, count: int) -> Any:
+    """Returns what each of `count` modules draws from: a stream is shared, a key is split."""
+    return jax.random.split(rngs, count) if isinstance(rngs, jax.Array) else (rngs,) * count

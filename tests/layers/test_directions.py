@@ -22,7 +22,7 @@ class Sum:
     time_major: bool = False
     stateful: bool = False
 
-    def __call__(self, initial_state, reset):
+    def __call__(self, initial_state, reset, mask, seq_lengths):
         start = 0.0 if initial_state is None else initial_state[0][:, None]
         inputs = jnp.flip(X, 1) if self.go_backwards else X
         outputs = jnp.cumsum(inputs, 1) + start
@@ -30,7 +30,7 @@ class Sum:
         return (shown, outputs[:, -1]) if self.return_state else shown
 
 
-def both(merge_mode="concat", initial_state=None, **fields):
+def both(merge_mode="concat", initial_state=None, mask=None, **fields):
     layers = Sum(**fields), Sum(go_backwards=True, **fields)
     check_pair(("layer", "backward_layer"), layers)
     return run_directions(
@@ -41,6 +41,8 @@ def both(merge_mode="concat", initial_state=None, **fields):
         merge_mode=merge_mode,
         initial_state=initial_state,
         reset=None,
+        mask=mask,
+        seq_lengths=None,
     )
 
 
@@ -64,6 +66,13 @@ def test_both_outputs():
     forward, backward = both(None)
     np.testing.assert_array_equal(forward, FORWARD)
     np.testing.assert_array_equal(backward, BACKWARD)
+
+
+def test_sequences_are_zeros_at_masked_steps():
+    mask = np.arange(X.shape[1]) < np.array([[1], [X.shape[1]]])
+    got, wanted = both("concat", mask=mask), np.concatenate([FORWARD, BACKWARD], -1)
+    np.testing.assert_array_equal(got, wanted * mask[..., None])
+    both("concat", mask=mask, return_sequences=False)
 
 
 def test_states_and_last_outputs():

@@ -5,6 +5,7 @@ import pytest
 
 from gruflax.layers.states import (
     as_tuple,
+    beginnings,
     check_stored,
     fitted_states,
     nested_like,
@@ -37,3 +38,11 @@ def test_states_are_fitted_into_another_nesting():
         replaced_states(H, H[:1])
     with pytest.raises(ValueError, match="stored state.*a stateful layer keeps its batch size"):
         check_stored(H, H[:1])
+
+
+def test_what_a_stateful_call_begins_with():
+    found = beginnings("stored", "fresh", None, "reset", None)
+    assert found == {"initial_state": "stored", "reset": "reset", "reset_state": "fresh"}
+    found = beginnings("stored", "fresh", "given", "reset", None)
+    assert found == {"initial_state": "given", "reset": "reset", "reset_state": None}
+    assert beginnings("stored", "fresh", None, None, None)["reset_state"] is None

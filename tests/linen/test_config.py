@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import pytest
+from cells import OwnStep
 
 import gruflax
 from gruflax.keras_names.constraints import MaxNorm
@@ -76,6 +77,22 @@ def test_errors():
         gruflax.RNN.from_config({"cell": {"class_name": "LSTMCell", "config": {}}})
     with pytest.warns(UserWarning, match="trainable=False is the optimiser's business"):
         gruflax.GRU.from_config({"units": 3, "trainable": False})
+
+
+class OwnGRU(gruflax.GRU):
+    """A subclass of the user's."""
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [OwnGRU(3, dropout=0.1), gruflax.Bidirectional(OwnGRU(3)), gruflax.RNN([OwnStep(3)])],
+    ids=["layer", "pair", "cell"],
+)
+def test_subclasses_come_back(layer):
+    again = type(layer).from_config(layer.get_config())
+    assert again == layer and type(again) is type(layer)
+    if isinstance(layer, gruflax.Bidirectional):
+        assert type(again.layer) is OwnGRU
 
 
 def test_config_of_the_functional_core():

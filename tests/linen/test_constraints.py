@@ -11,7 +11,7 @@ from flax import linen as nn
 
 import gruflax
 from gruflax.keras_names.constraints import MaxNorm, MinMaxNorm
-from gruflax.linen.constrained import collect_constraints
+from gruflax.linen.training import collect_constraints
 
 
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)

@@ -1,6 +1,5 @@
 """v1's cell: one step of a GRU, with dropout masks that last for a batch."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +10,14 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.compat.v1.common import MASKS, V1Module, masks_for, stacked_masks, v1_activation
+from gruflax.compat.v1.common import MASKS, V1Module, masks_for, stacked_masks
 from gruflax.functional.config import Activation
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.params import check_size
 from gruflax.functional.step import gru_cell_step
-from gruflax.layers.fields import Identifier, config_of
+from gruflax.layers.fields import Identifier
 from gruflax.layers.states import single_state
-from gruflax.linen.weights import declare_params
+from gruflax.linen.parameters import declare_params
 
 
 class GRUCell(V1Module):
@@ -43,27 +42,11 @@ class GRUCell(V1Module):
     Where the collection is not mutable, each call draws its own.
 
     Attributes:
-        units: size of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
+        units: this and all others that are not here: as `gruflax.GRUCell`.
         recurrent_activation: of the gates; "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)`.
-        use_bias: whether there is a bias.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`.
-        recurrent_initializer: the same, for `recurrent_kernel`.
-        bias_initializer: the same, for `bias`.
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; sown into "losses".
-        recurrent_regularizer: the same, for `recurrent_kernel`.
-        bias_regularizer: the same, for `bias`.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.constraints`.
-        recurrent_constraint: the same, for `recurrent_kernel`.
-        bias_constraint: the same, for `bias`.
         dropout: rate at which input features are dropped, clamped to [0, 1].
         recurrent_dropout: rate at which state units are dropped, clamped to [0, 1].
         implementation: 1 has dropout masks for each gate, 2 one for all; 1 with recurrent dropout.
-        reset_after: whether the reset gate acts after the recurrent product.
-        dtype: to compute in; None promotes parameters and inputs.
-        param_dtype: of the parameters.
-        precision: of the products, as in `jax.numpy.dot`.
 
     Source: `tf.compat.v1.keras.layers.GRUCell` of TensorFlow 2.2.
     """
@@ -106,7 +89,7 @@ class GRUCell(V1Module):
         Raises:
             ValueError: a shape does not fit, or there is more than one state.
         """
-        params = declare_params(self, "inputs", inputs)
+        params = declare_params(self, inputs)
         state = single_state("states", states)
         count = 3
         masks = DropoutMasks(
@@ -117,11 +100,7 @@ class GRUCell(V1Module):
             params,
             state,
             inputs,
-            config=dataclasses.replace(
-                config_of(self),
-                activation=v1_activation(self.activation),
-                recurrent_activation=v1_activation(self.recurrent_activation),
-            ),
+            config=self.config,
             dropout_masks=masks,
             dtype=self.dtype,
             precision=self.precision,

@@ -1,5 +1,6 @@
 """What v1's cell and layer share: names, masks, and the form of configs."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,17 +8,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gruflax.functional.activations import hard_sigmoid_v1 as hard_sigmoid
+from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import dropout_mask
 from gruflax.keras_names import activations
-from gruflax.layers.fields import settle_fields
-from gruflax.linen.config import Configurable
-from gruflax.linen.weights import dropout_key
+from gruflax.layers.fields import config_of
+from gruflax.linen.parameters import GRUParameters, dropout_key
 
 
 MASKS = "dropout_masks"
 
 
-class V1Module(Configurable):
+class V1Module(GRUParameters):
     """What the cell and the layer share: v1's values, and v1's form of configs."""
 
     def __post_init__(self):
@@ -25,8 +26,16 @@ class V1Module(Configurable):
             object.__setattr__(self, name, min(1.0, max(0.0, float(getattr(self, name)))))
         if self.implementation == 0 or self.recurrent_dropout:
             object.__setattr__(self, "implementation", 1)
-        settle_fields(self)
         super().__post_init__()
+
+    @property
+    def config(self) -> GRUConfig:
+        """Returns what the GRU computes, with v1's activations."""
+        return dataclasses.replace(
+            config_of(self),
+            activation=v1_activation(self.activation),
+            recurrent_activation=v1_activation(self.recurrent_activation),
+        )
 
     @nn.nowrap
     def get_config(self) -> dict[str, Any]:
@@ -41,8 +50,8 @@ class V1Module(Configurable):
 
 def v1_activation(identifier: Any) -> Any:
     """Looks up an activation by TensorFlow 1's names."""
-    named = activations.serialize(identifier)
-    return hard_sigmoid if named == "hard_sigmoid" else activations.get(identifier)
+    named = activations.identify(identifier)
+    return hard_sigmoid if named == "hard_sigmoid" else named
 
 
 def masks_for(

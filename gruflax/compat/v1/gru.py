@@ -1,6 +1,5 @@
 """v1's layer: a GRU over a sequence."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,17 +10,16 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.compat.v1.common import V1Module, masks_for, stacked_masks, v1_activation
+from gruflax.compat.v1.common import V1Module, masks_for, stacked_masks
 from gruflax.functional.config import Activation
 from gruflax.functional.dropout import DropoutMasks
-from gruflax.functional.masks import combined_mask, where_steps
+from gruflax.functional.masks import steps_to_mask, where_steps
 from gruflax.layers.fields import Identifier
-from gruflax.linen.cell import GRUCell as LinenCell
-from gruflax.linen.layer import run_layer, sow_activity_loss
-from gruflax.linen.state import COLLECTION, Resettable
+from gruflax.linen.layer import Layer, sow_activity_loss
+from gruflax.linen.state import COLLECTION
 
 
-class GRU(Resettable, V1Module):
+class GRU(V1Module, Layer):
     """A GRU over a sequence, as `tf.compat.v1.keras.layers.GRU` computes it.
 
     The arguments, their order and their defaults are v1's, and so is the order of the call. What
@@ -31,37 +29,15 @@ class GRU(Resettable, V1Module):
     Dropout masks are drawn once a call. Masks in the collection "dropout_masks" are used instead:
     `inputs` and `recurrent`, each an array or a list of three (z, r, h), `[b, f]` and `[b, u]`.
 
+    The order of the fields is v1's, which has neither `seed` nor the variants of later years.
+
     Attributes:
-        units: size of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
+        units: this and all others that are not here: as `gruflax.GRU`.
         recurrent_activation: of the gates; "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)`.
-        use_bias: whether there is a bias.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`.
-        recurrent_initializer: the same, for `recurrent_kernel`.
-        bias_initializer: the same, for `bias`.
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; sown into "losses".
-        recurrent_regularizer: the same, for `recurrent_kernel`.
-        bias_regularizer: the same, for `bias`.
-        activity_regularizer: the same, for each output, divided by the size of its first axis.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.constraints`.
-        recurrent_constraint: the same, for `recurrent_kernel`.
-        bias_constraint: the same, for `bias`.
+        activity_regularizer: of each output, divided by the size of its first axis.
         dropout: rate at which input features are dropped, clamped to [0, 1].
         recurrent_dropout: rate at which state units are dropped, clamped to [0, 1].
         implementation: 1 has dropout masks for each gate, 2 one for all; 1 with recurrent dropout.
-        return_sequences: returns the output of every step instead of the last one.
-        return_state: returns the state too.
-        go_backwards: processes the last step first; outputs come in the order of processing.
-        stateful: begins with the state that the last call left in the collection
-            "recurrent_state".
-        unroll: a Python loop instead of a scan.
-        reset_after: whether the reset gate acts after the recurrent product.
-        time_major: inputs, masks and outputs have time as the first axis.
-        zero_output_for_mask: outputs are zeros, instead of the last output, at masked steps.
-        dtype: to compute in; None promotes parameters and inputs.
-        param_dtype: of the parameters.
-        precision: of the products, as in `jax.numpy.dot`.
 
     Source: `tf.compat.v1.keras.layers.GRU` of TensorFlow 1.15, 2.0 and 2.2.
     """
@@ -95,19 +71,18 @@ class GRU(Resettable, V1Module):
     param_dtype: DTypeLike = jnp.float32
     precision: lax.PrecisionLike = None
 
-    @nn.compact
     def __call__(
         self,
         inputs: ArrayLike,
         mask: ArrayLike | None = None,
         training: bool | None = None,
         initial_state: Any = None,
-    ) -> jax.Array | list[jax.Array]:
+    ) -> Any:
         """Runs the GRU over a sequence.
 
         Args:
             inputs: `[b, t, f]`, or `[t, b, f]` with `time_major`.
-            mask: `[b, t]` (`[t, b]`), any dtype; where it is False the state stays what it was.
+            mask: `[b, t]` (`[t, b]`); where it is False the state stays what it was.
             training: whether to apply dropout; None is False.
             initial_state: `[b, u]`, or a list of one such array; None is the stored state of a
                 stateful layer, else zeros.
@@ -119,28 +94,35 @@ class GRU(Resettable, V1Module):
         Raises:
             ValueError: a shape does not fit, or dropout has no key; the message names the argument.
         """
-        shape = np.shape(inputs)
-        if len(shape) != 3:
-            raise ValueError(f"inputs must have 3 axes, got shape {shape}.")
-        time, batch = shape[:2] if self.time_major else shape[1::-1]
+        if np.ndim(inputs) != 3:
+            raise ValueError(f"inputs must have 3 axes, got shape {np.shape(inputs)}.")
+        options = {"mask": mask, "training": bool(training), "initial_state": initial_state}
+        return super().__call__(inputs, **options)
+
+    @nn.compact
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
+        """Runs the GRU over a sequence, with v1's dropout masks and without v1's zeros."""
+        training, *shape = options.pop("training"), *np.shape(inputs)
+        options["zero_output_for_mask"] = False
+        batch = shape[1 if self.time_major else 0]
         sizes = {
             "inputs": (shape[2], self.dropout),
             "recurrent": (self.units, self.recurrent_dropout),
         }
-        masks = DropoutMasks(
-            *(
-                stacked_masks(self, masks_for(self, name, (batch, size), rate, training, 3))
-                for name, (size, rate) in sizes.items()
-            )
+        masks = (
+            stacked_masks(self, masks_for(self, name, (batch, size), rate, training, 3))
+            for name, (size, rate) in sizes.items()
         )
-        outputs, state = run_layer(
-            self, self._cell(), inputs, initial_state, mask=mask, dropout_masks=masks
-        )
-        axis = 0 if self.time_major else 1
-        valid = combined_mask(mask, None, (batch,), time, axis)
-        outputs = self._zeroed(outputs, valid if valid is None else jnp.moveaxis(valid, axis, 0))
+        return super().sequence(inputs, dropout_masks=DropoutMasks(*masks), **options)
+
+    def results(self, outputs: jax.Array, state: Any, mask: Any) -> Any:
+        """Returns what a call returns, as v1 does: a list, with v1's zeros and losses."""
+        if mask is not None:
+            axis, shape = 0 if self.time_major else 1, np.shape(mask)
+            valid = steps_to_mask("mask", mask, (shape[1 - axis],), shape[axis], axis)
+            outputs = self._zeroed(outputs, valid if valid is None else valid.swapaxes(0, axis))
         result = [outputs, state] if self.return_state else outputs
-        sow_activity_loss(self, result, scale=lambda output: 1 / output.shape[0])
+        sow_activity_loss(self, result, by_batch=True)
         return result
 
     @property
@@ -150,7 +132,9 @@ class GRU(Resettable, V1Module):
         return [self.get_variable(COLLECTION, "h") if bound else None]
 
     @nn.nowrap
-    def get_initial_state(self, inputs: ArrayLike) -> list[jax.Array]:
+    def get_initial_state(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, inputs: ArrayLike
+    ) -> list[jax.Array]:
         """Returns the state before the first step: a list of `[b, u]` zeros.
 
         Args:
@@ -158,18 +142,6 @@ class GRU(Resettable, V1Module):
         """
         batch = np.shape(inputs)[1 if self.time_major else 0]
         return [jnp.zeros((batch, self.units), jnp.result_type(inputs))]
-
-    @nn.nowrap
-    def _cell(self) -> LinenCell:
-        """The cell whose loop computes this layer, with the layer's own parameters."""
-        names = {field.name for field in dataclasses.fields(LinenCell) if field.init}
-        names &= set(type(self).__dataclass_fields__) - {"parent", "name"}
-        fields = {name: getattr(self, name) for name in names}
-        for name in ("activation", "recurrent_activation"):
-            fields[name] = v1_activation(fields[name])
-        cell = LinenCell(**fields)
-        nn.share_scope(self, cell)
-        return cell
 
     @nn.nowrap
     def _zeroed(self, outputs: jax.Array, valid: jax.Array | None) -> jax.Array:

@@ -17,7 +17,7 @@ from gruflax.functional.loops.cudnn import calls
 from gruflax.functional.loops.cudnn.conditions import check_cudnn as check_cudnn
 from gruflax.functional.loops.cudnn.library import load_cudnn
 from gruflax.functional.loops.cudnn.problem import Problem
-from gruflax.functional.loops.cudnn.weights import pack, unpack
+from gruflax.functional.loops.cudnn.weight_space import pack, unpack
 from gruflax.functional.sharding import vary_with
 from gruflax.functional.step import project_inputs, step
 

@@ -9,7 +9,7 @@ from numpy_cudnn import NumpyCudnn
 import gruflax
 from gruflax import convert
 from gruflax.functional.loops.cudnn.problem import Problem, Sizes
-from gruflax.functional.loops.cudnn.weights import pack, unpack
+from gruflax.functional.loops.cudnn.weight_space import pack, unpack
 
 
 GOLDEN = pathlib.Path(__file__).parents[3] / "golden" / "torch213.npz"

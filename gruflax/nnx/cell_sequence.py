@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
-from gruflax.layers.any_cell import Steps, loop_cell, step_shape, unrolled
+from gruflax.layers.any_cell import Steps, loop_cell, step_shape
 from gruflax.nnx.layer import initial_carry
 
 
@@ -46,9 +46,7 @@ def cell_sequence(
         def one_step(cell, carry, now):
             return body(functools.partial(cell, **call), carry, now)
 
-        if unroll:
-            return unrolled(functools.partial(one_step, cell), carry, steps)
-        return scan_cell(one_step, cell, carry, steps)
+        return scan_cell(one_step, cell, carry, steps, unroll)
 
     def abstract_step(state, x):
         return nnx.clone(cell)(state, x, **call)
@@ -64,17 +62,12 @@ def cell_sequence(
     )
 
 
-def scan_cell(one_step: Any, cell: nnx.RNNCellBase, carry: Any, steps: Steps) -> tuple[Any, Any]:
-    """Scans `(cell, carry, now) -> (carry, output)` over the steps.
+def scan_cell(
+    one_step: Any, cell: nnx.RNNCellBase, carry: Any, steps: Steps, unroll: bool
+) -> tuple[Any, Any]:
+    """Scans `(cell, carry, now) -> (carry, output)` over steps `[t, ...]`: `(carry, outputs)`.
 
-    Args:
-        one_step: of one step.
-        cell: its parameters stay, its other variables are carried and updated.
-        carry: before the first step.
-        steps: `[t, ...]`.
-
-    Returns:
-        `(carry, outputs)`.
+    The cell's parameters stay, its other variables are carried and updated.
     """
     graphdef, params, rest = nnx.split(cell, nnx.Param, ...)
 
@@ -85,7 +78,8 @@ def scan_cell(one_step: Any, cell: nnx.RNNCellBase, carry: Any, steps: Steps) ->
         _, _, rest = nnx.split(merged, nnx.Param, ...)
         return (rest, carry), output
 
-    (rest, carry), outputs = lax.scan(body, (rest, carry), steps)
+    copies = max(1, steps.inputs.shape[0]) if unroll else 1
+    (rest, carry), outputs = lax.scan(body, (rest, carry), steps, unroll=copies)
     nnx.update(cell, rest)
     return carry, outputs
 

@@ -13,8 +13,8 @@ from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
 from gruflax.layers.any_cell import run_stacked
 from gruflax.linen.cell import GRUCell
-from gruflax.linen.config import Configurable
-from gruflax.linen.foreign import cell_sequence, initial_carry, takes_training
+from gruflax.linen.cell_sequence import cell_sequence, initial_carry, takes_training
+from gruflax.linen.serialization import Configurable
 
 
 class StackedRNNCells(Configurable, nn.RNNCellBase):

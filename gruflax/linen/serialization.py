@@ -202,9 +202,22 @@ def _deserialize(name: str, value: Any) -> Any:
     kind = _kind(name)
     if kind is not None:
         return kind.identify(value, name)
-    classes = {cls.__name__: cls for cls in Configurable.__subclasses__()}
-    if value.get("class_name") not in classes:
-        raise ValueError(
-            f"{name} must be one of {sorted(classes)}, got {value.get('class_name')!r}."
-        )
-    return classes[value["class_name"]].from_config(value["config"])
+    cls = _class_named(name, value.get("class_name"))
+    return cls.from_config(value.get("config") or {})
+
+
+# What a config may hold inside another one: Keras' names, which are gruflax'.
+KERAS_CLASSES = ("GRUCell", "GRU", "RNN", "Bidirectional", "StackedRNNCells")
+
+
+def _class_named(field: str, name: Any) -> Any:
+    """Finds one of `KERAS_CLASSES`, or a subclass of one, by its name."""
+    import gruflax.linen
+
+    classes = [getattr(gruflax.linen, each) for each in KERAS_CLASSES]
+    # Grows while it is read: subclasses of subclasses come last.
+    for cls in classes:
+        if cls.__name__ == name:
+            return cls
+        classes.extend(cls.__subclasses__())
+    raise ValueError(f"{field} must be one of {KERAS_CLASSES}, got {name!r}.")

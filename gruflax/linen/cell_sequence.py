@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from gruflax.layers.any_cell import loop_cell, step_shape
 from gruflax.layers.fields import ROLES
 from gruflax.linen.module import noted_constraints
-from gruflax.linen.weights import at_step, sow_weight_losses
+from gruflax.linen.parameters import at_step, sow_weight_losses
 
 
 def initial_carry(cell: nn.RNNCellBase, inputs: ArrayLike, time_major: bool) -> Any:

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 from gruflax.functional.checks import brief
 from gruflax.layers.any_cell import run_stacked, step_shape
 from gruflax.nnx.cell import GRUCell
-from gruflax.nnx.foreign import cell_sequence, taken_options
+from gruflax.nnx.cell_sequence import cell_sequence, taken_options
 from gruflax.nnx.layer import initial_carry
-from gruflax.nnx.weights import Streams
+from gruflax.nnx.weights import Streams, each_streams
 
 
 class StackedRNNCells(nnx.RNNCellBase):
@@ -132,11 +132,6 @@ class StackedRNNCells(nnx.RNNCellBase):
             time_major=time_major,
             **options,
         )
-
-
-def each_streams(rngs: Streams | None, count: int) -> Any:
-    """Returns what each of `count` modules draws from: a stream is shared, a key is split."""
-    return jax.random.split(rngs, count) if isinstance(rngs, jax.Array) else (rngs,) * count
 
 
 def sequence_of(cell: nnx.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:

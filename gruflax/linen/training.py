@@ -1,9 +1,10 @@
-"""Constraints on weights, as a step of the optimiser."""
+"""What training adds to a model: the losses that layers sow, and constraints on weights."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
@@ -91,3 +92,16 @@ def constraints(
 
 def _names(path: tuple[Any, ...]) -> Path:
     return tuple(str(getattr(entry, "key", entry)) for entry in path)
+
+
+def total_loss(variables: Mapping[str, Any]) -> jax.Array:
+    """Sums what layers sowed into the collection "losses", to be added to a training loss.
+
+    Args:
+        variables: as `model.apply(variables, x, mutable=["losses"])` returns them second.
+
+    Returns:
+        A scalar; 0 where nothing was sown.
+    """
+    leaves = jax.tree.leaves(variables.get("losses", {}))
+    return sum((jnp.sum(leaf) for leaf in leaves), start=jnp.zeros(()))

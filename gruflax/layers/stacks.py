@@ -1,0 +1,80 @@
+"""Layers on top of each other: what linen's and NNX's `Stack` share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from gruflax.functional.checks import brief
+
+
+def check_stack(layers: Any, kinds: tuple[type, ...], names: str) -> None:
+    """Raises an error unless `layers`, of some `kinds` with these `names`, can be a stack."""
+    if not isinstance(layers, (tuple, list)) or not layers:
+        raise TypeError(
+            "layers must be a list of one layer or more, as in Stack([GRU(8), GRU(4)]), got "
+            f"{brief(layers)}."
+        )
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, kinds):
+            raise TypeError(f"layers[{index}] must be a {names}, got {brief(layer)}.")
+        for name in ("return_state", "time_major"):
+            if getattr(layer, name) != getattr(layers[0], name):
+                raise ValueError(
+                    f"layers must agree on {name}, got {getattr(layers[0], name)} for layers[0] "
+                    f"and {getattr(layer, name)} for layers[{index}]."
+                )
+    for index, layer in enumerate(layers[:-1]):
+        if not layer.return_sequences or getattr(layer, "merge_mode", "") is None:
+            raise ValueError(
+                f"layers[{index}] must return one sequence to the layer above: "
+                "return_sequences=True, and a merge_mode that is not None."
+            )
+
+
+def run_stack(
+    layers: tuple[Any, ...],
+    run: Callable[[int, Any, Any], Any],
+    drop: Callable[[int, Any], Any],
+    inputs: ArrayLike,
+    initial_state: Any,
+    marks: tuple[Any, ...],
+) -> Any:
+    """Runs layers one after the other: the last outputs, and with `return_state` all states.
+
+    `run(index, inputs, initial_state)` runs a layer, `drop(index, outputs)` drops what it is given;
+    `marks` are mask, lengths and resets.
+    """
+    if any(mark is not None for mark in marks) and any(each.go_backwards for each in layers[:-1]):
+        raise ValueError(
+            "mask, seq_lengths and reset must be None where a layer but the last has "
+            "go_backwards=True: its outputs come with the last step first."
+        )
+    states, outputs = [], jnp.asarray(inputs)
+    for index, state in enumerate(one_each("initial_state", initial_state, len(layers))):
+        outputs = run(index, drop(index, outputs) if index else outputs, state)
+        outputs, new = _split_result(layers[index], outputs)
+        states.append(new)
+    return (outputs, tuple(states)) if layers[-1].return_state else outputs
+
+
+def one_each(name: str, states: Any, count: int) -> tuple | list:
+    """Returns states as one entry for each layer, None for those that are not given."""
+    if states is None:
+        return (None,) * count
+    if not isinstance(states, (tuple, list)) or len(states) != count:
+        got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
+        raise ValueError(
+            f"{name} must be a tuple or list of one entry for each of {count} layers, got {got}."
+        )
+    return states
+
+
+def _split_result(layer: Any, result: Any) -> tuple[Any, tuple]:
+    """Splits what a layer returned into `(outputs, states)`."""
+    if not layer.return_state:
+        return result, ()
+    if getattr(layer, "merge_mode", "") is None:
+        return result[:2], result[2:]
+    return result[0], result[1:]

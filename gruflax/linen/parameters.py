@@ -1,0 +1,206 @@
+"""The parameters of a GRU in a linen module: declared, regularised, and run over a sequence."""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import ArrayLike
+
+from gruflax.functional.checks import check_inputs
+from gruflax.functional.config import GRUConfig
+from gruflax.functional.params import check_params, check_size, params_shapes
+from gruflax.functional.sequence import gru_sequence
+from gruflax.layers.fields import (
+    AXES,
+    axis_names,
+    config_of,
+    drops,
+    initializer_of,
+    option,
+    settle_fields,
+)
+from gruflax.layers.states import single_state
+from gruflax.linen.module import as_flag
+from gruflax.linen.serialization import Configurable
+
+
+class GRUParameters(Configurable):
+    """What a cell and a layer with the fields of a GRU have in common."""
+
+    def __post_init__(self):
+        settle_fields(self)
+        super().__post_init__()
+
+    @property
+    def config(self) -> GRUConfig:
+        """Returns what the GRU computes, as `gruflax.functional` takes it."""
+        return config_of(self)
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> jax.Array:
+        """Returns the state before the first step, for Flax.
+
+        Args:
+            rng: unused: the state is not random.
+            input_shape: of one step, `(..., f)`.
+
+        Returns:
+            `[..., u]` in the compute dtype: zeros, or the learned state of a bound cell that has
+            one.
+        """
+        del rng
+        fields: Any = self
+        shape, dtype = (*input_shape[:-1], fields.units), fields.dtype or fields.param_dtype
+        if self.scope is None or not self.has_variable("params", "initial_state"):
+            return jnp.zeros(shape, dtype)
+        learned = nn.unbox(self.get_variable("params", "initial_state"))
+        return jnp.broadcast_to(learned, shape).astype(dtype)
+
+    @nn.nowrap
+    def get_initial_state(self, batch_size: int) -> tuple[jax.Array]:
+        """Returns the state before the first step, for Keras: `([batch_size, u] zeros,)`."""
+        check_size("batch_size", batch_size)
+        return (self.initialize_carry(None, (batch_size, 1)),)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Returns 1: an input step is `[..., f]`."""
+        return 1
+
+    @nn.nowrap
+    def loop_options(self) -> dict[str, Any]:
+        """Returns which loop the fields ask for, as options of `gru_sequence`."""
+        return {}
+
+    @nn.compact
+    def sequence(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_state: ArrayLike | tuple | list | None = None,
+        training: bool = False,
+        **options: Any,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Runs the GRU over a sequence: `gruflax.functional.gru_sequence` with its parameters.
+
+        Args:
+            inputs: as there.
+            initial_state: `[..., u]`, or a tuple or list of one such array.
+            training: whether to apply dropout.
+            **options: as there.
+
+        Returns:
+            `(outputs, state)`, as there.
+        """
+        fields: Any = self
+        time_axis = 0 if options.get("time_major") else -2
+        return gru_sequence(
+            declare_params(self, inputs, time_axis),
+            inputs,
+            config=self.config,
+            initial_state=single_state("initial_state", initial_state),
+            rng=dropout_key(self, training),
+            dtype=fields.dtype,
+            precision=fields.precision,
+            **self.loop_options(),
+            **options,
+        )
+
+
+def declare_params(
+    module: Any, inputs: ArrayLike, time_axis: int | None = None
+) -> dict[str, jax.Array]:
+    """Declares a GRU's parameters in a compact method, and sows their regularisation losses.
+
+    `inputs` are a step `[..., f]`, or a sequence with its `time_axis` 0 or -2.
+    """
+    config, given = config_of(module), _given_params(module)
+    features = None if given is None else check_params(given, config, module.units)[0]
+    axes = {None: "...", 0: "time, ...", -2: "..., time"}[time_axis]
+    check_inputs("inputs", inputs, features, axes, 1 if time_axis is None else 2)
+    shapes = params_shapes(np.shape(inputs)[-1], module.units, config)
+    params = {
+        name: module.param(name, _boxing(module, name), shape, module.param_dtype)
+        for name, shape in shapes.items()
+    }
+    sow_weight_losses(module, params)
+    return params
+
+
+def _given_params(module: nn.Module) -> dict[str, Any] | None:
+    """What the variables hold for a GRU, before Flax asks for it; None where Flax will make it."""
+    given = nn.unbox(module.variables.get("params", {}))
+    if module.is_initializing() or (not given and module.is_mutable_collection("params")):
+        return None
+    # With none of a GRU's names, those of another library's are for the error to tell.
+    return {name: given[name] for name in AXES if name in given} or dict(given)
+
+
+def _boxing(module: Any, name: str) -> Callable[..., Any]:
+    """Returns what draws a parameter, boxed with its axis names where the module asks for it."""
+    draw = initializer_of(module, name)
+    if not getattr(module, "partitioned", False):
+        return draw
+
+    def draw_boxed(key, shape, dtype):
+        value = draw(key, shape, dtype)
+        # An initializer that was given names of its own keeps them.
+        boxed = isinstance(value, nn.meta.AxisMetadata)
+        return value if boxed else nn.LogicallyPartitioned(value, axis_names(name, len(shape)))
+
+    return draw_boxed
+
+
+def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> None:
+    """Sows the losses of a GRU's parameters into "losses", each once; not at init."""
+    for name, value in params.items():
+        regularizer = option(module, name, "regularizer")
+        if regularizer is not None and not module.is_initializing():
+            # A layer that is called twice still has each of its weights once.
+            module.sow(
+                "losses",
+                name,
+                regularizer(value),
+                reduce_fn=lambda _, loss: loss,
+                init_fn=lambda: jnp.zeros(()),
+            )
+
+
+_STEP: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("step", default=None)
+
+
+@contextlib.contextmanager
+def at_step(index: jax.Array) -> Iterator[None]:
+    """Tells the cells that are called meanwhile, however deep, which step of a loop this is."""
+    token = _STEP.set(index)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def step_key(key: jax.Array | None) -> jax.Array | None:
+    """Returns a key of this step alone, of one that is the same at every step of a loop."""
+    index = _STEP.get()
+    return key if key is None or index is None else jax.random.fold_in(key, index)
+
+
+def dropout_key(module: nn.Module, training: Any) -> jax.Array | None:
+    """Finds the key of a call's dropout: of the stream, else of `seed`; None to drop nothing."""
+    if not as_flag("training", training) or not drops(module):
+        return None
+    if module.has_rng("dropout"):
+        return module.make_rng("dropout")
+    seed = getattr(module, "seed", None)
+    if seed is not None:
+        return jax.random.key(seed)
+    if module.is_initializing():
+        return None
+    raise ValueError(
+        "training with dropout needs a key: pass rngs={'dropout': key} to apply, or set seed."
+    )
