@@ -8,12 +8,10 @@ their devices, each batch spread over them, with the numbers of one process.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,6 +28,7 @@ from rich.table import Table
 from gruflax import hosts
 from gruflax.datasets import JapaneseVowels, Utterances, load_japanese_vowels
 from gruflax.linen import GRU
+from gruflax.options import Parser, integer, output_path
 
 
 SPEAKERS = 9
@@ -76,30 +75,14 @@ class SpeakerClassifier(nn.Module):
     def __call__(
         self, values: ArrayLike, lengths: ArrayLike, *, training: bool = False
     ) -> jax.Array:
-        """Names the speakers.
-
-        Args:
-            values: `[b, t, f]`, right-padded utterances.
-            lengths: `[b]` integers, frames an utterance.
-            training: whether to apply dropout, with masks from the "dropout" stream.
-
-        Returns:
-            `[b, 9]` logits.
-        """
+        """Names the speakers."""
         gru = GRU(self.units, dropout=self.dropout, name="gru")
         state = gru(values, seq_lengths=lengths, training=training)
         return nn.Dense(SPEAKERS, name="speakers")(state)
 
 
 def standardise(vowels: JapaneseVowels) -> JapaneseVowels:
-    """Brings each coefficient to mean 0 and deviation 1 over the training split's valid frames.
-
-    Args:
-        vowels: splits with `values` `[n, t, f]`.
-
-    Returns:
-        Splits of the same shapes; padding stays zero.
-    """
+    """Brings each coefficient to mean 0 and deviation 1 over the training split's valid frames."""
     frames = vowels.train.values[_valid(vowels.train)]
     mean, deviation = frames.mean(axis=0), frames.std(axis=0)
     return JapaneseVowels(
@@ -117,18 +100,7 @@ def _valid(split: Utterances) -> np.ndarray:
 def train(
     units: int = 100, epochs: int = 100, seed: int = 0, report: Report | None = None
 ) -> Outcome:
-    """Trains a `SpeakerClassifier` on Japanese Vowels and tests it once, at the end.
-
-    Args:
-        units: size of the GRU's state.
-        epochs: passes over the training split.
-        seed: of the initial parameters, the order of the utterances and dropout.
-        report: is called after each epoch with its number (from 1), mean loss and accuracy on the
-            training split, both with dropout.
-
-    Returns:
-        The trained parameters and how well they do.
-    """
+    """Trains a `SpeakerClassifier` on Japanese Vowels and tests it once, at the end."""
     start = time.perf_counter()
     vowels = standardise(load_japanese_vowels())
     init_key, epochs_key = jax.random.split(jax.random.key(seed))
@@ -148,17 +120,7 @@ def train(
 
 
 def create_state(rng: jax.Array, units: int, epochs: int, split: Utterances) -> TrainState:
-    """Draws initial parameters and sets Adam up, its rate falling to 0 along a cosine.
-
-    Args:
-        rng: JAX random key, consumed.
-        units: size of the GRU's state.
-        epochs: passes over the split until the learning rate is 0.
-        split: what will be trained on; only its shapes count.
-
-    Returns:
-        A Flax train state.
-    """
+    """Draws initial parameters and sets Adam up, its rate falling to 0 along a cosine."""
     model = SpeakerClassifier(units)
     steps = epochs * (len(split.labels) // BATCH_SIZE)
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
@@ -174,16 +136,7 @@ def create_state(rng: jax.Array, units: int, epochs: int, split: Utterances) -> 
 def train_step(
     state: TrainState, batch: Utterances, rng: jax.Array
 ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
-    """Takes one step of the optimiser: a pure function, fit for jit and for any sharding.
-
-    Args:
-        state: the train state.
-        batch: `values` `[b, t, f]`, `lengths` `[b]` and `labels` `[b]`.
-        rng: JAX random key for dropout, consumed.
-
-    Returns:
-        The new state, and the loss `[]` and the accuracy `[]`, both with dropout.
-    """
+    """Takes one step of the optimiser: a pure function, fit for jit and for any sharding."""
     gradient = jax.value_and_grad(_loss_and_accuracy, argnums=1, has_aux=True)
     metrics, gradients = gradient(state, state.params, batch, rng)
     return state.apply_gradients(grads=gradients), metrics
@@ -192,17 +145,7 @@ def train_step(
 def _train_epoch(
     state: TrainState, split: Utterances, rng: jax.Array, rows: NamedSharding | None = None
 ) -> tuple[TrainState, jax.Array, jax.Array]:
-    """Makes one pass over a split, in minibatches of utterances in random order.
-
-    Args:
-        state: the train state, donated.
-        split: `values` `[n, t, f]`, `lengths` `[n]` and `labels` `[n]`.
-        rng: JAX random key, consumed.
-        rows: spreads the utterances of each minibatch over devices; None leaves them on one.
-
-    Returns:
-        The new state, the mean loss `[]` and the accuracy `[]`, both with dropout.
-    """
+    """Makes one pass over a split, in minibatches of utterances in random order."""
     order_key, dropout_key = jax.random.split(rng)
     count = len(split.labels) // BATCH_SIZE
     order = jax.random.permutation(order_key, len(split.labels))[: count * BATCH_SIZE]
@@ -233,61 +176,16 @@ def _loss_and_accuracy(
 
 
 def is_correct(units: int, params: Any, split: Utterances) -> np.ndarray:
-    """Tells for which utterances a trained classifier names the speaker.
-
-    Args:
-        units: size of the GRU's state.
-        params: of a `SpeakerClassifier`.
-        split: `values` `[n, t, f]`, standardised, `lengths` `[n]` and `labels` `[n]`.
-
-    Returns:
-        `[n]` bool.
-    """
+    """Tells for which utterances a trained classifier names the speaker."""
     logits = jax.jit(SpeakerClassifier(units).apply)(
         {"params": params}, split.values, split.lengths
     )
     return np.asarray(logits).argmax(axis=-1) == split.labels
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    """Makes the reader of an option that is an integer in a range."""
-
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise argparse.ArgumentTypeError(
-                f"must be an integer from {low} to {high}, not {text!r}"
-            )
-        return number
-
-    return read
-
-
-def _output_path(text: str) -> Path:
-    """Reads `--output`, so that a wrong path is told before training and not after."""
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder, not a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
-    return path
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Builds the command line's parser."""
-    parser = _Parser(
+    parser = Parser(
         prog="gruflax.demo",
         usage="python -m gruflax.demo [options]",
         description="Trains a masked GRU to name the speaker of an utterance (Japanese Vowels, "
@@ -296,12 +194,12 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--units", type=_integer(1, 4096), default=100, metavar="N", help="size of the GRU's state")
-    add("--epochs", type=_integer(1, 10**6), default=100, metavar="N", help="passes over the data")
-    add("--seed", type=_integer(0, 2**32 - 1), default=0, metavar="N", help="of all random draws")
+    add("--units", type=integer(1, 4096), default=100, metavar="N", help="size of the GRU's state")
+    add("--epochs", type=integer(1, 10**6), default=100, metavar="N", help="passes over the data")
+    add("--seed", type=integer(0, 2**32 - 1), default=0, metavar="N", help="of all random draws")
     add(
         "--output",
-        type=_output_path,
+        type=output_path,
         default=argparse.SUPPRESS,
         metavar="PATH",
         help="file for the trained parameters, as msgpack (flax.serialization.to_bytes); "
@@ -345,14 +243,7 @@ def _summary(outcome: Outcome) -> Table:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the demo; of several processes the first one prints and saves.
-
-    Args:
-        argv: the command line's options; None takes them from `sys.argv`.
-
-    Raises:
-        SystemExit: after `--help`, or when an option or the environment is wrong (status 2).
-    """
+    """Runs the demo; of several processes the first one prints and saves."""
     parser = build_parser()
     options = parser.parse_args(argv)
     try:

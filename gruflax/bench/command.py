@@ -10,27 +10,161 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gruflax.bench.case import (
+    DEVICES,
+    DTYPES,
     FULL_SHAPES,
     GPU_SHAPES,
     MEMORY_SHAPE,
+    MODES,
     QUICK_SHAPES,
     SCALING,
     STEP,
     STEP_SHAPES,
     VALUE_AND_GRAD,
     Case,
+    Shape,
+    describe_machine,
 )
-from gruflax.bench.machine import describe_machine
-from gruflax.bench.options import MASKS, Parser, build_parser
-from gruflax.bench.peers import FLOOR_PEER, LIBRARIES, LOOP_PEERS, STEP_PEERS, Peer, chunk_peer
-from gruflax.bench.plot import plot_groups
-from gruflax.bench.report import group_table, machine_line, remarks, targets_table, to_json
-from gruflax.bench.session import DisagreementError, Group, measure_group
-from gruflax.bench.targets import LINEN, find_targets
-from gruflax.plot import load_matplotlib
+from gruflax.bench.contestants import FLOOR_PEER, LOOP_PEERS, STEP_PEERS, Peer, chunk_peer
+from gruflax.bench.libraries import LIBRARIES
+from gruflax.bench.measure import DisagreementError, Group, measure_group
+from gruflax.bench.report import (
+    LINEN,
+    find_targets,
+    group_table,
+    machine_line,
+    remarks,
+    targets_table,
+    to_json,
+)
+from gruflax.options import Parser, integer, one_of, output_path
 
 
-FILES = ("json", "plot")
+MASKS = {"off": (False,), "on": (True,), "both": (False, True)}
+
+
+def read_shape(text: str) -> Shape:
+    """Reads "batch,time,features,units"."""
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 4 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be four positive integers, batch,time,features,units, not {text!r}"
+        )
+    return sizes
+
+
+def read_seconds(text: str) -> float:
+    """Reads a positive number of seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    # Written so that nan is refused too.
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"must be seconds, above 0, up to 86400, not {text!r}")
+    return seconds
+
+
+def build_parser() -> Parser:
+    """Builds the command line's parser."""
+    parser = Parser(
+        prog="gruflax.bench",
+        usage="python -m gruflax.bench [options]",
+        description="Times gruflax against the GRUs of the libraries that are installed: the same "
+        "shapes, dtypes and work, interleaved in one process, each warm, compiled and with as many "
+        "threads. The matmul floor is the products of a GRU without its gates: the limit. Close "
+        "other programs first; the full run takes some minutes.",
+        epilog="The ratio of a contestant is the time of the best of the other JAX libraries over "
+        "its own: above 1 is faster than all of them. 'middle half' is from the first to the third "
+        "quartile, 'compile' the time of tracing and compiling, 'memory' the peak temporary memory "
+        "that the compiler planned.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--shapes",
+        type=read_shape,
+        nargs="+",
+        metavar="B,T,F,U",
+        help="batch,time,features,units of each case, instead of those of the full run, six on a "
+        "CPU and five larger ones on a GPU",
+    )
+    what.add_argument(
+        "--scaling",
+        type=one_of(tuple(SCALING)),
+        metavar="AXIS",
+        help="a sweep instead: 'time' from 100 to 100,000 steps, 'units' from 32 to 1024",
+    )
+    what.add_argument(
+        "--step",
+        action="store_true",
+        help="one step a call at batch 1 instead: the overhead of calling, against flax.linen's "
+        "cell",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help="two small shapes, one second each, gruflax and flax; other options still count",
+    )
+    add(
+        "--peers",
+        type=one_of(tuple(LIBRARIES)),
+        nargs="+",
+        metavar="NAME",
+        help=f"libraries to compare with: {', '.join(LIBRARIES)} (default: all that are installed)",
+    )
+    add(
+        "--chunks",
+        type=integer(1, 10**6),
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="times the chunked loop with so many steps a chunk too",
+    )
+    add(
+        "--masks",
+        type=one_of(tuple(MASKS)),
+        metavar="WHICH",
+        help="'off', 'on' (right-padded sequences) or 'both' (default: both; with --quick off)",
+    )
+    add(
+        "--dtypes",
+        type=one_of(DTYPES),
+        nargs="+",
+        default=["float32"],
+        metavar="DTYPE",
+        help=f"some of {', '.join(DTYPES)} (default: float32)",
+    )
+    add(
+        "--modes",
+        type=one_of(MODES),
+        nargs="+",
+        default=list(MODES),
+        metavar="MODE",
+        help=f"some of {', '.join(MODES)} (default: both)",
+    )
+    add(
+        "--device",
+        type=one_of(DEVICES),
+        metavar="NAME",
+        help=f"{', '.join(DEVICES)} (default: the one that JAX prefers)",
+    )
+    add(
+        "--seconds",
+        type=read_seconds,
+        metavar="S",
+        help="for the timings of a case in a mode, all contestants together; at least five rounds "
+        "are run (default: 10; with --quick 1)",
+    )
+    add("--json", type=output_path, metavar="FILE", help="writes everything as JSON")
+    return parser
+
+
+FILES = ("json",)
 QUICK_PEERS = ("flax.linen", "flax.nnx")
 
 
@@ -51,15 +185,7 @@ class Task(NamedTuple):
 
 
 def plan(options: argparse.Namespace, device: str) -> list[Task]:
-    """Lists what to measure.
-
-    Args:
-        options: of the command line.
-        device: the platform.
-
-    Returns:
-        The tasks, in order.
-    """
+    """Lists what to measure."""
     seconds = options.seconds or (1.0 if options.quick else 10.0)
     if options.step:
         shapes = STEP_SHAPES[:1] if options.quick else STEP_SHAPES
@@ -104,15 +230,7 @@ def _shapes(
 
 
 def run(tasks: Sequence[Task], console: Console) -> list[Group]:
-    """Measures behind a progress bar, and prints each group as it is done.
-
-    Args:
-        tasks: what to measure.
-        console: to print on.
-
-    Returns:
-        One group a task.
-    """
+    """Measures behind a progress bar, and prints each group as it is done."""
     columns = (
         BarColumn(bar_width=20),
         TaskProgressColumn(),
@@ -156,23 +274,10 @@ def _write(parser: Parser, option: str, write: Callable[[], object]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the benchmark.
-
-    Args:
-        argv: the command line's options; None takes them from `sys.argv`.
-
-    Raises:
-        SystemExit: after `--help`; when an option is wrong (status 2); when gruflax' loops disagree
-            (status 1).
-    """
+    """Runs the benchmark."""
     parser = build_parser()
     options = parser.parse_args(argv)
     device = _device(parser, options.device)
-    if options.plot:
-        try:
-            load_matplotlib("figure")
-        except ImportError as error:
-            parser.error(f"argument --plot: {error}")
     console = Console()
     machine = describe_machine(device)
     console.print(machine_line(machine), markup=False, highlight=False)
@@ -187,5 +292,3 @@ def main(argv: list[str] | None = None) -> None:
         settings = {name: value for name, value in vars(options).items() if name not in FILES}
         text = json.dumps(to_json(groups, machine, settings), indent=1)
         _write(parser, "--json", lambda: options.json.write_text(text))
-    if options.plot:
-        _write(parser, "--plot", lambda: plot_groups(groups, options.plot, machine_line(machine)))

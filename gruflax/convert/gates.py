@@ -51,28 +51,14 @@ class Weights(NamedTuple):
 
 
 def reorder(array: np.ndarray, source: str, target: str, axis: int = -1) -> np.ndarray:
-    """Changes the order of the gates along an axis.
-
-    Args:
-        array: three equal blocks along `axis`, one a gate.
-        source: the order they are in, such as "rzh".
-        target: the order wanted, such as "zrh".
-        axis: along which the blocks lie.
-
-    Returns:
-        A new array of the same shape.
-    """
+    """Changes the order of the gates along an axis."""
     blocks = dict(zip(source, np.split(array, 3, axis), strict=True))
     return np.concatenate([blocks[gate] for gate in target], axis)
 
 
 @contextlib.contextmanager
 def whole(what: str) -> Iterator[None]:
-    """Turns whatever damaged or hostile input raises meanwhile into a ValueError.
-
-    Args:
-        what: the argument and what it must be, for the error.
-    """
+    """Turns whatever damaged or hostile input raises meanwhile into a ValueError."""
     try:
         yield
     except (FileNotFoundError, ValueError):
@@ -83,19 +69,7 @@ def whole(what: str) -> Iterator[None]:
 
 
 def make_params(kernel: Any, recurrent_kernel: Any, bias: Any = None) -> Params:
-    """Makes a GRU's parameters, or says what does not fit.
-
-    Args:
-        kernel: `[f, 3u]`.
-        recurrent_kernel: `[u, 3u]`.
-        bias: `[2, 3u]` (`reset_after`), `[3u]`, or None.
-
-    Returns:
-        Parameters as `gruflax.gru_sequence` takes them: NumPy arrays of their own, in their dtype.
-
-    Raises:
-        ValueError: a shape is not that of a GRU, or an array holds something else than floats.
-    """
+    """Makes a GRU's parameters, or says what does not fit."""
     params = {"kernel": kernel, "recurrent_kernel": recurrent_kernel}
     if bias is not None:
         params["bias"] = bias
@@ -118,20 +92,7 @@ def config_for(params: Mapping[str, Any]) -> GRUConfig:
 
 
 def weights_of(module: nn.Module | None, variables: Mapping[str, Any]) -> Weights:
-    """Reads the weights of one GRU.
-
-    Args:
-        module: a `gruflax.GRU` or `GRUCell`; None takes the convention from the bias, and Keras'
-            default activations.
-        variables: bare params, or a collection of them under "params".
-
-    Returns:
-        Its parameters as NumPy arrays, and its config.
-
-    Raises:
-        TypeError: `variables` is no mapping, or `module` no GRU.
-        ValueError: `variables` are not those of `module`.
-    """
+    """Reads the weights of one GRU."""
     if not isinstance(variables, Mapping):
         raise TypeError(f"variables must be a dict of arrays, got {brief(variables)}.")
     if module is not None and not hasattr(module, "recurrent_activation"):
@@ -152,34 +113,14 @@ def weights_of(module: nn.Module | None, variables: Mapping[str, Any]) -> Weight
 def cell_weights(
     source: Any, variables: Mapping[str, Any] | None, target: str, *, reset_after: bool
 ) -> Weights:
-    """Reads the weights of one GRU for a library whose cell knows one convention.
-
-    Args:
-        source: bare params, or a `gruflax.GRU` or `GRUCell`.
-        variables: of the module; None where `source` is params.
-        target: the library's name, for the error.
-        reset_after: the convention that the library knows.
-
-    Returns:
-        The weights.
-
-    Raises:
-        TypeError: `source` and `variables` are not of these forms.
-        ValueError: the library cannot represent them.
-    """
+    """Reads the weights of one GRU for a library whose cell knows one convention."""
     weights = weights_of(None, source) if variables is None else weights_of(source, variables)
     need(weights, target, reset_after=reset_after)
     return weights
 
 
 def need(weights: Weights, target: str, *, reset_after: bool) -> None:
-    """Raises a ValueError unless a library that has one kind of GRU has this one.
-
-    Args:
-        weights: what is to be converted.
-        target: the library's name, for the error.
-        reset_after: the convention that the library knows.
-    """
+    """Raises a ValueError unless a library that has one kind of GRU has this one."""
     # Without a bias and without a module, nothing says otherwise.
     if weights.config.reset_after != reset_after:
         raise ValueError(
@@ -196,15 +137,7 @@ def need(weights: Weights, target: str, *, reset_after: bool) -> None:
 
 
 def merged_bias(bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Adds up what libraries with one bias a gate cannot tell apart.
-
-    Args:
-        bias: `[2, 3u]`, an input and a recurrent row.
-
-    Returns:
-        What acts like an input bias [3u], and the recurrent bias of the candidate [u], which the
-        reset gate multiplies.
-    """
+    """Adds up what libraries with one bias a gate cannot tell apart."""
     units = bias.shape[-1] // 3
     merged = bias[0].copy()
     merged[: 2 * units] += bias[1, : 2 * units]
@@ -212,19 +145,7 @@ def merged_bias(bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pick(found: Mapping[str, Any], name: str | None, what: str) -> Any:
-    """Chooses by name, or the only one there is.
-
-    Args:
-        found: by name.
-        name: which one; None where there is one.
-        what: what is looked for, for the error.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: there is none of that name, or there are several and no name says which.
-    """
+    """Chooses by name, or the only one there is."""
     if name is None and len(found) == 1:
         return next(iter(found.values()))
     if name is None or name not in found:
@@ -233,19 +154,7 @@ def pick(found: Mapping[str, Any], name: str | None, what: str) -> Any:
 
 
 def take(arrays: Mapping[str, Any], names: Sequence[str], what: str) -> list[Any]:
-    """Takes entries out of a mapping.
-
-    Args:
-        arrays: by name.
-        names: the wanted ones.
-        what: what they are of, for the error.
-
-    Returns:
-        The entries, in the order of `names`.
-
-    Raises:
-        ValueError: one is missing.
-    """
+    """Takes entries out of a mapping."""
     missing = [name for name in names if name not in arrays]
     if missing:
         raise ValueError(f"{what} must hold {list(names)}, got {sorted(arrays)}.")

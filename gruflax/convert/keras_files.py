@@ -36,20 +36,7 @@ class Source(NamedTuple):
 
 
 def read_keras(path: str, name: str | None) -> Source:
-    """Reads one layer out of a file. Nothing in the file is executed or unpickled.
-
-    Args:
-        path: of a `.keras`, `.weights.h5` or older `.h5` file.
-        name: of the layer; None where the file has one GRU.
-
-    Returns:
-        The layer; without its config where the file holds weights only.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: h5py is not installed.
-        ValueError: the file is damaged or of another kind, or there is no such layer.
-    """
+    """Reads one layer out of a file. Nothing in the file is executed or unpickled."""
     h5py = _h5py()
     with whole(f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras"):
         if zipfile.is_zipfile(path):

@@ -27,30 +27,12 @@ class Part(NamedTuple):
 
 
 def single(params: Params, **fields: Any) -> Layer:
-    """Makes a GRU layer for parameters.
-
-    Args:
-        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u], [3u] or absent.
-        **fields: of the `gruflax.GRU`.
-
-    Returns:
-        `(gru, {"params": params})`.
-    """
+    """Makes a GRU layer for parameters."""
     return GRU(**_sizes(params), **fields), {"params": params}
 
 
 def pair(forward: Params, backward: Params, merge_mode: str | None, **fields: Any) -> Layer:
-    """Makes a bidirectional layer for the parameters of both directions.
-
-    Args:
-        forward: of the forward GRU.
-        backward: of the backward GRU; it may differ in its bias.
-        merge_mode: how outputs are merged, see `gruflax.Bidirectional`.
-        **fields: of both GRUs.
-
-    Returns:
-        `(bidirectional, variables)`.
-    """
+    """Makes a bidirectional layer for the parameters of both directions."""
     layer = GRU(**_sizes(forward), **fields)
     turned: dict[str, Any] = {"go_backwards": not layer.go_backwards}
     other = layer.clone(**(_sizes(backward) | fields | turned))
@@ -59,15 +41,7 @@ def pair(forward: Params, backward: Params, merge_mode: str | None, **fields: An
 
 
 def stack(layers: Sequence[Layer], dropout: float = 0.0) -> Layer:
-    """Puts layers on top of each other.
-
-    Args:
-        layers: each a module and its variables, the lowest first.
-        dropout: rate in [0, 1] at which outputs between the layers are dropped.
-
-    Returns:
-        `(stack, variables)`; a single layer as it is.
-    """
+    """Puts layers on top of each other."""
     if len(layers) == 1:
         return layers[0]
     modules, variables = zip(*layers, strict=True)
@@ -76,19 +50,7 @@ def stack(layers: Sequence[Layer], dropout: float = 0.0) -> Layer:
 
 
 def parts(module: Any, variables: Mapping[str, Any]) -> list[Part]:
-    """Takes a layer apart.
-
-    Args:
-        module: a `gruflax.GRU`, a `Bidirectional` of them, or a `Stack` of these.
-        variables: of the module.
-
-    Returns:
-        Its layers, the lowest first.
-
-    Raises:
-        TypeError: the module is none of these.
-        ValueError: the variables are not those of the module.
-    """
+    """Takes a layer apart."""
     if isinstance(module, Stack):
         names = [f"layers_{index}" for index in range(len(module.layers))]
         return [
@@ -99,19 +61,7 @@ def parts(module: Any, variables: Mapping[str, Any]) -> list[Part]:
 
 
 def child(variables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Takes the params of a module's child out of those of the module.
-
-    Args:
-        variables: bare params, or a collection of them under "params".
-        name: of the child.
-
-    Returns:
-        The child's bare params.
-
-    Raises:
-        TypeError: `variables` is no mapping.
-        ValueError: there is no such child.
-    """
+    """Takes the params of a module's child out of those of the module."""
     if not isinstance(variables, Mapping):
         raise TypeError(f"variables must be a dict of arrays, got {type(variables).__name__}.")
     params = variables.get("params", variables)

@@ -55,18 +55,7 @@ _NAMED = {
 def from_onnx_activations(
     attributes: Mapping[str, Any], directions: int
 ) -> list[dict[str, str | Callable[[jax.Array], jax.Array]]]:
-    """Reads the activations of a GRU node.
-
-    Args:
-        attributes: of the node.
-        directions: how many it has.
-
-    Returns:
-        For each direction the fields `activation` and `recurrent_activation`.
-
-    Raises:
-        ValueError: an activation is unknown, or there are too few.
-    """
+    """Reads the activations of a GRU node."""
     names = [name.decode() for name in attributes.get("activations", ())]
     names = names or ["Sigmoid", "Tanh"] * directions
     if len(names) != 2 * directions:
@@ -92,17 +81,7 @@ def from_onnx_activations(
 
 
 def to_onnx_activation(identifier: Any) -> Activation:
-    """Finds ONNX's activation for one of gruflax.
-
-    Args:
-        identifier: a name or a callable.
-
-    Returns:
-        ONNX's activation.
-
-    Raises:
-        ValueError: ONNX has none.
-    """
+    """Finds ONNX's activation for one of gruflax."""
     function = get_activation(identifier)
     for activation, known in _NAMED.items():
         if get_activation(known) is function:

@@ -17,12 +17,7 @@ _DTYPES = ("float16", "float32", "float64")
 
 
 class Graph:
-    """An ONNX graph in the making: nodes, constants, inputs and outputs.
-
-    Args:
-        onnx: the module.
-        dtype: of all arrays.
-    """
+    """An ONNX graph in the making: nodes, constants, inputs and outputs."""
 
     def __init__(self, onnx: Any, dtype: np.dtype):
         self.onnx = onnx

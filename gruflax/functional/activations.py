@@ -109,19 +109,7 @@ _SPELLINGS = {name.replace("_", ""): _NAMES[function] for name, function in ACTI
 def named_activation(
     identifier: str | Function | None, field: str = "activation"
 ) -> str | Function:
-    """Finds the name of an activation: equal activations are equal, hash alike and can be copied.
-
-    Args:
-        identifier: a Keras name ("hard_sigmoid" or "HardSigmoid"), a callable, or None for linear.
-        field: the argument's name, for errors.
-
-    Returns:
-        Keras' name; a callable that Keras has no name for as it is.
-
-    Raises:
-        TypeError: `identifier` is neither, or a callable that is not hashable.
-        ValueError: the name is unknown; the message lists the known ones.
-    """
+    """Finds the name of an activation: equal ones are equal, hash alike and can be copied."""
     if identifier is None:
         return "linear"
     if isinstance(identifier, str):

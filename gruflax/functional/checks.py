@@ -44,15 +44,7 @@ def known_values(array: Any) -> np.ndarray | None:
 
 
 def check_inputs(name: str, inputs: Any, features: int | None, axes: str, rank: int) -> None:
-    """Raises an error unless inputs have the features that the kernel has rows for.
-
-    Args:
-        name: the argument's name.
-        inputs: an array whose last axis are the features.
-        features: of the GRU; None where any number will do.
-        axes: what comes before the features, such as "..., time".
-        rank: the number of axes of inputs without a batch.
-    """
+    """Raises an error unless inputs have the features that the kernel has rows for."""
     wanted = f"({axes}, {features or 'features'})"
     array = inputs if hasattr(inputs, "shape") and hasattr(inputs, "dtype") else _as_numpy(inputs)
     kinds = (jnp.number, jnp.bool_)
@@ -90,19 +82,7 @@ def check_key(name: str, key: Any) -> None:
 def compute_dtype(
     dtype: DTypeLike | None, params: Mapping[str, ArrayLike], inputs: ArrayLike
 ) -> jnp.dtype:
-    """Chooses the dtype to compute in.
-
-    Args:
-        dtype: what the caller asks for, or None.
-        params: a GRU's parameters.
-        inputs: its inputs; integers and booleans follow the parameters.
-
-    Returns:
-        `dtype`, or the promoted dtype of `params` and `inputs`.
-
-    Raises:
-        TypeError: the result is not a floating dtype.
-    """
+    """Chooses the dtype to compute in."""
     if dtype is None:
         dtypes = [jnp.result_type(value) for value in (*params.values(), inputs)]
         dtype = dtypes[0]
@@ -124,22 +104,7 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
 def check_state(
     name: str, state: ArrayLike | None, batch_shape: tuple[int, ...], units: int, dtype: DTypeLike
 ) -> jax.Array:
-    """Casts a state and checks its shape.
-
-    Args:
-        name: the argument's name, for the error.
-        state: `[..., u]`; None is zeros.
-        batch_shape: the batch axes of the inputs.
-        units: size of the state.
-        dtype: the compute dtype.
-
-    Returns:
-        `[..., u]` in `dtype`.
-
-    Raises:
-        TypeError: no array.
-        ValueError: another shape.
-    """
+    """Casts a state and checks its shape."""
     if state is None:
         return jnp.zeros((*batch_shape, units), dtype)
     if isinstance(state, (str, Mapping)) or not jax.tree_util.all_leaves([state]):

@@ -98,15 +98,6 @@ def draw_zoneout(
 ) -> tuple[jax.Array | None, GRUConfig]:
     """Draws which units of which steps take their new state.
 
-    Args:
-        rng: JAX random key, or None for inference.
-        config: the GRU, with its rate.
-        shape: of the states, `(..., u)`.
-
-    Returns:
-        `(moves, config)`: `[..., u]` boolean, False where a unit keeps its state, with a config
-        that has no zoneout left to do; in inference None, and the config as it is.
-
     Source: Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations",
     arXiv:1606.01305.
     """
@@ -125,15 +116,7 @@ def split_masks(masks: jax.Array | None) -> tuple[jax.Array | None, jax.Array | 
 def drop_weights(
     params: Mapping[str, jax.Array], masks: DropoutMasks
 ) -> tuple[Mapping[str, jax.Array], DropoutMasks]:
-    """Drops recurrent weights, once for all steps.
-
-    Args:
-        params: of a GRU.
-        masks: of the call.
-
-    Returns:
-        The parameters, dropped, and the masks that are left to do.
-    """
+    """Drops recurrent weights, once for all steps."""
     if masks.recurrent_weights is None:
         return params, masks
     kernel = params["recurrent_kernel"] * masks.recurrent_weights
@@ -149,25 +132,7 @@ def resolve_dropout_masks(
     config: GRUConfig,
     dtype: DTypeLike,
 ) -> DropoutMasks:
-    """Draws the masks of one call, or casts and checks those that were injected.
-
-    Args:
-        masks: inputs `[n, ..., f]` and recurrent `[n, ..., u]`, n 1 or 3, and recurrent weights
-            `[u, 3u]`, each or None; or None to draw them.
-        rng: JAX random key, or None for inference.
-        batch_shape: leading axes of an input step.
-        features: size of an input step.
-        units: size of the state.
-        config: the GRU.
-        dtype: the compute dtype.
-
-    Returns:
-        The masks in `dtype`.
-
-    Raises:
-        TypeError: `masks` is no DropoutMasks.
-        ValueError: an injected mask has another shape.
-    """
+    """Draws the masks of one call, or casts and checks those that were injected."""
     if masks is None:
         return draw_dropout_masks(rng, batch_shape, features, units, config, dtype)
     if not isinstance(masks, DropoutMasks):

@@ -64,19 +64,7 @@ def mask_to_lengths(mask: ArrayLike) -> jax.Array:
 
 
 def as_booleans(name: str, array: ArrayLike) -> jax.Array:
-    """Reads bools, or integers or floats of 0 and 1.
-
-    Args:
-        name: the argument's name, for errors.
-        array: of any shape; traced numbers count as True unless they are zero.
-
-    Returns:
-        The same as booleans.
-
-    Raises:
-        TypeError: another dtype.
-        ValueError: a value that can be seen is neither 0 nor 1.
-    """
+    """Reads bools, or integers or floats of 0 and 1."""
     known = known_values(array)
     dtype = jnp.result_type(array) if known is None else known.dtype
     if jnp.issubdtype(dtype, jnp.bool_):

@@ -22,14 +22,6 @@ GATES = 3
 def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Draws a matrix with orthonormal rows or columns, in any floating dtype.
 
-    Args:
-        key: JAX random key.
-        shape: `(rows, columns)`; the smaller side is the orthonormal one.
-        dtype: of the result.
-
-    Returns:
-        `[rows, columns]`.
-
     Source: Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear
     neural networks", arXiv:1312.6120.
     """
@@ -39,18 +31,7 @@ def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.fl
 
 
 def params_shapes(features: int, units: int, config: GRUConfig) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each parameter: the gates' columns lie side by side, z | r | h.
-
-    Args:
-        features: size of an input step.
-        units: size of the state.
-        config: the GRU.
-
-    Returns:
-        `kernel` (f, 3u), `recurrent_kernel` (u, 3u) and, with `use_bias`, `bias`: (2, 3u) holds an
-        input and a recurrent row where `reset_after`, else (3u,); with `learn_initial_state`,
-        `initial_state` (u,).
-    """
+    """Returns the shape of each parameter: the gates' columns lie side by side, z | r | h."""
     columns = GATES * units
     shapes: dict[str, tuple[int, ...]] = {
         "kernel": (features, columns),
@@ -114,22 +95,7 @@ def init_gru_params(
 def draw_param(
     name: str, initializer: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Any:
-    """Draws one parameter, or raises an error that names it: an initializer returns an array.
-
-    Args:
-        name: of the parameter.
-        initializer: `f(key, shape, dtype)`; what it returns may be boxed by Flax.
-        key: JAX random key.
-        shape: wanted.
-        dtype: wanted.
-
-    Returns:
-        What the initializer returns.
-
-    Raises:
-        TypeError: it takes other arguments, or returns no array.
-        ValueError: it returns an array of another shape.
-    """
+    """Draws one parameter, or raises an error that names it: an initializer returns an array."""
     if not _takes_three(initializer):
         raise TypeError(
             f"the initializer of {name} must take (key, shape, dtype), as JAX's do, got "
@@ -168,20 +134,7 @@ def check_size(name: str, size: int) -> None:
 
 
 def check_params(params: Params, config: GRUConfig, units: int | None = None) -> tuple[int, int]:
-    """Checks that `params` are those of a GRU with this `config`.
-
-    Args:
-        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u] or [3u] or absent.
-        config: the GRU.
-        units: size of the state that is wanted; None takes that of the parameters.
-
-    Returns:
-        `(features, units)`.
-
-    Raises:
-        TypeError: `params` is no mapping, or `config` no GRUConfig.
-        ValueError: a parameter is missing, is one too many, or has another shape.
-    """
+    """Checks that `params` are those of a GRU with this `config`."""
     check_config(config)
     if not isinstance(params, Mapping):
         raise TypeError(f"params must be a dict of arrays, got {brief(params)}.")

@@ -32,20 +32,7 @@ class Registry:
     aliases: Mapping[str, Callable[[], Any]]
 
     def identify(self, identifier: Any, field: str | None = None) -> Any:
-        """Brings what stands for an object to the form that is equal where objects are equal.
-
-        Args:
-            identifier: a name in snake_case or CamelCase, a config dict (old or Keras 3's
-                serialised form), a class, an instance or any callable, or None.
-            field: the argument's name, for errors; None is the kind.
-
-        Returns:
-            The name of a class with its default arguments, in snake_case; an object; None for None.
-
-        Raises:
-            TypeError: `identifier` is none of these.
-            ValueError: the name or a key of the config is unknown, or the config is malformed.
-        """
+        """Brings what stands for an object to the form that is equal where objects are equal."""
         field = field or self.kind
         if identifier is None:
             return None
@@ -73,15 +60,7 @@ class Registry:
         return self._by_name(found, field or self.kind)() if isinstance(found, str) else found
 
     def serialize(self, identifier: Any) -> Any:
-        """Writes an object as Keras 3 does.
-
-        Args:
-            identifier: whatever `get` takes.
-
-        Returns:
-            `{"module", "class_name", "config", "registered_name"}`; None for None; a callable that
-            Keras does not know as it is.
-        """
+        """Writes an object as Keras 3 does."""
         found = self.get(identifier)
         if not _is_known(found, self.classes):
             return found

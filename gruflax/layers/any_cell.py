@@ -31,19 +31,7 @@ def time_axis(num_feature_axes: int, time_major: bool) -> int:
 
 
 def step_shape(inputs: ArrayLike, num_feature_axes: int, time_major: bool) -> tuple[int, ...]:
-    """Returns the shape of one step of the inputs, `(..., *features)`.
-
-    Args:
-        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-        num_feature_axes: of the cell.
-        time_major: whether time comes first.
-
-    Returns:
-        The shape.
-
-    Raises:
-        ValueError: the inputs have too few axes.
-    """
+    """Returns the shape of one step of the inputs, `(..., *features)`."""
     shape = list(np.shape(inputs))
     if len(shape) < num_feature_axes + 1:
         raise ValueError(
@@ -75,29 +63,6 @@ def loop_cell(
 
     A masked step before the first valid one has the carried state as its output if the cell's state
     is one array like its output, else zeros.
-
-    Args:
-        loop: `(body, carry, steps) -> (carry, outputs)`; it calls `body(step, carry, now)` for each
-            of the steps, where `step` is the cell: `(state, x) -> (state, output)`.
-        abstract_step: the cell, for `jax.eval_shape`.
-        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-        zeros: the cell's own initial state, a pytree.
-        num_feature_axes: of the cell.
-        initial_state: arrays like `zeros` in any nesting; None is `zeros`.
-        mask: `[..., t]` or `[..., t, 1]`.
-        seq_lengths: `[...]` integers.
-        reset: `[..., t]` or `[..., t, 1]`.
-        reset_state: what a reset goes back to; None is the initial state.
-        go_backwards: processes the last step first.
-        time_major: time comes first.
-        return_sequences: returns the output of every step.
-        zero_output_for_mask: outputs are zeros at masked steps.
-
-    Returns:
-        `(outputs, state)`.
-
-    Raises:
-        ValueError: a shape does not fit; the message names the argument.
     """
     state = _fitted("initial_state", initial_state, zeros)
     start = state if reset_state is None else _fitted("reset_state", reset_state, zeros)
@@ -147,24 +112,7 @@ def run_stacked(
     zero_output_for_mask: bool = False,
     **options: Any,
 ) -> tuple[jax.Array, tuple]:
-    """Runs cells over a sequence, one after the other.
-
-    Args:
-        sequences: what runs each cell, with the options of `gruflax.functional.gru_sequence`.
-        zeros: the cells' own initial states.
-        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-        num_feature_axes: of the first cell.
-        initial_state: the cells' states in any nesting; None is their own initial states.
-        reset_state: the same; what a reset goes back to; None is the initial state.
-        go_backwards: processes the last step first.
-        time_major: time comes first.
-        return_sequences: returns the output of every step.
-        zero_output_for_mask: outputs are zeros at masked steps.
-        **options: `mask`, `seq_lengths`, `reset`, `unroll`, ..., for every cell.
-
-    Returns:
-        `(outputs, states)`: the outputs of the last cell, and a tuple of the cells' states.
-    """
+    """Runs cells over a sequence, one after the other."""
     initial, fresh = (
         [None] * len(sequences) if given is None else fitted_states(name, given, zeros)
         for name, given in (("initial_state", initial_state), ("reset_state", reset_state))

@@ -20,17 +20,6 @@ def merge_directions(
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Merges the outputs of two directions.
 
-    Args:
-        merge_mode: "concat", "sum", "mul", "ave", or None for no merging.
-        forward: `[..., u]`.
-        backward: `[..., u]` in the same order of time; for "concat" its u may be another.
-
-    Returns:
-        `[..., 2u]` for "concat", `[..., u]` for "sum", "mul" and "ave", both arrays for None.
-
-    Raises:
-        ValueError: `merge_mode` is unknown, or the shapes do not fit it.
-
     Source: Keras 3's `Bidirectional`.
     """
     check_merge_mode(merge_mode)
@@ -55,18 +44,7 @@ def check_merge_mode(merge_mode: str | None) -> None:
 
 
 def state_halves(name: str, states: Any) -> tuple[Any, Any]:
-    """Splits states into those of the first and those of the second direction, as Keras does.
-
-    Args:
-        name: the argument's name, for the error.
-        states: a tuple or list of as many states for each direction; None for neither.
-
-    Returns:
-        Two of them, or two times None.
-
-    Raises:
-        ValueError: there is no tuple or list of an even number.
-    """
+    """Splits states into those of the first and those of the second direction, as Keras does."""
     if states is None:
         return None, None
     if not isinstance(states, (tuple, list)) or len(states) % 2 or not states:
@@ -83,13 +61,6 @@ def reversed_reset(reset: ArrayLike | None, axis: int) -> jax.Array | None:
     """Moves resets to where a layer that goes backwards meets the same boundaries.
 
     A reset at step t separates t - 1 from t. Going backwards, t - 1 is the step that begins anew.
-
-    Args:
-        reset: `[..., t]` or `[..., t, 1]`, time at `axis`; or None.
-        axis: of time, from the front.
-
-    Returns:
-        An array like `reset`, one step earlier; None where there is no reset.
     """
     if reset is None or np.ndim(reset) <= axis:
         # A wrong shape is the layer's to report.
@@ -174,12 +145,7 @@ class Pair:
 
 
 def check_pair(names: tuple[str, str], layers: tuple[Any, Any]) -> None:
-    """Raises a ValueError unless two layers go together.
-
-    Args:
-        names: the arguments' names, for the error.
-        layers: they must go opposite ways and agree on all else that a caller sees.
-    """
+    """Raises a ValueError unless two layers go together."""
     pair = " and ".join(names)
     one, two = layers
     if one.go_backwards == two.go_backwards:

@@ -50,20 +50,7 @@ KINDS = {"initializer": initializers, "regularizer": regularizers, "constraint":
 
 
 def option(module: Any, parameter: str, kind: str):
-    """Looks up an option of one parameter, such as the constraint of `recurrent_kernel`.
-
-    Args:
-        module: with the fields of a GRU.
-        parameter: one of `ROLES`; any other has no options.
-        kind: "initializer", "regularizer" or "constraint".
-
-    Returns:
-        A callable, or None.
-
-    Raises:
-        TypeError: the field holds something that is no identifier.
-        ValueError: the field holds an unknown name.
-    """
+    """Looks up an option of one parameter, such as the constraint of `recurrent_kernel`."""
     if parameter not in ROLES:
         return None
     field = f"{ROLES[parameter]}_{kind}"
@@ -85,14 +72,6 @@ def axis_names(parameter: str, rank: int) -> tuple[str | None, ...]:
     shard of rows has all columns of all gates. Equal shards of the 3u columns do not fit the gates,
     of u columns each: a gate's boundary falls inside a shard, or (three shards) what a unit's gates
     need lies on different ones.
-
-    Args:
-        parameter: "kernel", "recurrent_kernel", "bias" or "initial_state".
-        rank: its number of axes.
-
-    Returns:
-        `("features", "gates")`, `("units", "gates")`, for a bias `(None, "gates")` or `("gates",)`,
-        for an initial state `("units",)`.
     """
     return AXES[parameter][-rank:]
 
@@ -134,12 +113,7 @@ def check_layer_fields(layer: Any) -> None:
 
 
 def settle_fields(module: Any) -> None:
-    """Checks a GRU's fields, and gives names to what Keras has a name for.
-
-    Raises:
-        TypeError: a field is of another type; the message names it.
-        ValueError: a value is unknown, out of its range, or does not go with others.
-    """
+    """Checks a GRU's fields, and gives names to what Keras has a name for."""
     check_layer_fields(module)
     check_size("units", module.units)
     for field in ("activation", "recurrent_activation"):

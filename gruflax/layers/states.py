@@ -9,18 +9,7 @@ import numpy as np
 
 
 def single_state(name: str, states: Any) -> Any:
-    """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is.
-
-    Args:
-        name: the argument's name, for the error.
-        states: `[..., u]`, a tuple or list of one such array, or None.
-
-    Returns:
-        `[..., u]`, or None.
-
-    Raises:
-        ValueError: there is not exactly one.
-    """
+    """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is."""
     if not isinstance(states, (tuple, list)):
         return states
     if len(states) != 1:
@@ -57,19 +46,7 @@ def check_stored(stored: Any, zeros: Any) -> None:
 
 
 def fitted_states(name: str, given: Any, wanted: Any) -> Any:
-    """Fits states into a cell's nesting: Keras puts the one state of a cell into a list.
-
-    Args:
-        name: the argument's name, for the error.
-        given: as many arrays of the same shapes as `wanted` has, in any nesting, in order.
-        wanted: a pytree of arrays.
-
-    Returns:
-        A pytree like `wanted`, in its dtypes.
-
-    Raises:
-        ValueError: another number of arrays, or other shapes.
-    """
+    """Fits states into a cell's nesting: Keras puts the one state of a cell into a list."""
     check_states(given, wanted, name)
     leaves, treedef = jax.tree.flatten(wanted)
     new = [
@@ -80,19 +57,7 @@ def fitted_states(name: str, given: Any, wanted: Any) -> Any:
 
 
 def replaced_states(stored: Any, states: Any) -> Any:
-    """Returns `stored` with new values: zeros, or those of `states`.
-
-    Args:
-        stored: a pytree of states.
-        states: None, or as many arrays of the same shapes in any nesting, in the order of the
-            paths of `stored`, numbers in them compared as numbers.
-
-    Returns:
-        A pytree like `stored`.
-
-    Raises:
-        ValueError: another number of arrays, or other shapes.
-    """
+    """Returns `stored` with new values: zeros, or those of `states`."""
     if states is None:
         return jax.tree.map(jnp.zeros_like, stored)
     paths, treedef = jax.tree_util.tree_flatten_with_path(stored)

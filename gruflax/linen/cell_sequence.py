@@ -16,19 +16,7 @@ from gruflax.linen.parameters import at_step, sow_weight_losses
 
 
 def initial_carry(cell: nn.RNNCellBase, inputs: ArrayLike, time_major: bool) -> Any:
-    """Returns a cell's state before the first step of `inputs`.
-
-    Args:
-        cell: the cell.
-        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-        time_major: whether time comes first.
-
-    Returns:
-        The pytree that `cell.initialize_carry` gives.
-
-    Raises:
-        ValueError: the inputs have too few axes.
-    """
+    """Returns a cell's state before the first step of `inputs`."""
     # Flax' cells begin with zeros unless told otherwise; nn.RNN uses this key too.
     shape = step_shape(inputs, cell.num_feature_axes, time_major)
     return cell.initialize_carry(jax.random.key(0), shape)
@@ -46,20 +34,6 @@ def cell_sequence(
     """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind.
 
     The "dropout" stream gives the same key at every step; zoneout makes another one of it.
-
-    Args:
-        cell: bound to a module that is running; `cell(state, x) -> (state, output)`.
-        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-        training: handed to cells whose call takes it.
-        time_major: time comes first.
-        unroll: unrolls all of `nn.scan`.
-        **options: of `gruflax.layers.any_cell.loop_cell`.
-
-    Returns:
-        `(outputs, state)`.
-
-    Raises:
-        ValueError: a shape does not fit; the message names the argument.
     """
     call: dict[str, Any] = {"training": training} if takes_training(cell) else {}
 

@@ -112,15 +112,7 @@ DTYPE_KEYS = ("dtype", "autocast", "param_dtype")
 
 
 def written_dtypes(module: nn.Module) -> dict[str, Any]:
-    """Writes the dtypes of a module as `read_dtypes` reads them.
-
-    Args:
-        module: with `dtype` and `param_dtype`, or with neither.
-
-    Returns:
-        Keras' policy as "dtype"; "autocast" where the module differs from Keras in whether inputs
-        are cast; "param_dtype" where Keras has no such policy.
-    """
+    """Writes the dtypes of a module as `read_dtypes` reads them."""
     stored = jnp.dtype(getattr(module, "param_dtype", jnp.float32)).name
     dtype = getattr(module, "dtype", None)
     computed = stored if dtype is None else jnp.dtype(dtype).name
@@ -135,18 +127,7 @@ def written_dtypes(module: nn.Module) -> dict[str, Any]:
 
 
 def read_dtypes(config: Mapping[str, Any]) -> dict[str, DTypeLike]:
-    """Reads the dtypes of a config.
-
-    Args:
-        config: with a Keras dtype policy as "dtype": a name ("float32", "mixed_bfloat16", ...), a
-            serialised DTypePolicy, a dtype, or None; and maybe the other `DTYPE_KEYS`.
-
-    Returns:
-        The fields `dtype` and `param_dtype` that it sets; none for float32, which is the default.
-
-    Raises:
-        ValueError: the policy is unknown or malformed.
-    """
+    """Reads the dtypes of a config."""
     policy = config.get("dtype")
     if isinstance(policy, Mapping):
         policy = (policy.get("config") or {}).get("name")

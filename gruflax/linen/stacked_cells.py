@@ -126,14 +126,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
 
 
 def sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
-    """Finds the function that runs a cell over a sequence: its own, or the one for any cell.
-
-    Args:
-        cell: bound to a module that is running.
-
-    Returns:
-        A function with the options of `gruflax.functional.gru_sequence`.
-    """
+    """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
     for own in (GRUCell, StackedRNNCells):
         # A subclass with a step of its own runs that one.
         if isinstance(cell, own) and type(cell).__call__ is own.__call__:

@@ -14,18 +14,7 @@ COLLECTION = "recurrent_state"
 
 
 def load_state(layer: nn.Module, zeros: Any) -> Any:
-    """Reads what the last call left behind.
-
-    Args:
-        layer: a stateful layer.
-        zeros: arrays or `jax.ShapeDtypeStruct`s of the shapes that fit the inputs, `[..., u]`.
-
-    Returns:
-        The stored state; None where nothing is stored.
-
-    Raises:
-        ValueError: the stored state has other shapes, as when the batch size changed.
-    """
+    """Reads what the last call left behind."""
     if not layer.has_variable(COLLECTION, "h"):
         return None
     stored = layer.get_variable(COLLECTION, "h")

@@ -15,17 +15,7 @@ from gruflax.linen.module import Constraint, Path, noted_constraints
 def collect_constraints(
     model: nn.Module, *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
 ) -> dict[Path, tuple[Constraint, int]]:
-    """Finds the constrained weights of a model, without computing anything.
-
-    Args:
-        model: an unbound Flax module with gruflax layers anywhere in it.
-        *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s; flags stay flags.
-        rngs: streams that `model.init` needs besides "params" and "dropout".
-        **kwargs: of the call, the same.
-
-    Returns:
-        For each path below "params" a constraint and the rank of the weight that it is for.
-    """
+    """Finds the constrained weights of a model, without computing anything."""
     leaves, treedef = jax.tree.flatten((args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
 

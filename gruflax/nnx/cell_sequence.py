@@ -23,23 +23,7 @@ def cell_sequence(
     unroll: bool = False,
     **options: Any,
 ) -> tuple[jax.Array, Any]:
-    """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind.
-
-    Args:
-        cell: `cell(state, x) -> (state, output)`.
-        inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-        deterministic: handed to cells whose call takes it.
-        rngs: the same.
-        time_major: time comes first.
-        unroll: a Python loop instead of `lax.scan`.
-        **options: of `gruflax.layers.any_cell.loop_cell`.
-
-    Returns:
-        `(outputs, state)`.
-
-    Raises:
-        ValueError: a shape does not fit; the message names the argument.
-    """
+    """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind."""
     call = taken_options(cell, deterministic=deterministic, rngs=rngs)
 
     def loop(body, carry, steps):

@@ -13,18 +13,7 @@ class RecurrentState(nnx.Variable):
 
 
 def load_state(layer: Any, zeros: Any) -> Any:
-    """Reads what the last call left behind.
-
-    Args:
-        layer: a stateful layer.
-        zeros: states of the shapes that fit the inputs, `[..., u]`.
-
-    Returns:
-        The stored state; None where nothing is stored.
-
-    Raises:
-        ValueError: the stored state has other shapes, as when the batch size changed.
-    """
+    """Reads what the last call left behind."""
     if not hasattr(layer, "h"):
         return None
     stored = layer.h.get_value()

@@ -40,12 +40,7 @@ def total_loss(module: nnx.Module, captured: Any = None) -> jax.Array:
 
 
 def sow_activity_loss(layer: Any, result: Any) -> None:
-    """Sows the activity loss of each output of a call, where it is captured.
-
-    Args:
-        layer: with `activity_regularizer`.
-        result: a pytree of outputs.
-    """
+    """Sows the activity loss of each output of a call, where it is captured."""
     # Outside of nnx.capture nobody would collect what is sown, and it would pile up.
     regularizer = regularizers.get(layer.activity_regularizer, "activity_regularizer")
     if regularizer is None or not hasattr(layer, "__captures__"):

@@ -200,19 +200,7 @@ class GRUWeights(nnx.Module):
 
 
 def stream(name: str, rngs: Any) -> nnx.RngStream:
-    """Takes a stream out of `rngs`.
-
-    Args:
-        name: "params", "dropout" or "carry".
-        rngs: an `nnx.Rngs` with this or a default stream, or the stream itself.
-
-    Returns:
-        The stream.
-
-    Raises:
-        TypeError: `rngs` is neither.
-        ValueError: it has no such stream.
-    """
+    """Takes a stream out of `rngs`."""
     if isinstance(rngs, nnx.RngStream):
         return rngs
     if not isinstance(rngs, nnx.Rngs):

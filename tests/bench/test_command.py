@@ -1,16 +1,14 @@
 """The command line: what it measures, what it writes, how it refuses."""
 
 import json
-import sys
 
 import jax
 import pytest
 from rich.console import Console
 
-from gruflax.bench import command, session
+from gruflax.bench import command, measure
 from gruflax.bench.case import FULL_SHAPES, GPU_SHAPES, MEMORY_SHAPE
-from gruflax.bench.options import build_parser
-from gruflax.bench.plot import plot_groups
+from gruflax.bench.command import build_parser
 
 
 @pytest.fixture
@@ -21,7 +19,7 @@ def still(monkeypatch):
         report(1.0)
         return {name: [1.0] * 3 for name in runs}
 
-    monkeypatch.setattr(session, "interleave", interleave)
+    monkeypatch.setattr(measure, "interleave", interleave)
 
 
 def plan(*options, device="cpu"):
@@ -68,16 +66,13 @@ def test_a_gpu_has_its_own_shapes():
     assert plan("--quick", device="gpu")[0].case.shape == plan("--quick")[0].case.shape
 
 
-def test_chunks_are_contestants(still, tmp_path):
+def test_chunks_are_contestants(still):
     first, *_ = plan("--quick", "--chunks", "3", "7", "3", "--shapes", "2,5,4,3")
     chunked = [name for name in names(first) if name.startswith("gruflax (chunked")]
     assert chunked == ["gruflax (chunked)", "gruflax (chunked 3)", "gruflax (chunked 7)"]
     with jax.numpy_dtype_promotion("standard"):
         (group,) = command.run([first], Console())
     assert set(chunked) <= {result.name for result in group.results}
-    plot_groups([group], tmp_path / "chunks.svg", "a machine")
-    drawn = (tmp_path / "chunks.svg").read_text()
-    assert all(name in drawn for name in chunked[1:])
 
 
 def test_scaling_varies_one_axis_and_step_takes_one_step():
@@ -128,12 +123,12 @@ def error_of(capsys, *options):
         (["--masks", "some"], "--masks: must be one of off, on, both, not 'some'"),
         (["--dtypes", "int8"], "--dtypes: must be one of float32, bfloat16, float16, float64"),
         (["--modes", "backward"], "--modes: must be one of forward, value_and_grad"),
-        (["--chunks", "0"], "--chunks: must be a positive integer, not '0'"),
-        (["--chunks", "many"], "--chunks: must be a positive integer, not 'many'"),
+        (["--chunks", "0"], "--chunks: must be an integer from 1 to 1000000, not '0'"),
+        (["--chunks", "many"], "--chunks: must be an integer from 1 to 1000000, not 'many'"),
         (["--scaling", "batch"], "--scaling: must be one of time, units, not 'batch'"),
         (["--scaling", "time", "--step"], "--step: not allowed with argument --scaling"),
         (["--json", "{folder}/absent/file"], "--json: there is no folder '{folder}/absent'"),
-        (["--plot", "{folder}"], "--plot: '{folder}' is a folder, not a file"),
+        (["--json", "{folder}"], "--json: '{folder}' is a folder, not a file"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
@@ -149,15 +144,9 @@ def test_a_device_that_is_not_there_is_one_clear_line(capsys):
     assert written == "argument --device: JAX finds no tpu here, only cpu"
 
 
-def test_a_missing_matplotlib_is_told_before_measuring(capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    status, written = error_of(capsys, "--plot", str(tmp_path / "bench.png"))
-    assert status == 2 and written.endswith("pip install 'gruflax[notebooks]'")
-
-
 def test_a_disagreement_ends_the_run(capsys, monkeypatch):
     def disagree(*arguments):
-        raise session.DisagreementError("a and b differ")
+        raise measure.DisagreementError("a and b differ")
 
     monkeypatch.setattr(command, "measure_group", disagree)
     with pytest.raises(SystemExit) as exit_info:
@@ -171,8 +160,6 @@ def test_help_explains_every_option(capsys):
         command.main(["--help"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
-    for (
-        option
-    ) in "shapes scaling step quick peers chunks masks dtypes modes device json plot".split():
+    for option in "shapes scaling step quick peers chunks masks dtypes modes device json".split():
         assert f"--{option}" in text
     assert "default: 10; with --quick 1" in " ".join(text.split())

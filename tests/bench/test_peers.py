@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 
 from gruflax.bench.case import MODES, STEP, VALUE_AND_GRAD, Case, environment
-from gruflax.bench.peers import FLOOR_PEER, LIBRARIES, LOOP_PEERS, STEP_PEERS, Peer
-from gruflax.bench.peers.loops import gruflax_params
-from gruflax.bench.peers.peer import Inputs, jax_program, mean_square
+from gruflax.bench.contestants import (
+    FLOOR_PEER,
+    LOOP_PEERS,
+    STEP_PEERS,
+    Inputs,
+    Peer,
+    gruflax_params,
+    jax_program,
+    mean_square,
+)
+from gruflax.bench.libraries import LIBRARIES
 from gruflax.functional import gru_cell_step, gru_sequence
 from gruflax.functional.sequence import LOOPS
 

@@ -5,10 +5,10 @@ import json
 import pytest
 from rich.console import Console
 
-from gruflax.bench.case import STEP, Case
-from gruflax.bench.machine import describe_machine, thread_count
-from gruflax.bench.plot import plot_groups
+from gruflax.bench.case import Case, describe_machine, thread_count
+from gruflax.bench.measure import Absence, Group, Result, Spread
 from gruflax.bench.report import (
+    find_targets,
     format_seconds,
     group_table,
     machine_line,
@@ -16,9 +16,6 @@ from gruflax.bench.report import (
     targets_table,
     to_json,
 )
-from gruflax.bench.session import Absence, Group, Result
-from gruflax.bench.spread import Spread
-from gruflax.bench.targets import find_targets
 
 
 def result(name, kind, median, note=""):
@@ -116,22 +113,3 @@ def test_the_machine_is_named():
     assert {"jax", "flax", "numpy"} <= set(machine["versions"])
     line = machine_line(machine)
     assert machine["cpu"] in line and f"jax {machine['versions']['jax']}" in line
-
-
-def test_the_picture_is_written(groups, tmp_path):
-    pytest.importorskip("matplotlib")
-    step = Group(
-        Case(1, 1, 4, 5),
-        STEP,
-        (
-            result("gruflax.gru_cell_step", "gruflax", 1e-5),
-            result("flax.linen.GRUCell", "jax", 2e-5),
-        ),
-        (),
-    )
-    plot_groups([*groups, step], tmp_path / "bench.svg", "a machine")
-    picture = (tmp_path / "bench.svg").read_text()
-    for label in ("forward", "value_and_grad", "step", "keras", "matmul floor", "a machine"):
-        assert f"<!-- {label}" in picture
-    with pytest.raises(ValueError, match="groups must hold timings"):
-        plot_groups([], tmp_path / "none.svg", "a machine")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gruflax.bench.spread import geometric_mean, spread
+from gruflax.bench.measure import geometric_mean, spread
 
 
 def test_the_spread_of_known_numbers():

@@ -21,15 +21,6 @@ def forward(
     """Runs a GRU forward.
 
     Under `jax.vmap` over data, inference is one call with a larger batch.
-
-    Args:
-        problem: of the GRU; its time and batch are taken from `x`.
-        weights: the weight space.
-        state: `[b, u]`, the initial state.
-        x: `[t, b, f]`.
-
-    Returns:
-        `(states [t, b, u], reserve)`: the reserve is what the backward pass needs, in bytes.
     """
 
     @custom_vmap
@@ -73,20 +64,7 @@ def backward(
     reserve: jax.Array,
     dstates: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Runs a GRU backward.
-
-    Args:
-        problem: of the GRU; its time and batch are taken from `x`.
-        weights: the weight space.
-        state: `[b, u]`, the initial state.
-        x: `[t, b, f]`.
-        states: `[t, b, u]`, of the forward pass.
-        reserve: of the forward pass.
-        dstates: `[t, b, u]`, the cotangent of `states`.
-
-    Returns:
-        `(dweights, dstate [b, u], dx [t, b, f])`.
-    """
+    """Runs a GRU backward."""
 
     @custom_vmap
     def call(weights, state, x, states, reserve, dstates):
@@ -118,17 +96,7 @@ def backward(
 def _called(
     queue: Callable[..., None], results: Sequence[Any], *inputs: jax.Array, changed: int = 0
 ) -> list[jax.Array]:
-    """Has XLA call a function that queues work on its stream.
-
-    Args:
-        queue: `(stream, addresses of the results, *addresses of the inputs)`.
-        results: their shapes and dtypes.
-        *inputs: arrays.
-        changed: so many inputs are, in the memory of as many results, changed in place.
-
-    Returns:
-        The results.
-    """
+    """Has XLA call a function that queues work on its stream."""
 
     def callback(context, out, *arguments):
         queue(

@@ -31,11 +31,7 @@ class CudnnError(RuntimeError):
 
 
 class Cudnn:
-    """cuDNN's GRU, with device memory given by address.
-
-    Args:
-        library: the loaded library.
-    """
+    """cuDNN's GRU, with device memory given by address."""
 
     def __init__(self, library: ctypes.CDLL):
         self._library = library
@@ -63,22 +59,7 @@ class Cudnn:
         workspace: int,
         reserve: int,
     ) -> None:
-        """Queues a forward pass on a stream.
-
-        Args:
-            stream: a CUDA stream of the current device.
-            problem: what is computed.
-            lengths: `[b]` int32, each `problem.time`.
-            x: `[t, b, f]`.
-            state: `[b, u]`, the initial state.
-            weights: the weight space.
-            states: `[t, b, u]`, written.
-            workspace: scratch.
-            reserve: written in training.
-
-        Raises:
-            CudnnError: cuDNN refuses the call.
-        """
+        """Queues a forward pass on a stream."""
         sizes, made, handle = self._prepared(problem, stream)
         with self._lock:
             self._call(
@@ -118,19 +99,7 @@ class Cudnn:
         workspace: int,
         reserve: int,
     ) -> None:
-        """Queues a backward pass on a stream.
-
-        Args: those of `forward`, and
-            states: `[t, b, u]`, of the forward pass.
-            dstates: `[t, b, u]`, their cotangent.
-            dx: `[t, b, f]`, written.
-            dstate: `[b, u]`, written.
-            dweights: the weight space, added to.
-            reserve: of the forward pass; overwritten.
-
-        Raises:
-            CudnnError: cuDNN refuses the call.
-        """
+        """Queues a backward pass on a stream."""
         sizes, made, handle = self._prepared(problem, stream)
         spaces = *_space(sizes.workspace, workspace), *_space(sizes.reserve, reserve)
         lengths_address = _address(lengths)
@@ -309,14 +278,7 @@ def _space(size: int, address: int) -> tuple[ctypes.c_size_t, ctypes.c_void_p]:
 
 @functools.cache
 def load_cudnn() -> Cudnn:
-    """Loads cuDNN: the copy that JAX's CUDA plugin has loaded, or that of its Python package.
-
-    Returns:
-        The library, one a process.
-
-    Raises:
-        CudnnError: there is none, or it is older than 9.
-    """
+    """Loads cuDNN: the copy that JAX's CUDA plugin has loaded, or that of its Python package."""
     for place in (SONAME, *_packaged()):
         try:
             cudnn = Cudnn(ctypes.CDLL(place))

@@ -54,15 +54,6 @@ def _over_valid_steps(
 
     cuDNN knows lengths only, wants them on the host, and not of zero. This way any mask will do,
     with nothing to wait for.
-
-    Args:
-        run: `x [t, b, f] -> states [t, b, u]`.
-        state: `[b, u]`, the initial state.
-        x: `[t, b, f]`.
-        valid: `[t, b]` boolean.
-
-    Returns:
-        `[t, b, u]`.
     """
     order = jnp.argsort(~valid, axis=0, stable=True)
     states = run(jnp.take_along_axis(x, order[..., None], axis=0))

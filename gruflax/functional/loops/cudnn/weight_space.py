@@ -12,15 +12,7 @@ _ORDER = (1, 0, 2)
 
 
 def pack(params: Params, sizes: Sizes) -> jax.Array:
-    """Lays out parameters as cuDNN reads them.
-
-    Args:
-        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u].
-        sizes: where each piece belongs.
-
-    Returns:
-        `[n]`, the weight space, with zeros in its gaps.
-    """
+    """Lays out parameters as cuDNN reads them."""
     matrices = [*_gates(params["kernel"]), *_gates(params["recurrent_kernel"])]
     biases = [*_gates(params["bias"][0]), *_gates(params["bias"][1])]
     pieces = [matrix.T.reshape(-1) for matrix in matrices] + biases
@@ -35,16 +27,7 @@ def pack(params: Params, sizes: Sizes) -> jax.Array:
 
 
 def unpack(weights: jax.Array, problem: Problem, sizes: Sizes) -> Params:
-    """Reads parameters from a weight space.
-
-    Args:
-        weights: `[n]`.
-        problem: the sizes of the GRU.
-        sizes: where each piece begins.
-
-    Returns:
-        `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u].
-    """
+    """Reads parameters from a weight space."""
     units, starts = problem.units, _elements(sizes, weights.dtype)
 
     def matrix(start: int, features: int) -> jax.Array:

@@ -1,14 +1,23 @@
-"""The GRUs of other JAX libraries."""
+"""The GRUs of other libraries, in JAX and with engines of their own."""
 
 import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from gruflax.bench.case import Case
-from gruflax.bench.peers.peer import JAX_PEER, Inputs, Peer, Program, jax_program
+from gruflax.bench.case import FORWARD, VALUE_AND_GRAD, Case, thread_count
+from gruflax.bench.contestants import (
+    JAX_PEER,
+    OTHER,
+    Inputs,
+    Peer,
+    Program,
+    gruflax_params,
+    jax_program,
+)
 
 
 def make_linen(case: Case, mode: str) -> Program:
@@ -86,11 +95,7 @@ def make_equinox(case: Case, mode: str) -> Program:
 
 
 def make_keras(case: Case, mode: str) -> Program:
-    """Makes `keras.layers.GRU` on its JAX backend.
-
-    Raises:
-        RuntimeError: Keras was imported with another backend.
-    """
+    """Makes `keras.layers.GRU` on its JAX backend."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
@@ -135,3 +140,107 @@ JAX_PEERS = (
     Peer("equinox", JAX_PEER, make_equinox, ("equinox",), "equinox", masks=False),
     Peer("keras", JAX_PEER, make_keras, ("keras",), "keras"),
 )
+
+
+def make_torch(case: Case, mode: str) -> Program:
+    """Makes `torch.nn.GRU`, on packed sequences where there is a mask."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if case.device != "cpu" and not torch.cuda.is_available():
+        raise RuntimeError(f"torch has no {case.device}")
+    torch.set_num_threads(thread_count())
+    device = "cuda" if case.device == "gpu" else "cpu"
+    dtype = getattr(torch, case.dtype)
+    torch.manual_seed(0)
+    gru = torch.nn.GRU(case.features, case.units, batch_first=True, device=device, dtype=dtype)
+    inputs: Any = torch.from_numpy(case.inputs()).to(device, dtype)
+    lengths = case.lengths()
+    if lengths is not None:
+        inputs = torch.nn.utils.rnn.pack_padded_sequence(
+            inputs, torch.from_numpy(lengths).long(), batch_first=True, enforce_sorted=False
+        )
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def forward() -> Any:
+        with torch.inference_mode():
+            outputs = gru(inputs)[0]
+        wait()
+        return outputs if lengths is None else outputs.data
+
+    def value_and_grad() -> Any:
+        gru.zero_grad(set_to_none=True)
+        outputs = gru(inputs)[0]
+        # A packed sequence holds the valid steps only.
+        valid = outputs if lengths is None else outputs.data
+        loss = valid.float().square().mean() if dtype.itemsize < 4 else valid.square().mean()
+        loss.backward()
+        wait()
+        return loss.detach(), [parameter.grad for parameter in gru.parameters()]
+
+    return Program(value_and_grad if mode == VALUE_AND_GRAD else forward)
+
+
+def _onnx_model(case: Case) -> bytes:
+    """Writes a GRU with gruflax' parameters as an ONNX model."""
+    from gruflax.convert import to_onnx
+    from gruflax.linen import GRU
+
+    layer = GRU(case.units, return_sequences=True)
+    # Old enough for every onnxruntime of the last years.
+    return to_onnx(layer, gruflax_params(case), opset=14).SerializeToString()
+
+
+def make_onnxruntime(case: Case, mode: str) -> Program:
+    """Makes an onnxruntime session with gruflax' parameters; inputs and outputs stay bound."""
+    import onnxruntime
+
+    device = "cuda" if case.device == "gpu" else "cpu"
+    provider = f"{device.upper()}ExecutionProvider"
+    if case.device == "tpu" or provider not in onnxruntime.get_available_providers():
+        raise RuntimeError(f"onnxruntime has no {case.device}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = thread_count()
+    # Its threads spin while it runs, as they should, but not into the next contestant's time.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(_onnx_model(case), options, providers=[provider])
+    outputs = np.zeros((case.batch, case.time, case.units), np.float32)
+    x, y = (
+        onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0)
+        for array in (case.inputs(), outputs)
+    )
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("inputs", x)
+    binding.bind_ortvalue_output("outputs", y)
+
+    def run() -> Any:
+        session.run_with_iobinding(binding)
+        return y
+
+    return Program(run)
+
+
+OTHER_PEERS = (
+    Peer(
+        "torch",
+        OTHER,
+        make_torch,
+        ("torch",),
+        "torch",
+        mask_note="packs masked sequences, which skips the padded steps",
+    ),
+    Peer(
+        "onnxruntime",
+        OTHER,
+        make_onnxruntime,
+        ("onnx", "onnxruntime"),
+        "onnx onnxruntime",
+        modes=(FORWARD,),
+        masks=False,
+        dtypes=("float32",),
+    ),
+)
+
+LIBRARIES = {peer.name: peer for peer in (*JAX_PEERS, *OTHER_PEERS)}

@@ -4,12 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gruflax.bench import session
+from gruflax.bench import measure
 from gruflax.bench.case import MEMORY_SHAPE, TARGET_SHAPES, VALUE_AND_GRAD, Case
-from gruflax.bench.peers import Peer, Program
-from gruflax.bench.session import DisagreementError, Group, Result, check_agreement, measure_group
-from gruflax.bench.spread import Spread
-from gruflax.bench.targets import best_jax_peer, find_targets
+from gruflax.bench.contestants import Peer, Program
+from gruflax.bench.measure import (
+    DisagreementError,
+    Group,
+    Result,
+    Spread,
+    check_agreement,
+    measure_group,
+)
+from gruflax.bench.report import best_jax_peer, find_targets
 
 
 CASE = Case(2, 3, 4, 5)
@@ -29,7 +35,7 @@ def still(monkeypatch):
         report(1.0)
         return {name: [float(index)] * 3 for index, name in enumerate(runs, start=1)}
 
-    monkeypatch.setattr(session, "interleave", interleave)
+    monkeypatch.setattr(measure, "interleave", interleave)
 
 
 def test_a_group_holds_results_absences_and_notes(still):

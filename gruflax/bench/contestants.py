@@ -1,0 +1,338 @@
+"""The contestants that are gruflax or its limit, and how any that uses JAX becomes a program."""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gruflax.bench.case import DEVICES, DTYPES, MODES, STEP, VALUE_AND_GRAD, Case
+from gruflax.functional import gru_cell_step, gru_sequence, init_gru_params
+from gruflax.functional.checks import at_least_float32
+from gruflax.functional.loops.products import choose_products, turned_back_dot, turned_dot
+from gruflax.functional.sequence import LOOPS
+
+
+GRUFLAX, JAX_PEER, OTHER, FLOOR = "gruflax", "jax", "other", "floor"
+
+
+class Program(NamedTuple):
+    """Something to time.
+
+    Attributes:
+        run: does the work once and returns when it is done: outputs `[b, t, u]`, or the loss and
+            the gradients.
+        compile_seconds: of tracing and compiling; None where nothing is compiled.
+        temp_bytes: peak temporary memory as the compiler planned it; None where none tells.
+    """
+
+    run: Callable[[], Any]
+    compile_seconds: float | None = None
+    temp_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A contestant of the benchmark.
+
+    Attributes:
+        name: as the tables show it.
+        kind: "gruflax"; "jax", whose best is compared with gruflax; "other"; or "floor".
+        make: makes the program of a case in a mode; imports its library.
+        modules: what has to be importable.
+        package: what to install where it is not.
+        modes: what it can do.
+        masks: whether it takes right-padded sequences.
+        dtypes: in which it can compute.
+        devices: on which it can run.
+        note: how its work differs, if it does.
+        mask_note: how its work differs where there is a mask.
+    """
+
+    name: str
+    kind: str
+    make: Callable[[Case, str], Program]
+    modules: tuple[str, ...] = ()
+    package: str = ""
+    modes: tuple[str, ...] = MODES
+    masks: bool = True
+    dtypes: tuple[str, ...] = DTYPES
+    devices: tuple[str, ...] = DEVICES
+    note: str = ""
+    mask_note: str = ""
+
+    def available(self) -> bool:
+        """Whether its libraries are installed."""
+        return all(importlib.util.find_spec(module) for module in self.modules)
+
+    def obstacle(self, case: Case, mode: str) -> str | None:
+        """Says why it cannot take part, or returns None."""
+        if not self.available():
+            return f"is not installed (pip install {self.package})"
+        if mode not in self.modes:
+            return f"has no {mode}"
+        if case.masked and not self.masks:
+            return "takes no mask"
+        if case.dtype not in self.dtypes:
+            return f"does not compute in {case.dtype}"
+        if case.device not in self.devices:
+            return f"does not run on a {case.device}"
+        return None
+
+    def build(self, case: Case, mode: str) -> Program:
+        """Makes the program, compiled for the case's device."""
+        return self.make(case, mode)
+
+
+class Inputs(NamedTuple):
+    """The arrays of a case on its JAX device.
+
+    Attributes:
+        x: `[b, t, f]` in the case's dtype.
+        mask: `[b, t]` bool, or None.
+        lengths: `[b]` int32, or None; says the same as `mask`.
+    """
+
+    x: jax.Array
+    mask: jax.Array | None
+    lengths: jax.Array | None
+
+
+# The libraries' own layers are typed to return more than arrays.
+Apply = Callable[[Any, Inputs], Any]
+
+
+def jax_program(case: Case, mode: str, apply: Apply, params: Any) -> Program:
+    """Compiles a GRU, or its loss and gradients, for a case."""
+    mask, lengths = case.mask(), case.lengths()
+    inputs = Inputs(
+        jnp.asarray(case.inputs(), case.dtype),
+        None if mask is None else jnp.asarray(mask),
+        None if lengths is None else jnp.asarray(lengths),
+    )
+
+    def loss(params: Any, inputs: Inputs) -> jax.Array:
+        return mean_square(apply(params, inputs), inputs.mask)
+
+    function = jax.value_and_grad(loss) if mode == VALUE_AND_GRAD else apply
+    return compiled_program(case, function, params, inputs)
+
+
+class Executable(NamedTuple):
+    """A compiled function and what its compiler told.
+
+    Attributes:
+        call: the function, of arrays on the case's device.
+        arguments: those it was compiled for, on that device.
+        seconds: of tracing and compiling.
+        temp_bytes: peak temporary memory as planned, or None.
+    """
+
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    seconds: float
+    temp_bytes: int | None
+
+
+def compile_for(case: Case, function: Callable[..., Any], *arguments: Any) -> Executable:
+    """Compiles a function for given arguments on the case's device, and times that once."""
+    arguments = jax.device_put(arguments, case.jax_device)
+    start = time.perf_counter()
+    # A new function, so that no cache spares the tracing.
+    call = jax.jit(lambda *arguments: function(*arguments)).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    temp_bytes = getattr(call.memory_analysis(), "temp_size_in_bytes", None)
+    return Executable(call, arguments, seconds, temp_bytes)
+
+
+def compiled_program(case: Case, function: Callable[..., Any], *arguments: Any) -> Program:
+    """Compiles a function to a program that calls it and waits, always with the same arguments."""
+    executable = compile_for(case, function, *arguments)
+    call, arguments = executable.call, executable.arguments
+    run = lambda: jax.block_until_ready(call(*arguments))  # noqa: E731
+    return Program(run, executable.seconds, executable.temp_bytes)
+
+
+def mean_square(outputs: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The loss of every JAX contestant: the mean of squares over the valid outputs."""
+    squares = jnp.square(outputs.astype(at_least_float32(outputs.dtype)))
+    return squares.mean(where=None if mask is None else mask[..., None])
+
+
+SUBJECT = "gruflax (auto)"
+
+
+def gruflax_params(case: Case) -> dict[str, jax.Array]:
+    """Draws parameters as Keras does, but for the bias, which is not zero."""
+    return init_gru_params(
+        jax.random.key(0),
+        case.features,
+        case.units,
+        bias_initializer=jax.nn.initializers.normal(0.1),
+        dtype=jnp.dtype(case.dtype),
+    )
+
+
+def _make(loop: str, case: Case, mode: str, chunk: int | None = None) -> Program:
+    def apply(params: dict[str, jax.Array], inputs: Inputs) -> jax.Array:
+        return gru_sequence(params, inputs.x, mask=inputs.mask, loop=loop, chunk=chunk)[0]
+
+    return jax_program(case, mode, apply, gruflax_params(case))
+
+
+LOOP_PEERS = tuple(
+    Peer(
+        f"gruflax ({loop})",
+        GRUFLAX,
+        functools.partial(_make, loop),
+        devices=("gpu",) if loop == "cudnn" else DEVICES,
+    )
+    for loop in LOOPS
+)
+
+
+def chunk_peer(steps: int) -> Peer:
+    """Makes the contestant that is the chunked loop with so many steps a chunk."""
+    return Peer(
+        f"gruflax (chunked {steps})", GRUFLAX, functools.partial(_make, "chunked", chunk=steps)
+    )
+
+
+LONGEST_CHUNK = 50
+
+Kernels = tuple[jax.Array, jax.Array]
+
+
+def make_floor(case: Case, mode: str) -> Program:
+    """Makes the products of a case; masks cost none."""
+    chunks = math.ceil(case.time / LONGEST_CHUNK)
+    length = math.ceil(case.time / chunks)
+    draws = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(draws[0], (chunks, length, case.batch, case.features), case.dtype)
+    kernel = jax.nn.initializers.normal(0.1)(draws[1], (case.features, 3 * case.units), case.dtype)
+    function = _with_gradients if mode == VALUE_AND_GRAD else _forward
+    return compiled_program(case, function, (kernel, _orthogonal_blocks(draws[2], case)), x)
+
+
+def _orthogonal_blocks(key: jax.Array, case: Case) -> jax.Array:
+    """Draws `[u, 3u]` of orthogonal blocks: no state grows, or fades to slow subnormal numbers."""
+    block = jax.nn.initializers.orthogonal()(key, (case.units, case.units), jnp.float32)
+    return jnp.tile(block, (1, 3)).astype(case.dtype)
+
+
+def _forward(kernels: Kernels, x: jax.Array) -> tuple[Any, jax.Array]:
+    """Returns the last products and the states `[chunks, k, b, u]`."""
+    kernel, recurrent = kernels
+    units, columns = recurrent.shape
+    _, length, batch, _ = x.shape
+    turned, _ = choose_products(batch, units)
+    dot, factor = (turned_dot, recurrent.T) if turned else (jnp.dot, recurrent)
+
+    def step(product: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        state = product[:, :units]
+        return dot(state, factor), state
+
+    def chunk(carry: tuple[jax.Array, jax.Array], x: jax.Array) -> tuple[Any, jax.Array]:
+        product, states = lax.scan(step, carry[0], None, length)
+        return (product, jnp.dot(x, kernel)), states
+
+    start = jnp.ones((batch, columns), x.dtype), jnp.zeros((length, batch, columns), x.dtype)
+    return lax.scan(chunk, start, x)
+
+
+def _with_gradients(kernels: Kernels, x: jax.Array) -> tuple[Any, Any]:
+    """Returns what `_forward` does, and products as large as the kernels' gradients."""
+    kernel, recurrent = kernels
+    units, columns = recurrent.shape
+    _, length, batch, features = x.shape
+    last, states = _forward(kernels, x)
+    _, turned_back = choose_products(batch, units)
+    dot = turned_back_dot if turned_back else jnp.dot
+    pull_back = jax.linear_transpose(lambda state: dot(state, recurrent), states[0, 0])
+
+    def step(cotangent: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        return cotangent.at[:, :units].set(pull_back(cotangent)[0]), cotangent
+
+    def chunk(carry: Any, saved: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        cotangent, of_kernel, of_recurrent = carry
+        x, states = saved
+        cotangent, stacked = lax.scan(step, cotangent, None, length)
+        stacked = stacked.reshape(length * batch, columns)
+        of_kernel += jnp.dot(x.reshape(length * batch, features).T, stacked)
+        of_recurrent += jnp.dot(states.reshape(length * batch, units).T, stacked)
+        return (cotangent, of_kernel, of_recurrent), None
+
+    start = (last[0] * 1e-3, jnp.zeros_like(kernel), jnp.zeros_like(recurrent))
+    gradients, _ = lax.scan(chunk, start, (x, states), reverse=True)
+    return (last, states[-1, -1]), gradients
+
+
+FLOOR_PEER = Peer(
+    "matmul floor", FLOOR, make_floor, note="only the products of a GRU: the limit, not a GRU"
+)
+
+
+def _stepping(
+    case: Case, step: Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]], params: Any
+) -> Program:
+    """Compiles `step(params, state, x) -> (state, output)`, and feeds its state back at each call.
+
+    The first state is zeros `[b, u]`.
+    """
+    state = jnp.zeros((case.batch, case.units), case.dtype)
+    x = jnp.asarray(case.inputs()[:, 0], case.dtype)
+    executable = compile_for(case, step, params, state, x)
+    params, state, x = executable.arguments
+
+    def run() -> jax.Array:
+        nonlocal state
+        state, output = executable.call(params, state, x)
+        return output.block_until_ready()
+
+    return Program(run, executable.seconds, executable.temp_bytes)
+
+
+def make_cell_step(case: Case, mode: str) -> Program:
+    """Makes a jitted `gruflax.gru_cell_step`."""
+    return _stepping(
+        case, lambda params, state, x: gru_cell_step(params, state, x), gruflax_params(case)
+    )
+
+
+def make_stateful_layer(case: Case, mode: str) -> Program:
+    """Makes a jitted `gruflax.GRU(stateful=True)`, whose state is a Flax collection."""
+    from gruflax.linen import GRU
+
+    layer = GRU(case.units, stateful=True, return_sequences=True)
+
+    def step(params: Any, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        variables = {"params": params, "recurrent_state": {"h": state}}
+        run: Any = layer.apply
+        outputs, updated = run(variables, x[:, None], mutable=["recurrent_state"])
+        return updated["recurrent_state"]["h"], outputs[:, 0]
+
+    return _stepping(case, step, gruflax_params(case))
+
+
+def make_linen_cell(case: Case, mode: str) -> Program:
+    """Makes a jitted `flax.linen.GRUCell`."""
+    from flax import linen as nn
+
+    cell = nn.GRUCell(case.units)
+    state, x = (jnp.zeros((case.batch, size)) for size in (case.units, case.features))
+    params = cell.init(jax.random.key(0), state, x)
+    step: Any = cell.apply
+    return _stepping(case, step, params)
+
+
+STEP_PEERS = (
+    Peer("gruflax.gru_cell_step", GRUFLAX, make_cell_step, modes=(STEP,)),
+    Peer("gruflax.GRU (stateful)", GRUFLAX, make_stateful_layer, modes=(STEP,)),
+    Peer("flax.linen.GRUCell", JAX_PEER, make_linen_cell, ("flax",), "flax", modes=(STEP,)),
+)
