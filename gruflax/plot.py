@@ -1,25 +1,22 @@
-"""Pictures with a cell a number: gates over time, masks, confusion matrices."""
+"""Pictures of a GRU: its gates over time, and which steps a mask lets count.
 
+They need matplotlib (`pip install 'gruflax[notebooks]'`). The colour-blind can tell the colours
+apart.
+"""
+
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gruflax.plot.figure import (
-    COLOURS,
-    SIZE,
-    checked_array,
-    checked_indices,
-    load_matplotlib,
-    new_axes,
-    whole_ticks,
-)
 
-
+# Okabe and Ito's colours, those that are faint on white last.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+GREY = "#999999"
+SIZE = (5.0, 3.0)
 PARTS = ("update", "reset", "candidate", "state")
-# Numbers in a heat map are white from this share of the darkest colour on.
-DARK = 0.6
 
 
 def gates(
@@ -141,38 +138,49 @@ def _cell_ticks(axis: Any, size: int) -> None:
     axis.set_ticks([number + 0.5 for number in numbers], [str(number) for number in numbers])
 
 
-def confusion_matrix(matrix: ArrayLike, labels: Sequence[Any], axes: Any = None) -> Any:
-    """Draws how often each class was taken for which: the numbers, coloured by their row's share.
+def load_matplotlib(module: str) -> Any:
+    """Imports a module of matplotlib.
 
     Args:
-        matrix: `[n, n]` counts; rows are the true classes, columns what was said.
-        labels: n names of classes.
-        axes: matplotlib axes; None makes a figure.
+        module: its name, such as "pyplot".
 
     Returns:
-        The matplotlib axes.
+        The module.
 
     Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: `matrix` is not square, or there is another number of labels.
+        ImportError: matplotlib is not installed; the message says what to install.
     """
-    counts = checked_array("matrix", matrix, "[n, n]")
-    if counts.shape != (len(labels),) * 2:
-        wanted = (len(labels),) * 2
-        raise ValueError(
-            f"matrix must have shape {wanted} for {len(labels)} labels, got {counts.shape}."
-        )
-    axes = new_axes((SIZE[0], 4.2))[0] if axes is None else axes
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > DARK else "black"
-        text = f"{count:g}" if count else "·"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
-    names = [str(label) for label in labels]
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.figure.colorbar(picture, ax=axes, label="share of the true class")
-    return axes
+    try:
+        importlib.import_module("matplotlib")
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'gruflax[notebooks]'") from error
+    return importlib.import_module(f"matplotlib.{module}")
+
+
+def new_axes(size: tuple[float, float], rows: int = 1, sharex: bool = False) -> np.ndarray:
+    """Makes a figure with a column of axes."""
+    options = {"figsize": size, "layout": "constrained", "sharex": sharex, "squeeze": False}
+    return load_matplotlib("pyplot").subplots(rows, **options)[1][:, 0]
+
+
+def whole_ticks(axis: Any) -> None:
+    """Marks whole numbers only."""
+    axis.get_major_locator().set_params(integer=True)
+
+
+def checked_array(name: str, values: ArrayLike, shape: str) -> np.ndarray:
+    """Brings values to an array of as many axes as `shape` names, none of them empty."""
+    array = np.asarray(values)
+    if array.ndim != shape.count(",") + 1 or not array.size:
+        raise ValueError(f"{name} must have shape {shape}, none of them 0, got {array.shape}.")
+    # bfloat16 and its kin are unknown to matplotlib.
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
+
+
+def checked_indices(name: str, indices: Sequence[int], size: int) -> np.ndarray:
+    array = np.asarray(indices)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+        raise ValueError(f"{name} must be integers, at least one, got {indices!r}.")
+    if array.min() < 0 or array.max() >= size:
+        raise ValueError(f"{name} must be from 0 to {size - 1}, got {list(indices)}.")
+    return array

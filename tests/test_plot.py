@@ -1,5 +1,6 @@
-"""Heat maps: what they show, how they are labelled, and how wrong arrays are refused."""
+"""Pictures: what they show, how they are labelled, and how wrong arrays are refused."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,33 @@ from gruflax import plot
 RANDOM = np.random.default_rng(0)
 
 
-class Trace(NamedTuple):
+@pytest.fixture(autouse=True)
+def close_figures():
+    pytest.importorskip("matplotlib").use("Agg")
+    from matplotlib import pyplot
+
+    yield
+    pyplot.close("all")
+
+
+@pytest.fixture
+def drawn():
+    """Draws the figure of some axes, so that what fails only then fails here."""
+
+    def draw(axes):
+        axes.figure.canvas.draw()
+        return axes
+
+    return draw
+
+
+@pytest.fixture
+def names_in():
+    """Reads a legend."""
+    return lambda axes: [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+class Gates(NamedTuple):
     update: np.ndarray
     reset: np.ndarray
     candidate: np.ndarray
@@ -19,33 +46,33 @@ class Trace(NamedTuple):
 
 
 @pytest.fixture
-def trace():
-    return Trace(*RANDOM.random((2, 7, 3)), *RANDOM.normal(size=(2, 7, 3)))
+def gates():
+    return Gates(*RANDOM.random((2, 7, 3)), *RANDOM.normal(size=(2, 7, 3)))
 
 
-def test_gates_are_heat_maps_with_units_as_rows(trace, drawn):
-    panels = plot.gates(trace)
+def test_gates_are_heat_maps_with_units_as_rows(gates, drawn):
+    panels = plot.gates(gates)
     assert [panel.get_title("left") for panel in panels] == [
         "update gate",
         "reset gate",
         "candidate",
         "state",
     ]
-    for panel, array in zip(panels, trace, strict=True):
+    for panel, array in zip(panels, gates, strict=True):
         (image,) = drawn(panel).images
         np.testing.assert_array_equal(image.get_array(), array.T)
         assert panel.get_ylabel() == "unit"
     assert panels[-1].get_xlabel() == "step"
     assert panels[0].images[0].get_clim() == (0, 1)
     low, high = panels[3].images[0].get_clim()
-    assert -low == high == np.abs(trace.state).max()
+    assert -low == high == np.abs(gates.state).max()
 
 
-def test_gates_of_some_units_in_given_axes(trace, drawn):
+def test_gates_of_some_units_in_given_axes(gates, drawn):
     _, axes = plot.load_matplotlib("pyplot").subplots(2)
-    panels = plot.gates(trace, axes, units=[2, 0], parts=("reset", "state"))
+    panels = plot.gates(gates, axes, units=[2, 0], parts=("reset", "state"))
     assert list(panels) == list(axes)
-    np.testing.assert_array_equal(panels[0].images[0].get_array(), trace.reset[:, [2, 0]].T)
+    np.testing.assert_array_equal(panels[0].images[0].get_array(), gates.reset[:, [2, 0]].T)
     assert [label.get_text() for label in drawn(panels[1]).get_yticklabels()] == ["2", "0"]
 
 
@@ -64,15 +91,15 @@ def test_gates_of_some_units_in_given_axes(trace, drawn):
             "activations must be what gruflax.gate_activations returns, got dict",
         ),
         (
-            {"activations": Trace(*np.zeros((4, 2, 7, 3)))},
+            {"activations": Gates(*np.zeros((4, 2, 7, 3)))},
             ValueError,
             r"activations.update must have shape \[t, u\], none of them 0, got \(2, 7, 3\)",
         ),
     ],
 )
-def test_wrong_activations_raise(trace, options, error, message):
+def test_wrong_activations_raise(gates, options, error, message):
     with pytest.raises(error, match=message):
-        plot.gates(**({"activations": trace} | options))
+        plot.gates(**({"activations": gates} | options))
 
 
 def test_a_mask_shows_which_steps_count(drawn, names_in):
@@ -92,12 +119,8 @@ def test_wrong_masks_raise(shape):
         plot.mask(np.ones(shape))
 
 
-def test_a_confusion_matrix_has_its_numbers_in_the_cells(drawn):
-    matrix = np.array([[9, 1, 0], [0, 4, 0], [20, 0, 20]])
-    axes = drawn(plot.confusion_matrix(matrix, "abc"))
-    cells = {text.get_position(): text.get_text() for text in axes.texts}
-    assert cells[0, 0] == "9" and cells[1, 0] == "1" and cells[0, 2] == "20"
-    np.testing.assert_allclose(axes.images[0].get_array()[2], [0.5, 0, 0.5])
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
-    with pytest.raises(ValueError, match=r"matrix must have shape \(2, 2\) for 2 labels"):
-        plot.confusion_matrix(matrix, "ab")
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for draw in (lambda: plot.load_matplotlib("figure"), lambda: plot.mask([True])):
+        with pytest.raises(ImportError, match=r"pip install 'gruflax\[notebooks\]'"):
+            draw()
