@@ -89,17 +89,12 @@ class StackedRNNCells(nnx.RNNCellBase):
             new.append(state)
         return (new if isinstance(carry, list) else tuple(new)), output
 
-    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None) -> tuple:
-        """Returns the states before the first step, for Flax.
-
-        Args:
-            input_shape: of one step, `(..., *features)`; cells take its batch axes.
-            rngs: for cells that draw their initial state.
-
-        Returns:
-            A tuple of the cells' states.
-        """
-        return tuple(cell.initialize_carry(input_shape, rngs) for cell in self.cells)
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
+    ) -> tuple:
+        """Returns the states before the first step, a tuple, for steps of `(..., *features)`."""
+        given = () if carry_init is None else (carry_init,)
+        return tuple(cell.initialize_carry(input_shape, rngs, *given) for cell in self.cells)
 
     def sequence(
         self,

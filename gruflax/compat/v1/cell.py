@@ -146,7 +146,7 @@ class GRUCell(V1Module):
         self.put_variable(MASKS, "recurrent", None)
 
     @nn.nowrap
-    def get_initial_state(
+    def get_initial_state(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         inputs: ArrayLike | None = None,
         batch_size: int | None = None,

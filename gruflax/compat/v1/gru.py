@@ -71,7 +71,7 @@ class GRU(V1Module, Layer):
     param_dtype: DTypeLike = jnp.float32
     precision: lax.PrecisionLike = None
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         inputs: ArrayLike,
         mask: ArrayLike | None = None,

@@ -1,0 +1,110 @@
+"""The house: which room imports which, what is not imported, and Keras' signatures."""
+
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import gruflax
+from gruflax.compat import v1
+
+
+PACKAGE = pathlib.Path(gruflax.__file__).parent
+
+# From the top to the ground; a room imports from those after it only.
+ROOMS = (
+    "demo",
+    "bench",
+    "compat",
+    "convert",
+    "nnx",
+    "linen",
+    "layers",
+    "keras_names",
+    "functional",
+)
+
+# TensorFlow 2.2's, `tf.compat.v1.keras.layers.GRU` and `GRUCell`.
+V1_CELL = (
+    "units activation recurrent_activation use_bias kernel_initializer recurrent_initializer "
+    "bias_initializer kernel_regularizer recurrent_regularizer bias_regularizer kernel_constraint "
+    "recurrent_constraint bias_constraint dropout recurrent_dropout implementation reset_after"
+).split()
+V1_LAYER = (
+    "units activation recurrent_activation use_bias kernel_initializer recurrent_initializer "
+    "bias_initializer kernel_regularizer recurrent_regularizer bias_regularizer "
+    "activity_regularizer kernel_constraint recurrent_constraint bias_constraint dropout "
+    "recurrent_dropout implementation return_sequences return_state go_backwards stateful unroll "
+    "reset_after"
+).split()
+
+
+def imports_of(room):
+    """The rooms of gruflax that a room's files name in their imports."""
+    path = PACKAGE / room
+    files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+    text = "\n".join(file.read_text() for file in files)
+    return set(re.findall(r"^ *(?:from|import) gruflax\.(\w+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_point_down(room):
+    above = set(ROOMS[: ROOMS.index(room)])
+    # linen and NNX are side by side.
+    above |= {"linen"} if room == "nnx" else {"nnx"} if room == "linen" else set()
+    assert not imports_of(room) & above
+
+
+def test_the_functional_core_imports_jax_and_numpy_only():
+    assert imports_of("functional") == {"functional"}
+    files = (PACKAGE / "functional").rglob("*.py")
+    others = {"flax", "optax", "keras", "rich", "h5py", "onnx", "torch"}
+    for file in files:
+        found = re.findall(r"^ *(?:from|import) (\w+)", file.read_text(), re.MULTILINE)
+        assert not others & set(found), file
+
+
+def test_importing_gruflax_imports_nothing_that_is_asked_for_elsewhere():
+    code = "import sys, gruflax; print(*(name for name in sys.modules if 'gruflax' in name))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = found.stdout.split()
+    assert "gruflax.linen.gru" in names
+    absent = ("cudnn", "nnx", "bench", "convert", "compat", "plot", "demo", "datasets")
+    assert not [name for name in names if set(name.split(".")) & set(absent)]
+
+
+def test_files_are_neither_long_nor_tiny():
+    lengths = {
+        str(file.relative_to(PACKAGE)): len(file.read_text().splitlines())
+        for file in PACKAGE.rglob("*.py")
+    }
+    assert max(lengths.values()) <= 400
+    tiny = [name for name, length in lengths.items() if length < 40 and "__" not in name]
+    assert len(tiny) <= 3, tiny
+
+
+def parameters(cls):
+    skipped = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    found = inspect.signature(cls).parameters.values()
+    return {each.name: each.default for each in found if each.kind not in skipped}
+
+
+@pytest.mark.parametrize("name", ["GRU", "GRUCell", "RNN", "Bidirectional", "StackedRNNCells"])
+def test_positional_order_and_defaults_are_keras(name):
+    theirs, ours = parameters(getattr(keras.layers, name)), parameters(getattr(gruflax, name))
+    # Weights are no argument of a Flax module.
+    theirs.pop("weights", None)
+    assert list(ours)[: len(theirs)] == list(theirs)
+    assert {key: ours[key] for key in theirs} == theirs
+
+
+@pytest.mark.parametrize(("cls", "wanted"), [(v1.GRU, V1_LAYER), (v1.GRUCell, V1_CELL)])
+def test_positional_order_is_v1s(cls, wanted):
+    ours = parameters(cls)
+    assert list(ours)[: len(wanted)] == wanted
+    assert ours["recurrent_activation"] == "hard_sigmoid"
+    assert (ours["implementation"], ours["reset_after"]) == (1, False)
