@@ -36,4 +36,6 @@ def test_keras_gives_the_recorded_arrays(case, script):
         made = script.make_case(case)
     assert set(made) == set(recorded)
     for name, array in made.items():
-        np.testing.assert_allclose(array, recorded[name], atol=2e-6, err_msg=name)
+        # Sums of float32 in another order.
+        scale = 1e-5 * max(1.0, np.abs(recorded[name]).max())
+        np.testing.assert_allclose(array, recorded[name], atol=scale, err_msg=name)
