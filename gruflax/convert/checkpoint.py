@@ -22,13 +22,9 @@ _DTYPES = (
 def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> None:
     """Saves variables, every collection of them: "params.kernel", "recurrent_state.h", ...
 
-    The file at `path` is replaced at once, when the new one is whole.
-
         save_safetensors("gru.safetensors", variables)
 
-    Args:
-        path: of the file.
-        variables: a nested dict of arrays, as `init` returns it.
+    The file is replaced at once, when the new one is whole.
 
     Raises:
         ImportError: safetensors is not installed.

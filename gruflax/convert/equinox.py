@@ -58,24 +58,16 @@ def from_equinox(cell: Any) -> Params:
 def to_equinox(
     source: Any, variables: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray | None]:
-    """Converts to the parameters of an `equinox.nn.GRUCell`.
+    """Converts to the parameters of an `equinox.nn.GRUCell`, without a bias to None.
 
-    Exact in function. The two biases of the update and the reset gate are added up, since Equinox
-    has one: they cannot be told apart again.
+    Exact in function: the two biases of the update and the reset gate are added up, as in
+    `to_linen`, whose arguments it has.
 
         arrays = to_equinox(gru, variables)
         cell = eqx.nn.GRUCell(12, 64, key=key)
         cell = eqx.tree_at(
             lambda cell: [getattr(cell, name) for name in arrays], cell, list(arrays.values())
         )
-
-    Args:
-        source: bare params, or a `gruflax.GRU` or `GRUCell`.
-        variables: of the module; None where `source` is params.
-
-    Returns:
-        `weight_ih` [3u, f], `weight_hh` [3u, u], and `bias` [3u] and `bias_n` [u], which are None
-        for a GRU without a bias, as in `GRUCell(..., use_bias=False)`.
 
     Raises:
         ValueError: the GRU has `reset_after=False`, or activations other than tanh and sigmoid.

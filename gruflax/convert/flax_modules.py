@@ -59,7 +59,7 @@ def from_linen(params: Mapping[str, Any]) -> Params:
 
 
 def to_linen(source: Any, variables: Mapping[str, Any] | None = None) -> dict[str, Params]:
-    """Converts to the parameters of a `flax.linen.GRUCell`.
+    """Converts to the parameters of a `flax.linen.GRUCell`: `{"ir": {"kernel", "bias"}, ...}`.
 
     Exact in function. The two biases of the update and the reset gate are added up, since Flax has
     one: they cannot be told apart again. No bias is a bias of zeros.
@@ -70,9 +70,6 @@ def to_linen(source: Any, variables: Mapping[str, Any] | None = None) -> dict[st
     Args:
         source: bare params, or a `gruflax.GRU` or `GRUCell`.
         variables: of the module; None where `source` is params.
-
-    Returns:
-        `{"ir": {"kernel", "bias"}, "iz": ..., "in": ..., "hr": {"kernel"}, "hz": ..., "hn": ...}`.
 
     Raises:
         ValueError: the GRU has `reset_after=False`, or activations that differ from Flax' defaults.
@@ -119,24 +116,15 @@ def from_nnx(cell: Any) -> Params:
 
 
 def to_nnx(source: Any, variables: Mapping[str, Any] | None = None) -> dict[str, Params]:
-    """Converts to the parameters of a `flax.nnx.GRUCell`.
+    """Converts to the parameters of a `flax.nnx.GRUCell`: `{"dense_i": ..., "dense_h": ...}`.
 
-    Exact in function. The two biases of the update and the reset gate are added up, since NNX has
-    one: they cannot be told apart again. No bias is a bias of zeros.
+    As `to_linen`; NNX' cell has no recurrent bias at all.
 
         cell = nnx.GRUCell(12, 64, rngs=nnx.Rngs(0))
         nnx.update(cell, to_nnx(gru, variables))
 
-    Args:
-        source: bare params, or a `gruflax.GRU` or `GRUCell`.
-        variables: of the module; None where `source` is params.
-
-    Returns:
-        `{"dense_i": {"kernel": [f, 3u], "bias": [3u]}, "dense_h": {"kernel": [u, 3u]}}`.
-
     Raises:
-        ValueError: the GRU has `reset_after=False`, activations that differ from Flax' defaults,
-            or a recurrent bias in its candidate, which NNX' cell does not have.
+        ValueError: as there, or the candidate has a recurrent bias.
     """
     weights = cell_weights(source, variables, "flax.nnx", reset_after=True)
     merged, candidate = merged_bias(weights.biases())

@@ -40,19 +40,12 @@ def from_haiku(params: Mapping[str, Any], name: str | None = None) -> Params:
 
 
 def to_haiku(source: Any, variables: Mapping[str, Any] | None = None) -> Params:
-    """Converts to the parameters of a `haiku.GRU`; exact, bit by bit, with a bias.
-
-    No bias is a bias of zeros.
+    """Converts to the parameters of a `haiku.GRU`; exact, bit by bit; no bias is a bias of zeros.
 
         params = {"gru": to_haiku(gruflax.GRU(64, reset_after=False), variables)}
         outputs, state = transformed.apply(params, key, x)
 
-    Args:
-        source: bare params with a bias [3u], or a `gruflax.GRU` or `GRUCell`.
-        variables: of the module; None where `source` is params.
-
-    Returns:
-        `w_i` [f, 3u], `w_h` [u, 3u], `b` [3u].
+    The arguments are those of `to_linen`.
 
     Raises:
         ValueError: the GRU has `reset_after=True`, or activations other than tanh and sigmoid.

@@ -29,11 +29,7 @@ class NonNeg:
 class MinMaxNorm:
     """Scales weights so that their norms along an axis lie between two values.
 
-    Attributes:
-        min_value: the smallest norm.
-        max_value: the largest norm.
-        rate: 1 enforces the bounds at every step, less moves towards them.
-        axis: along which norms are taken: 0 is the weights into one column.
+    A `rate` of 1 enforces the bounds at every step, less moves towards them.
     """
 
     min_value: float = 0.0
@@ -55,9 +51,7 @@ class MinMaxNorm:
 class MaxNorm:
     """Scales weights down whose norm along an axis is above a value.
 
-    Attributes:
-        max_value: the largest norm.
-        axis: along which norms are taken: 0 is the weights into one column.
+    0 is the weights into a column.
 
     Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
     """
@@ -72,11 +66,7 @@ class MaxNorm:
 
 @dataclasses.dataclass(frozen=True)
 class UnitNorm:
-    """Scales weights to norm 1 along an axis.
-
-    Attributes:
-        axis: along which norms are taken: 0 is the weights into one column.
-    """
+    """Scales weights to norm 1 along an axis."""
 
     axis: Axis = 0
 

@@ -12,15 +12,7 @@ from gruflax.keras_names.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class L1L2:
-    """Both penalties: `l1 sum |w| + l2 sum w^2`.
-
-    Attributes:
-        l1: factor of the sum of absolute values.
-        l2: factor of the sum of squares.
-
-    Raises:
-        ValueError: a factor is negative, not finite or no number.
-    """
+    """The penalty `l1 sum |w| + l2 sum w^2`; ValueError for a factor that is none."""
 
     l1: float = 0.0
     l2: float = 0.0
@@ -37,14 +29,7 @@ class L1L2:
 
 @dataclasses.dataclass(frozen=True)
 class L1:
-    """The penalty `l1 sum |w|`.
-
-    Attributes:
-        l1: the factor.
-
-    Raises:
-        ValueError: the factor is negative, not finite or no number.
-    """
+    """The penalty `l1 sum |w|`; ValueError for a factor that is none."""
 
     l1: float = 0.01
 
@@ -58,14 +43,7 @@ class L1:
 
 @dataclasses.dataclass(frozen=True)
 class L2:
-    """The penalty `l2 sum w^2`.
-
-    Attributes:
-        l2: the factor.
-
-    Raises:
-        ValueError: the factor is negative, not finite or no number.
-    """
+    """The penalty `l2 sum w^2`; ValueError for a factor that is none."""
 
     l2: float = 0.01
 
@@ -79,15 +57,7 @@ class L2:
 
 @dataclasses.dataclass(frozen=True)
 class OrthogonalRegularizer:
-    """A penalty on the cosines between the rows, or the columns, of a matrix.
-
-    Attributes:
-        factor: of the mean absolute cosine.
-        mode: "rows" or "columns".
-
-    Raises:
-        ValueError: another mode, or a factor that is negative, not finite or no number.
-    """
+    """A penalty on the mean absolute cosine between the rows, or the columns, of a matrix."""
 
     factor: float = 0.01
     mode: str = "rows"

@@ -68,28 +68,18 @@ class Bidirectional(Pair, Resettable, Configurable):
         training: bool = False,
         initial_state: tuple | list | None = None,
     ) -> Any:
-        """Runs both layers over a sequence.
+        """Runs both layers over a sequence: arguments and errors are those of `gruflax.GRU`, and:
 
         Args:
-            inputs: this, and what is not here, as `gruflax.GRU.__call__`.
-            *by_position: refused.
-            mask: as there, in both directions.
-            seq_lengths: as there, in both directions.
             reset: True at the first step of each part of a sequence: no state goes from part to
                 part, in either direction.
-            training: as there.
             initial_state: a tuple or list: the states of the forward layer, then as many of the
                 backward layer; None is the stored states of stateful layers, else their own.
 
         Returns:
-            The merged outputs `[..., t, 2u]` ("concat") or `[..., t, u]`, or those of the last
-            step processed in each direction, `[..., 2u]` or `[..., u]`, without
-            `return_sequences`; for `merge_mode=None` a tuple of both. With `return_state` a tuple
-            of the outputs, the states of the forward layer and those of the backward layer.
-
-        Raises:
-            TypeError: as there.
-            ValueError: as there, or another number of states.
+            The merged outputs `[..., t, 2u]` ("concat") or `[..., t, u]`, or those of the last step
+            processed in each direction, without `return_sequences`; for `merge_mode=None` a tuple
+            of both. With `return_state` a tuple of the outputs and both layers' states.
         """
         refuse_positional(self, by_position)
         return run_directions(
@@ -105,16 +95,7 @@ class Bidirectional(Pair, Resettable, Configurable):
         )
 
     def reset_states(self, states: Any = None) -> None:
-        """Resets the stored states of both layers.
-
-        Args:
-            states: None for zeros, or a tuple or list of the forward layer's, then the backward
-                layer's, each `[..., u]`.
-
-        Raises:
-            AttributeError: the layers are not stateful.
-            ValueError: as `gruflax.GRU.reset_states`.
-        """
+        """Resets both states, to zeros or to the forward layer's and then the backward one's."""
         layers: Any = (self.layer, self.backward_layer)
         for layer, half in zip(layers, state_halves("states", states), strict=True):
             layer.reset_states(half)

@@ -43,15 +43,9 @@ class GRUParameters(Configurable):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> jax.Array:
-        """Returns the state before the first step, for Flax.
+        """Returns the state before the first step `[..., u]`, for steps of `input_shape`.
 
-        Args:
-            rng: unused: the state is not random.
-            input_shape: of one step, `(..., f)`.
-
-        Returns:
-            `[..., u]` in the compute dtype: zeros, or the learned state of a bound cell that has
-            one.
+        It is zeros, or the learned state of a bound module that has one; `rng` is not used.
         """
         del rng
         fields: Any = self
@@ -86,17 +80,7 @@ class GRUParameters(Configurable):
         training: bool = False,
         **options: Any,
     ) -> tuple[jax.Array, jax.Array]:
-        """Runs the GRU over a sequence: `gruflax.functional.gru_sequence` with its parameters.
-
-        Args:
-            inputs: as there.
-            initial_state: `[..., u]`, or a tuple or list of one such array.
-            training: whether to apply dropout.
-            **options: as there.
-
-        Returns:
-            `(outputs, state)`, as there.
-        """
+        """Runs the GRU over a sequence: `gruflax.functional.gru_sequence` with its parameters."""
         fields: Any = self
         time_axis = 0 if options.get("time_major") else -2
         return gru_sequence(

@@ -57,15 +57,9 @@ class Stack(Module):
         training: bool = False,
         initial_state: tuple | list | None = None,
     ) -> Any:
-        """Runs the layers over a sequence.
+        """Runs the layers over a sequence: arguments and errors are those of `gruflax.GRU`, and:
 
         Args:
-            inputs: this, and what is not here, as `gruflax.GRU.__call__`.
-            *by_position: refused.
-            mask: as there, for every layer.
-            seq_lengths: as there, for every layer.
-            reset: as there, for every layer.
-            training: as there, and whether to apply dropout between the layers.
             initial_state: a tuple or list of one entry for each layer, each what that layer takes
                 as its `initial_state`, or None.
 
@@ -74,10 +68,8 @@ class Stack(Module):
             `states` holds a tuple of states for each layer and can be the next `initial_state`.
 
         Raises:
-            TypeError: as there.
-            ValueError: as there; there is not one entry for each layer in `initial_state`; or a
-                layer that goes backwards is followed by another and steps are marked by `mask`,
-                `seq_lengths` or `reset`.
+            ValueError: a layer that goes backwards is followed by another and steps are marked by
+                `mask`, `seq_lengths` or `reset`.
         """
         refuse_positional(self, by_position)
         options = {"mask": mask, "seq_lengths": seq_lengths, "reset": reset, "training": training}
@@ -97,15 +89,11 @@ class Stack(Module):
         return run_stack(tuple(self.layers), run, drop, inputs, initial_state, marks)
 
     def reset_states(self, states: tuple | list | None = None) -> None:
-        """Resets the stored states of the layers that are stateful.
-
-        Args:
-            states: None for zeros, or a tuple or list of one entry a layer, each what that layer's
-                `reset_states` takes, or None.
+        """Resets the states of the layers that are stateful: zeros, or one entry for each layer.
 
         Raises:
             AttributeError: no layer is stateful.
-            ValueError: there is not one entry a layer, or as `gruflax.GRU.reset_states`.
+            ValueError: there is not one entry for each layer, or as `gruflax.GRU.reset_states`.
         """
         if not any(layer.stateful for layer in self.layers):
             raise AttributeError("Layer must be stateful, got no layer with stateful=True.")

@@ -46,18 +46,10 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
     def __call__(
         self, states: tuple | list, inputs: ArrayLike, training: bool = False
     ) -> tuple[Any, jax.Array]:
-        """Takes one step.
-
-        Args:
-            states: a tuple or list of the cells' states.
-            inputs: `[..., *features]`, of the first cell.
-            training: whether to apply dropout.
-
-        Returns:
-            `(states, output)`: the new states, and the output of the last cell `[..., u]`.
+        """Takes one step: `(states, output)`, the states a tuple or list of the cells' states.
 
         Raises:
-            ValueError: there is not one state a cell.
+            ValueError: there is not one state for each cell.
         """
         if not isinstance(states, (tuple, list)) or len(states) != len(self.cells):
             got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
@@ -74,16 +66,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
     def sequence(
         self, inputs: ArrayLike, *, time_major: bool = False, **options: Any
     ) -> tuple[jax.Array, tuple]:
-        """Runs the cells over a sequence, one after the other.
-
-        Args:
-            inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-            time_major: time comes first.
-            **options: of `gruflax.functional.gru_sequence`, and `training`.
-
-        Returns:
-            `(outputs, states)`: the outputs of the last cell, and a tuple of the cells' states.
-        """
+        """Runs the cells over a sequence, one after the other: `(outputs, states)`."""
         return run_stacked(
             [sequence_of(cell) for cell in self.cells],
             initial_carry(self, inputs, time_major),
@@ -95,15 +78,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> tuple:
-        """Returns the states before the first step, for Flax.
-
-        Args:
-            rng: for cells that draw their initial state, or None.
-            input_shape: of one step, `(..., *features)`; cells take its batch axes.
-
-        Returns:
-            A tuple of the cells' states.
-        """
+        """Returns the states before the first step, a tuple, for steps of `(..., *features)`."""
         count = len(self.cells)
         # Cells that begin with zeros need no key.
         keys: Any = [None] * count if rng is None else jax.random.split(rng, count)

@@ -72,15 +72,12 @@ class Resettable(nn.Module):
     """
 
     def reset_states(self, states: Any = None) -> None:
-        """Resets the stored state.
-
-        Args:
-            states: None for zeros, or `[..., u]`, or a tuple or list of it.
+        """Resets the stored state, to zeros or to `states`: `[..., u]`, or a tuple or list of it.
 
         Raises:
             AttributeError: the layer is not stateful.
-            ValueError: nothing is stored yet, so that the batch size is unknown; the collection
-                may not be written; or another number of states, or other shapes.
+            ValueError: nothing is stored yet, so that the batch size is unknown; the collection may
+                not be written; or another number of states, or other shapes.
         """
         if not self.stateful:
             raise AttributeError(f"Layer must be stateful, got stateful={self.stateful}.")

@@ -18,19 +18,17 @@ class Bidirectional(Pair, nnx.Module):
         both = gruflax.nnx.Bidirectional(gruflax.nnx.GRU(4, 8, rngs=rngs), rngs=rngs)
         outputs = both(inputs, mask=mask)
 
-    As in Keras, outputs at masked steps are zeros where both layers return sequences.
+    As in Keras, sequences of outputs are zeros at masked steps, whatever the layers say.
 
     Args:
         forward_layer: a `gruflax.nnx.GRU` or `RNN`.
         backward_layer: one that goes the other way; None makes one with the same arguments.
-        merge_mode: "concat", "sum", "ave", "mul", or None for a tuple of both outputs.
+        merge_mode: as `gruflax.Bidirectional`.
         rngs: stream "params" for the weights of the `backward_layer` that is made.
 
     Raises:
         TypeError: a layer is none of gruflax's, or `rngs` is missing.
         ValueError: the layers do not go together, or `merge_mode` is unknown.
-
-    Source: Keras 3's `Bidirectional`.
     """
 
     def __init__(
@@ -71,25 +69,9 @@ class Bidirectional(Pair, nnx.Module):
         rngs: Streams | None = None,
         training: None = None,
     ) -> Any:
-        """Runs both layers over a sequence and merges their outputs.
+        """Runs both layers over a sequence, as `gruflax.Bidirectional`.
 
-        Args:
-            inputs: this, and what is not here, as `gruflax.Bidirectional.__call__`.
-            *by_position: refused.
-            mask: as there.
-            seq_lengths: as there.
-            reset: as there.
-            initial_state: as there.
-            deterministic: whether dropout is off; None is the layers' attribute.
-            rngs: stream "dropout", or a key; None is the streams kept.
-            training: refused.
-
-        Returns:
-            As there.
-
-        Raises:
-            TypeError: as there.
-            ValueError: as there.
+        `deterministic` and `rngs` are those of `gruflax.nnx.GRU`, for both layers.
         """
         refuse_positional(self, by_position)
         refuse_training(self, training)

@@ -47,9 +47,6 @@ class GRUCell(GRUWeights, nnx.RNNCellBase):
 
         Returns:
             `(carry, output)`: the new state, nested as it was given, and the output `[..., u]`.
-
-        Raises:
-            ValueError: a shape does not fit, or there is more than one state.
         """
         state, output = gru_cell_step(
             self.params,

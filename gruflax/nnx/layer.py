@@ -18,19 +18,12 @@ from gruflax.nnx.weights import Streams
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class Layer(nnx.Module):
-    """A cell over a sequence: the arguments that Keras' `GRU` and `RNN` share.
+    """A cell over a sequence: the arguments that Keras' `GRU` and `RNN` share, see `gruflax.GRU`.
 
     Attributes:
-        return_sequences: returns the output of every step instead of the last one.
-        return_state: returns the state too.
-        go_backwards: processes the last step first; outputs come in the order of processing.
         stateful: begins with the state that the last call left in `h`, a `RecurrentState`. The
             first call makes it, or `init_state`.
-        unroll: a Python loop instead of a scan.
-        zero_output_for_mask: outputs are zeros, instead of the last output, at masked steps.
-        activity_regularizer: a Keras name, config dict, or `f(output) -> loss`; captured as
-            `gruflax.nnx.ActivityLoss`.
-        time_major: inputs, masks and outputs have time as the first axis.
+        activity_regularizer: captured as `gruflax.nnx.ActivityLoss`.
     """
 
     return_sequences: bool = False
@@ -71,26 +64,12 @@ class Layer(nnx.Module):
         rngs: Streams | None = None,
         training: None = None,
     ) -> Any:
-        """Runs the layer over a sequence.
+        """Runs the layer over a sequence: arguments, results and errors are those of `gruflax.GRU`.
 
         Args:
-            inputs: this, and what is not here, as `gruflax.GRU.__call__`.
-            *by_position: refused.
-            mask: as there.
-            seq_lengths: as there.
-            reset: as there.
-            reset_state: as there.
-            initial_state: as there.
             deterministic: whether dropout is off; None is the cell's attribute.
             rngs: stream "dropout", or the key itself; None is the stream kept.
             training: refused: NNX has `deterministic`, `train()` and `eval()`.
-
-        Returns:
-            As there.
-
-        Raises:
-            TypeError: as there.
-            ValueError: as there.
         """
         refuse_positional(self, by_position)
         refuse_training(self, training)
@@ -118,13 +97,9 @@ class Layer(nnx.Module):
         return result
 
     def init_state(self, input_shape: tuple[int, ...]) -> None:
-        """Makes the state of a stateful layer before its first call.
+        """Makes the state of a stateful layer before its first call, for inputs of a shape.
 
-        Transformations that take a module apart and know its structure from the start, such as
-        `nnx.scan`, need it.
-
-        Args:
-            input_shape: of the inputs of a call, `(..., t, f)`, or `(t, ..., f)` with `time_major`.
+        Transformations that know a module's structure from the start, such as `nnx.scan`, need it.
 
         Raises:
             AttributeError: the layer is not stateful.

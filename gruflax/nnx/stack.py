@@ -75,26 +75,10 @@ class Stack(nnx.Module):
         rngs: Streams | None = None,
         training: None = None,
     ) -> Any:
-        """Runs the layers over a sequence.
+        """Runs the layers over a sequence, as `gruflax.Stack`.
 
-        Args:
-            inputs: this, and what is not here, as `gruflax.Stack.__call__`.
-            *by_position: refused.
-            mask: as there.
-            seq_lengths: as there.
-            reset: as there.
-            initial_state: as there.
-            deterministic: whether dropout is off, between the layers and within; None is each
-                module's attribute.
-            rngs: stream "dropout", or a key; None is the streams kept.
-            training: refused.
-
-        Returns:
-            As there.
-
-        Raises:
-            TypeError: as there.
-            ValueError: as there.
+        `deterministic` and `rngs` are those of `gruflax.nnx.GRU`, for the layers and for the
+        dropout between them.
         """
         refuse_positional(self, by_position)
         refuse_training(self, training)

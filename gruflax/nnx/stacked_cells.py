@@ -22,17 +22,13 @@ class StackedRNNCells(nnx.RNNCellBase):
 
         cell = gruflax.nnx.StackedRNNCells([GRUCell(4, 8, rngs=rngs), GRUCell(8, 8, rngs=rngs)])
 
-    The state is a tuple of the cells' states. `gruflax.nnx.RNN` runs it cell by cell over the whole
-    sequence, `gruflax.nnx.GRUCell`s by their fast loop. The cells are attributes `cells_0`,
-    `cells_1`, ..., as the parameters of the linen layer are.
+    As `gruflax.StackedRNNCells`, with the cells as attributes `cells_0`, `cells_1`, ...
 
     Args:
-        cells: the cells, `gruflax.nnx.GRUCell`s or any other `flax.nnx.RNNCellBase`.
+        cells: `gruflax.nnx.GRUCell`s or any other `flax.nnx.RNNCellBase`.
 
     Raises:
         TypeError: `cells` is no list of cells.
-
-    Source: Keras 3's `StackedRNNCells`.
     """
 
     def __init__(self, cells: Sequence[nnx.RNNCellBase]):
@@ -64,16 +60,9 @@ class StackedRNNCells(nnx.RNNCellBase):
         deterministic: bool | None = None,
         rngs: Streams | None = None,
     ) -> tuple[Any, jax.Array]:
-        """Takes one step.
+        """Takes one step: `(carry, output)`, the carry a tuple or list of the cells' states.
 
-        Args:
-            carry: a tuple or list of the cells' states.
-            inputs: `[..., *features]`, of the first cell.
-            deterministic: whether dropout is off; None is each cell's attribute.
-            rngs: stream "dropout", or a key; None is the streams kept.
-
-        Returns:
-            `(carry, output)`: the new states, and the output of the last cell `[..., u]`.
+        `deterministic` and `rngs` are those of `gruflax.nnx.GRUCell`.
 
         Raises:
             ValueError: there is not one state for each cell.
@@ -104,17 +93,7 @@ class StackedRNNCells(nnx.RNNCellBase):
         rngs: Streams | None = None,
         **options: Any,
     ) -> tuple[jax.Array, tuple]:
-        """Runs the cells over a sequence, one after the other.
-
-        Args:
-            inputs: `[..., t, *features]`, or `[t, ..., *features]` with `time_major`.
-            time_major: time comes first.
-            rngs: stream "dropout", or a key; None is the streams kept.
-            **options: of `gruflax.functional.gru_sequence`, and `deterministic`.
-
-        Returns:
-            `(outputs, states)`: the outputs of the last cell, and a tuple of the cells' states.
-        """
+        """Runs the cells over a sequence, one after the other: `(outputs, states)`."""
         streams = each_streams(rngs, self.count)
         return run_stacked(
             [

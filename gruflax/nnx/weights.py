@@ -113,19 +113,9 @@ class GRUWeights(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         carry_init: nnx.Initializer | None = None,
     ) -> jax.Array:
-        """Returns the state before the first step, for Flax.
+        """Returns the state before the first step `[..., u]`, for steps of `input_shape`.
 
-        Args:
-            input_shape: of one step, `(..., f)`.
-            rngs: stream "carry", for `carry_init`.
-            carry_init: `f(key, shape, dtype)`; None is the learned state where there is one, else
-                zeros.
-
-        Returns:
-            `[..., u]` in the compute dtype.
-
-        Raises:
-            ValueError: there is a `carry_init`, but no `rngs`.
+        It is what `carry_init` draws from the stream "carry", else the learned state, else zeros.
         """
         shape = (*input_shape[:-1], self.units)
         dtype = self.dtype or self.param_dtype
@@ -144,19 +134,7 @@ class GRUWeights(nnx.Module):
         rngs: Streams | None = None,
         **options: Any,
     ) -> tuple[jax.Array, jax.Array]:
-        """Runs the GRU over a sequence by `gruflax.functional.gru_sequence`.
-
-        Args:
-            inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-            initial_state: `[..., u]`, or a tuple or list of one such array; None is
-                the learned one, else zeros.
-            deterministic: whether dropout is off; None is the attribute.
-            rngs: stream "dropout", or the key itself; None is the stream kept.
-            **options: of `gru_sequence`: `mask`, `seq_lengths`, `reset`, `go_backwards`, ...
-
-        Returns:
-            `(outputs, state)`: `[..., t, u]` or the last one `[..., u]`, and the state `[..., u]`.
-        """
+        """Runs the GRU over a sequence: `gruflax.functional.gru_sequence` with its parameters."""
         return gru_sequence(
             self.params,
             inputs,
@@ -176,19 +154,7 @@ class GRUWeights(nnx.Module):
     def dropout_key(
         self, deterministic: bool | None = None, rngs: Streams | None = None
     ) -> jax.Array | None:
-        """Draws the key of a call's dropout masks.
-
-        Args:
-            deterministic: whether to drop nothing; None is the attribute.
-            rngs: stream "dropout", or the key itself; None is the stream kept.
-
-        Returns:
-            A key; None where nothing is dropped.
-
-        Raises:
-            TypeError: `deterministic` is traced or no bool, or `rngs` is none of these.
-            ValueError: `rngs` lacks the stream.
-        """
+        """Draws the key of a call's dropout masks; None where nothing is dropped."""
         if deterministic is None:
             deterministic = self.deterministic
         check_flags(deterministic=deterministic)

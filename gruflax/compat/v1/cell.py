@@ -76,15 +76,9 @@ class GRUCell(V1Module):
     def __call__(
         self, inputs: ArrayLike, states: Any, training: bool | None = None
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """Takes one step.
+        """Takes one step of `[b, f]`: `(output, [state])`, given a list of one state `[b, u]`.
 
-        Args:
-            inputs: `[b, f]`.
-            states: a list of one `[b, u]`, or the array alone.
-            training: whether to apply dropout; None is False.
-
-        Returns:
-            `(output, [state])`, both `[b, u]`.
+        `training` says whether to apply dropout; None is False.
 
         Raises:
             ValueError: a shape does not fit, or there is more than one state.
@@ -112,29 +106,15 @@ class GRUCell(V1Module):
     ) -> jax.Array | list[jax.Array] | None:
         """Returns the dropout masks of the inputs, from the cache where there are some.
 
-        Args:
-            inputs: `[b, f]`, whose shape the masks take.
-            training: whether to drop; else the masks are ones.
-            count: how many masks; like `training`, it says nothing once masks are cached.
-
-        Returns:
-            None at rate 0; an array `[b, f]` for a count of 1; else a list of them.
+        None at rate 0; an array like `inputs` for a count of 1; else a list of them. Without
+        `training` they are ones; that and the count say nothing once masks are cached.
         """
         return self._cached_masks("inputs", inputs, self.dropout, training, count)
 
     def get_recurrent_dropout_mask_for_cell(
         self, inputs: ArrayLike, training: bool | None, count: int = 1
     ) -> jax.Array | list[jax.Array] | None:
-        """Returns the dropout masks of the state, from the cache where there are some.
-
-        Args:
-            inputs: `[b, u]`, whose shape the masks take.
-            training: whether to drop; else the masks are ones.
-            count: how many masks; like `training`, it says nothing once masks are cached.
-
-        Returns:
-            None at rate 0; an array `[b, u]` for a count of 1; else a list of them.
-        """
+        """Returns the dropout masks of the state, as `get_dropout_mask_for_cell`."""
         return self._cached_masks("recurrent", inputs, self.recurrent_dropout, training, count)
 
     def reset_dropout_mask(self) -> None:
@@ -152,15 +132,7 @@ class GRUCell(V1Module):
         batch_size: int | None = None,
         dtype: DTypeLike | None = None,
     ) -> jax.Array:
-        """Returns the state before the first step.
-
-        Args:
-            inputs: `[b, ...]`, which gives the batch size and the dtype.
-            batch_size: instead of `inputs`.
-            dtype: instead of `inputs`.
-
-        Returns:
-            `[b, u]` zeros.
+        """Returns `[b, u]` zeros, of the batch size and dtype of `inputs`, or of those given.
 
         Raises:
             ValueError: neither `inputs` nor both others are given.

@@ -90,9 +90,6 @@ class GRU(V1Module, Layer):
         Returns:
             The outputs `[b, t, u]` (`[t, b, u]`), or the last one `[b, u]` without
             `return_sequences`; with `return_state` a list of them and the state `[b, u]`.
-
-        Raises:
-            ValueError: a shape does not fit, or dropout has no key; the message names the argument.
         """
         if np.ndim(inputs) != 3:
             raise ValueError(f"inputs must have 3 axes, got shape {np.shape(inputs)}.")
@@ -135,11 +132,7 @@ class GRU(V1Module, Layer):
     def get_initial_state(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: ArrayLike
     ) -> list[jax.Array]:
-        """Returns the state before the first step: a list of `[b, u]` zeros.
-
-        Args:
-            inputs: `[b, t, f]`, or `[t, b, f]` with `time_major`, which gives the dtype.
-        """
+        """Returns the state before the first step, `[[b, u] zeros]`, for such inputs."""
         batch = np.shape(inputs)[1 if self.time_major else 0]
         return [jnp.zeros((batch, self.units), jnp.result_type(inputs))]
 
