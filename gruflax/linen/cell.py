@@ -1,22 +1,18 @@
 """The GRU cell as a Flax module."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
-from gruflax.functional.config import Activation
 from gruflax.functional.step import gru_cell_step
 from gruflax.layers.fields import Identifier
 from gruflax.layers.states import nested_like, single_state
-from gruflax.linen.parameters import GRUParameters, declare_params, dropout_key, step_key
+from gruflax.linen.parameters import GRUFields, VariantFields, declare_params, dropout_key, step_key
 
 
-class GRUCell(GRUParameters, nn.RNNCellBase):
+class GRUCell(GRUFields, VariantFields, nn.RNNCellBase):
     """One step of a GRU: Keras' `GRUCell` as a `flax.linen` RNN cell.
 
     It runs wherever Flax' cells run: in `flax.linen.RNN`, `nn.Bidirectional`, `nn.scan`,
@@ -63,16 +59,6 @@ class GRUCell(GRUParameters, nn.RNNCellBase):
     Sources: Keras 3's `GRUCell`; arXiv:1406.1078.
     """
 
-    units: int
-    activation: Activation | Mapping[str, Any] = "tanh"
-    recurrent_activation: Activation | Mapping[str, Any] = "sigmoid"
-    use_bias: bool = True
-    kernel_initializer: Identifier = "glorot_uniform"
-    recurrent_initializer: Identifier = "orthogonal"
-    bias_initializer: Identifier = "zeros"
-    kernel_regularizer: Identifier = None
-    recurrent_regularizer: Identifier = None
-    bias_regularizer: Identifier = None
     kernel_constraint: Identifier = None
     recurrent_constraint: Identifier = None
     bias_constraint: Identifier = None
@@ -81,13 +67,6 @@ class GRUCell(GRUParameters, nn.RNNCellBase):
     reset_after: bool = True
     seed: int | None = None
     implementation: int = 2
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    precision: lax.PrecisionLike = None
-    recurrent_weight_dropout: float = 0.0
-    zoneout: float = 0.0
-    learn_initial_state: bool = False
-    partitioned: bool = False
 
     @nn.compact
     def __call__(

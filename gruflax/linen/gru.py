@@ -1,20 +1,15 @@
 """Keras' GRU layer."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
-from jax.typing import DTypeLike
 
-from gruflax.functional.config import Activation
 from gruflax.layers.fields import Identifier, loop_for
 from gruflax.linen.layer import Layer
-from gruflax.linen.parameters import GRUParameters
+from gruflax.linen.parameters import GRUFields, VariantFields
 
 
-class GRU(GRUParameters, Layer):
+class GRU(GRUFields, VariantFields, Layer):
     """A GRU over a sequence: Keras' `GRU` with its argument names, order and defaults.
 
     Parameters: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or
@@ -42,16 +37,6 @@ class GRU(GRUParameters, Layer):
     Sources: Keras 3's `GRU`; arXiv:1406.1078.
     """
 
-    units: int
-    activation: Activation | Mapping[str, Any] = "tanh"
-    recurrent_activation: Activation | Mapping[str, Any] = "sigmoid"
-    use_bias: bool = True
-    kernel_initializer: Identifier = "glorot_uniform"
-    recurrent_initializer: Identifier = "orthogonal"
-    bias_initializer: Identifier = "zeros"
-    kernel_regularizer: Identifier = None
-    recurrent_regularizer: Identifier = None
-    bias_regularizer: Identifier = None
     activity_regularizer: Identifier = None
     kernel_constraint: Identifier = None
     recurrent_constraint: Identifier = None
@@ -71,13 +56,6 @@ class GRU(GRUParameters, Layer):
     time_major: bool = False
     loop: str = "auto"
     remat: bool = False
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    precision: lax.PrecisionLike = None
-    recurrent_weight_dropout: float = 0.0
-    zoneout: float = 0.0
-    learn_initial_state: bool = False
-    partitioned: bool = False
 
     @nn.nowrap
     def loop_options(self) -> dict[str, Any]:

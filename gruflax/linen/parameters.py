@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.typing import ArrayLike
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.checks import check_inputs
-from gruflax.functional.config import GRUConfig
+from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.params import check_params, check_size, params_shapes
 from gruflax.functional.sequence import gru_sequence
 from gruflax.layers.fields import (
     AXES,
+    Identifier,
     axis_names,
     config_of,
     drops,
@@ -25,12 +27,16 @@ from gruflax.layers.fields import (
     settle_fields,
 )
 from gruflax.layers.states import single_state
-from gruflax.linen.module import as_flag
+from gruflax.linen.module import Module, as_flag
 from gruflax.linen.serialization import Configurable
 
 
-class GRUParameters(Configurable):
+class GRUParameters(Configurable, kw_only=True):
     """What a cell and a layer with the fields of a GRU have in common."""
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
 
     def __post_init__(self):
         settle_fields(self)
@@ -94,6 +100,30 @@ class GRUParameters(Configurable):
             **self.loop_options(),
             **options,
         )
+
+
+class GRUFields(GRUParameters):
+    """The fields that all GRUs begin with: Keras' order goes on in each class by itself."""
+
+    units: int
+    activation: Activation | Mapping[str, Any] = "tanh"
+    recurrent_activation: Activation | Mapping[str, Any] = "sigmoid"
+    use_bias: bool = True
+    kernel_initializer: Identifier = "glorot_uniform"
+    recurrent_initializer: Identifier = "orthogonal"
+    bias_initializer: Identifier = "zeros"
+    kernel_regularizer: Identifier = None
+    recurrent_regularizer: Identifier = None
+    bias_regularizer: Identifier = None
+
+
+class VariantFields(Module, kw_only=True):
+    """What Keras' GRU does not have, nor TensorFlow 1's."""
+
+    recurrent_weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    learn_initial_state: bool = False
+    partitioned: bool = False
 
 
 def declare_params(

@@ -1,17 +1,14 @@
 """v1's cell: one step of a GRU, with dropout masks that last for a batch."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.compat.v1.common import MASKS, V1Module, masks_for, stacked_masks
-from gruflax.functional.config import Activation
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.params import check_size
 from gruflax.functional.step import gru_cell_step
@@ -51,16 +48,6 @@ class GRUCell(V1Module):
     Source: `tf.compat.v1.keras.layers.GRUCell` of TensorFlow 2.2.
     """
 
-    units: int
-    activation: Activation | Mapping[str, Any] = "tanh"
-    recurrent_activation: Activation | Mapping[str, Any] = "hard_sigmoid"
-    use_bias: bool = True
-    kernel_initializer: Identifier = "glorot_uniform"
-    recurrent_initializer: Identifier = "orthogonal"
-    bias_initializer: Identifier = "zeros"
-    kernel_regularizer: Identifier = None
-    recurrent_regularizer: Identifier = None
-    bias_regularizer: Identifier = None
     kernel_constraint: Identifier = None
     recurrent_constraint: Identifier = None
     bias_constraint: Identifier = None
@@ -68,9 +55,6 @@ class GRUCell(V1Module):
     recurrent_dropout: float = 0.0
     implementation: int = 1
     reset_after: bool = False
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    precision: lax.PrecisionLike = None
 
     @nn.compact
     def __call__(

@@ -1,6 +1,7 @@
 """What v1's cell and layer share: names, masks, and the form of configs."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,18 +9,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gruflax.functional.activations import hard_sigmoid_v1 as hard_sigmoid
-from gruflax.functional.config import GRUConfig
+from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.dropout import dropout_mask
 from gruflax.keras_names import activations
 from gruflax.layers.fields import config_of
-from gruflax.linen.parameters import GRUParameters, dropout_key
+from gruflax.linen.parameters import GRUFields, dropout_key
 
 
 MASKS = "dropout_masks"
 
 
-class V1Module(GRUParameters):
+class V1Module(GRUFields):
     """What the cell and the layer share: v1's values, and v1's form of configs."""
+
+    recurrent_activation: Activation | Mapping[str, Any] = "hard_sigmoid"
 
     def __post_init__(self):
         for name in ("dropout", "recurrent_dropout"):

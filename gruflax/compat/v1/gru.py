@@ -1,17 +1,14 @@
 """v1's layer: a GRU over a sequence."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from gruflax.compat.v1.common import V1Module, masks_for, stacked_masks
-from gruflax.functional.config import Activation
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.masks import steps_to_mask, where_steps
 from gruflax.layers.fields import Identifier
@@ -42,16 +39,6 @@ class GRU(V1Module, Layer):
     Source: `tf.compat.v1.keras.layers.GRU` of TensorFlow 1.15, 2.0 and 2.2.
     """
 
-    units: int
-    activation: Activation | Mapping[str, Any] = "tanh"
-    recurrent_activation: Activation | Mapping[str, Any] = "hard_sigmoid"
-    use_bias: bool = True
-    kernel_initializer: Identifier = "glorot_uniform"
-    recurrent_initializer: Identifier = "orthogonal"
-    bias_initializer: Identifier = "zeros"
-    kernel_regularizer: Identifier = None
-    recurrent_regularizer: Identifier = None
-    bias_regularizer: Identifier = None
     activity_regularizer: Identifier = None
     kernel_constraint: Identifier = None
     recurrent_constraint: Identifier = None
@@ -67,9 +54,6 @@ class GRU(V1Module, Layer):
     reset_after: bool = False
     time_major: bool = False
     zero_output_for_mask: bool = False
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    precision: lax.PrecisionLike = None
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -61,27 +61,17 @@ class Cudnn:
     ) -> None:
         """Queues a forward pass on a stream."""
         sizes, made, handle = self._prepared(problem, stream)
+        mode = _TRAINING if problem.training else _INFERENCE
+        sequences = made.x, _address(x), made.states, _address(states)
+        states_and_cells = made.state, _address(state), *[None] * 4
+        spaces = (
+            *_space(sizes.weights, weights),
+            *_space(sizes.workspace, workspace),
+            *_space(sizes.reserve, reserve),
+        )
+        arguments = mode, _address(lengths), *sequences, *states_and_cells, *spaces
         with self._lock:
-            self._call(
-                "cudnnRNNForward",
-                handle,
-                made.gru,
-                _TRAINING if problem.training else _INFERENCE,
-                _address(lengths),
-                made.x,
-                _address(x),
-                made.states,
-                _address(states),
-                made.state,
-                _address(state),
-                None,
-                None,
-                None,
-                None,
-                *_space(sizes.weights, weights),
-                *_space(sizes.workspace, workspace),
-                *_space(sizes.reserve, reserve),
-            )
+            self._call("cudnnRNNForward", handle, made.gru, *arguments)
 
     def backward(
         self,
@@ -102,44 +92,20 @@ class Cudnn:
         """Queues a backward pass on a stream."""
         sizes, made, handle = self._prepared(problem, stream)
         spaces = *_space(sizes.workspace, workspace), *_space(sizes.reserve, reserve)
-        lengths_address = _address(lengths)
+        before = made.state, _address(state)
+        of_data = (
+            *(_address(lengths), made.states, _address(states), _address(dstates)),
+            *(made.x, _address(dx), *before, None, _address(dstate), *[None] * 4),
+            *(*_space(sizes.weights, weights), *spaces),
+        )
+        of_weights = (
+            *(_ADD_GRADIENTS, _address(lengths), made.x, _address(x)),
+            *(*before, made.states, _address(states)),
+            *(*_space(sizes.weights, dweights), *spaces),
+        )
         with self._lock:
-            self._call(
-                "cudnnRNNBackwardData_v8",
-                handle,
-                made.gru,
-                lengths_address,
-                made.states,
-                _address(states),
-                _address(dstates),
-                made.x,
-                _address(dx),
-                made.state,
-                _address(state),
-                None,
-                _address(dstate),
-                None,
-                None,
-                None,
-                None,
-                *_space(sizes.weights, weights),
-                *spaces,
-            )
-            self._call(
-                "cudnnRNNBackwardWeights_v8",
-                handle,
-                made.gru,
-                _ADD_GRADIENTS,
-                lengths_address,
-                made.x,
-                _address(x),
-                made.state,
-                _address(state),
-                made.states,
-                _address(states),
-                *_space(sizes.weights, dweights),
-                *spaces,
-            )
+            self._call("cudnnRNNBackwardData_v8", handle, made.gru, *of_data)
+            self._call("cudnnRNNBackwardWeights_v8", handle, made.gru, *of_weights)
 
     def _prepared(self, problem: Problem, stream: int):
         return self.sizes(problem), self._descriptors(problem), self._handle(stream)
