@@ -38,7 +38,23 @@ ATTRIBUTE_ERRORS = {
     "Layer must be stateful: variables hold no": lambda: gruflax.reset_states(V),
 }
 
+
+class Unhashable:
+    """A callable that cannot be static under jit."""
+
+    __hash__ = None
+
+    def __call__(self, x):
+        return x
+
+
 TYPE_ERRORS = {
+    "activation must be hashable, for it is static under jit, got Unhashable": lambda: gruflax.GRU(
+        4, activation=Unhashable()
+    ),
+    "variables must be a dict of arrays, got list": lambda: convert.to_keras(
+        gruflax.Bidirectional(G), [1]
+    ),
     "dropout must be a number in [0, 1], got None.": lambda: gruflax.GRU(4, dropout=None),
     "dropout must be a number in [0, 1], got a traced value.": lambda: jax.jit(
         lambda r: gruflax.GRU(4, dropout=r).init(K, X)
@@ -92,7 +108,7 @@ TYPE_ERRORS = {
     "deterministic must be a Python bool, True or False, got 'yes'.": lambda: gn.GRU(
         3, 4, dropout=0.5, rngs=R
     )(X, deterministic="yes"),
-    "GRU takes its inputs by position and everything else by keyword, reset_state,": lambda: gn.GRU(
+    "GRU takes its inputs by position and everything else by keyword,": lambda: gn.GRU(
         3, 4, rngs=R
     )(X, np.ones((2, 6), bool)),
     "cell must be a flax.nnx.RNNCellBase, such as": lambda: gn.RNN(gruflax.GRUCell(4)),
@@ -110,6 +126,12 @@ TYPE_ERRORS = {
 }
 
 VALUE_ERRORS = {
+    "state must have shape (2, 6, 4), got (2, 4): inputs of a step have no time axis": lambda: (
+        gruflax.GRUCell(4).apply(V, np.zeros((2, 4), np.float32), X)
+    ),
+    "variables must hold the params of 'forward_layer', got ['bias',": lambda: convert.to_keras(
+        gruflax.Bidirectional(G), V
+    ),
     "units must be a positive integer, got 4.0.": lambda: gruflax.GRU(4.0),
     "units must be a positive integer, got 0.": lambda: gruflax.GRU(0),
     "units must be a positive integer, got None.": lambda: gruflax.GRU(None),

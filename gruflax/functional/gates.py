@@ -9,9 +9,9 @@ from jax.typing import ArrayLike
 from gruflax.functional.activations import activate
 from gruflax.functional.call import make_call
 from gruflax.functional.loops.time import start_anew
-from gruflax.functional.params import Params
-from gruflax.functional.sequence import run_call
-from gruflax.functional.step import open_gates, project_inputs
+from gruflax.functional.params import Params, split_bias, split_gates
+from gruflax.functional.sequence import choose_loop
+from gruflax.functional.step import project, step
 
 
 class GateActivations(NamedTuple):
@@ -56,7 +56,7 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
         ValueError: as `gruflax.gru_sequence`.
     """
     call = make_call(params, inputs, **options)
-    states, _ = run_call(call)
+    states, _ = choose_loop(call)(call)
     assert states is not None
     first = call.ordered()
     after = jnp.moveaxis(states, call.time_axis, 0)
@@ -65,8 +65,9 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
     )
     # Dropout masks [n, ..., f] are the same at every step.
     masks = [None if mask is None else jnp.expand_dims(mask, 1) for mask in call.masks[:2]]
-    x = project_inputs(call.params, first.inputs, call.config, masks[0], call.precision)
-    z, r, n = open_gates(call.params, x, before, call.config, masks[1], call.precision)
-    candidate = activate("activation", call.config.activation, n)
+    b, _ = split_bias(call.params, call.config)
+    x = project(first.inputs, call.params["kernel"], b, masks[0], call.precision)
+    _, (z, r, a) = step(call.params, split_gates(x), before, call.config, masks[1], call.precision)
+    candidate = activate("activation", call.config.activation, a)
     z, r, candidate = map(call.in_layout, (z, r, candidate))
     return GateActivations(z, r, candidate, states)

@@ -1,6 +1,7 @@
 """A GRU over a whole sequence: which loop runs it, and what the caller gets."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -125,57 +126,50 @@ def gru_sequence(
         return_sequences=return_sequences,
         chunk=chunk,
     )
-    outputs, state = run_call(call, loop, unroll=unroll, remat=remat)
+    outputs, state = choose_loop(call, loop, unroll=unroll, remat=remat)(call)
     return _shown(call, outputs, state, zero_output_for_mask), state
 
 
-def run_call(
+def choose_loop(
     call: Call, loop: str = "auto", *, unroll: bool = False, remat: bool = False
-) -> tuple[jax.Array | None, jax.Array]:
-    """Runs a loop: `(states [..., t, u] in the caller's layout, or None; the last [..., u])`."""
-    run = choose_loop(call, loop, unroll)
-    if not remat or not isinstance(call.time, int) or call.time <= 1:
-        return run(call)
-    # Segments are slices with time first.
-    first = call.ordered()
-    length = even_length(call.time, math.isqrt(call.time - 1) + 1)
-    names = ("inputs", "valid", "reset", "updated")
-
-    def segment(state, steps):
-        part = dataclasses.replace(
-            first, initial_state=state, **dict(zip(names, steps, strict=True))
-        )
-        states, state = run(part)
-        return state, states
-
-    steps = tuple(getattr(first, name) for name in names)
-    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, steps, length)
-    return None if states is None else call.in_layout(states), state
-
-
-def choose_loop(call: Call, loop: str, unroll: bool) -> Loop:
+) -> Loop:
     """Chooses what runs a call."""
     if loop not in LOOPS:
         raise ValueError(f"loop must be one of {LOOPS}, got {loop!r}.")
+    chosen = scan_loop
     if loop == "cudnn":
         # Experimental, and a third of the functional core: imported where it is asked for.
         from gruflax.functional.loops.cudnn.loop import check_cudnn, cudnn_loop
 
         check_cudnn(call, unroll=unroll)
-        if call.time > 1:
-            return cudnn_loop
-    if unroll:
-        return unrolled_loop
-    if not isinstance(call.time, int):
-        # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them.
-        return scan_loop
-    if call.time <= 1:
-        return unrolled_loop
-    # Without partial derivatives unit by unit the chunked loop saves memory and not time.
-    pointwise = is_pointwise(call.config.activation, call.config.recurrent_activation)
-    if loop == "scan" or (loop == "auto" and not pointwise):
-        return scan_loop
-    return chunked_loop if pointwise else checkpointed_loop
+        chosen = cudnn_loop
+    if unroll or call.time in (0, 1):
+        chosen = unrolled_loop
+    elif loop in ("auto", "chunked") and isinstance(call.time, int):
+        # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them;
+        # without partial derivatives unit by unit the chunked loop saves memory and not time.
+        pointwise = is_pointwise(call.config.activation, call.config.recurrent_activation)
+        if pointwise or loop == "chunked":
+            chosen = chunked_loop if pointwise else checkpointed_loop
+    if remat and isinstance(call.time, int) and call.time > 1:
+        return functools.partial(_in_segments, chosen)
+    return chosen
+
+
+def _in_segments(run: Loop, call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Runs a call by sqrt(t) segments of time; the backward pass keeps the state between them."""
+    # Segments are slices with time first.
+    first, names = call.ordered(), ("inputs", "valid", "reset", "updated")
+
+    def segment(state, steps):
+        changes = dict(zip(names, steps, strict=True))
+        states, state = run(dataclasses.replace(first, initial_state=state, **changes))
+        return state, states
+
+    length = even_length(call.time, math.isqrt(call.time - 1) + 1)
+    steps = tuple(getattr(first, name) for name in names)
+    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, steps, length)
+    return None if states is None else call.in_layout(states), state
 
 
 def _shown(call: Call, states: Any, state: jax.Array, zero_output_for_mask: bool) -> jax.Array:

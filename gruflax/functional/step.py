@@ -90,33 +90,9 @@ def update_and_reset(x: Gates, h: Gates, config: GRUConfig) -> tuple[jax.Array, 
     return z, r
 
 
-def open_gates(
-    params: Params,
-    x: Gates,
-    h: jax.Array,
-    config: GRUConfig,
-    masks: jax.Array | None = None,
-    precision: lax.PrecisionLike = None,
-    dot: Dot = jnp.dot,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes z, r and the argument of g, each `[..., u]`, from x's projections and h."""
-    if config.reset_after:
-        _, c = split_bias(params, config)
-        h_z, h_r, h_n = split_gates(
-            project(h, params["recurrent_kernel"], c, masks, precision, dot)
-        )
-        z, r = update_and_reset(x, (h_z, h_r), config)
-        return z, r, x[2] + r * h_n
-    gate_kernel, candidate_kernel = split_recurrent_kernel(params)
-    gate_masks, candidate_mask = split_masks(masks)
-    gates = split_gates(project(h, gate_kernel, None, gate_masks, precision, dot), 2)
-    z, r = update_and_reset(x, gates, config)
-    return z, r, x[2] + project(r * h, candidate_kernel, None, candidate_mask, precision, dot)
-
-
-def blend(z: jax.Array, n: jax.Array, h: jax.Array, config: GRUConfig) -> jax.Array:
-    """Computes h' `[..., u]` of z, the argument of g and h."""
-    n = activate("activation", config.activation, n)
+def blend(z: jax.Array, a: jax.Array, h: jax.Array, config: GRUConfig) -> jax.Array:
+    """Computes h' `[..., u]` of z, the argument a of g, and h."""
+    n = activate("activation", config.activation, a)
     return z * h + (1 - z) * n
 
 
@@ -128,22 +104,22 @@ def step(
     masks: jax.Array | None = None,
     precision: lax.PrecisionLike = None,
     dot: Dot = jnp.dot,
-) -> jax.Array:
-    """Computes h' `[..., u]` of x's projections and h, everything checked and in one dtype."""
-    z, _, n = open_gates(params, x, h, config, masks, precision, dot)
-    return blend(z, n, h, config)
-
-
-def project_inputs(
-    params: Params,
-    x: jax.Array,
-    config: GRUConfig,
-    masks: jax.Array | None = None,
-    precision: lax.PrecisionLike = None,
-) -> Gates:
-    """Computes the projections of x `[..., f]`, bias included: z, r and n, each `[..., u]`."""
-    b, _ = split_bias(params, config)
-    return split_gates(project(x, params["kernel"], b, masks, precision))
+) -> tuple[jax.Array, Gates]:
+    """Computes h' of x's projections and h, and z, r and the argument of g, each `[..., u]`."""
+    if config.reset_after:
+        _, c = split_bias(params, config)
+        h_z, h_r, h_n = split_gates(
+            project(h, params["recurrent_kernel"], c, masks, precision, dot)
+        )
+        z, r = update_and_reset(x, (h_z, h_r), config)
+        a = x[2] + r * h_n
+    else:
+        gate_kernel, candidate_kernel = split_recurrent_kernel(params)
+        gate_masks, candidate_mask = split_masks(masks)
+        gates = split_gates(project(h, gate_kernel, None, gate_masks, precision, dot), 2)
+        z, r = update_and_reset(x, gates, config)
+        a = x[2] + project(r * h, candidate_kernel, None, candidate_mask, precision, dot)
+    return blend(z, a, h, config), (z, r, a)
 
 
 def gru_cell_step(
@@ -194,7 +170,8 @@ def gru_cell_step(
     params, masks = drop_weights(params, masks)
     zoneout_rng = rng if zoneout_rng is None else zoneout_rng
     updated, config = draw_zoneout(zoneout_rng, config, h.shape)
-    projections = project_inputs(params, x, config, masks.inputs, precision)
-    new = step(params, projections, h, config, masks.recurrent, precision)
+    b, _ = split_bias(params, config)
+    projections = split_gates(project(x, params["kernel"], b, masks.inputs, precision))
+    new, _ = step(params, projections, h, config, masks.recurrent, precision)
     new = new if updated is None else jnp.where(updated, new, h)
     return new, new

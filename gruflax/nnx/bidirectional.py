@@ -44,7 +44,8 @@ class Bidirectional(Pair, nnx.Module):
         if backward_layer is None:
             if rngs is None:
                 raise TypeError("rngs must be given to make the backward layer, got None.")
-            backward_layer = forward_layer.mirrored(rngs)
+            given: Any = forward_layer
+            backward_layer = given.mirrored(rngs)
         _check_layer("backward_layer", backward_layer)
         check_pair(("forward_layer", "backward_layer"), (forward_layer, backward_layer))
         # Zeros at masked steps are the pair's.

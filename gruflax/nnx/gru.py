@@ -36,11 +36,6 @@ class GRU(GRUWeights, Layer):
         GRUWeights.__post_init__(self, rngs)
         Layer.__post_init__(self)
 
-    @property
-    def step_cell(self) -> "GRU":
-        """Returns the layer itself: the weights are its own, without a level for the cell."""
-        return self
-
     def loop_options(self) -> dict[str, Any]:
         """Returns which loop the attributes ask for."""
         return {"loop": loop_for(self.use_cudnn, self.loop), "remat": self.remat}

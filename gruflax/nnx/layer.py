@@ -41,15 +41,7 @@ class Layer(nnx.Module):
     @property
     def step_cell(self) -> Any:
         """Returns what has the cell's `initialize_carry` and `num_feature_axes`."""
-        raise NotImplementedError
-
-    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, Any]:
-        """Runs the cell over a sequence: `(outputs, state)`."""
-        raise NotImplementedError
-
-    def mirrored(self, rngs: nnx.Rngs) -> "Layer":
-        """Returns a layer like this one with new weights, that goes the other way."""
-        raise NotImplementedError
+        return self
 
     def __call__(
         self,
@@ -73,11 +65,12 @@ class Layer(nnx.Module):
         """
         refuse_positional(self, by_position)
         refuse_training(self, training)
+        layer: Any = self
         stored = fresh = None
         if self.stateful:
             fresh = self._fresh(inputs)
             stored = load_state(self, fresh)
-        outputs, state = self.sequence(
+        outputs, state = layer.sequence(
             inputs,
             mask=mask,
             seq_lengths=seq_lengths,

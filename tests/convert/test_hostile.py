@@ -147,6 +147,10 @@ def names_no_list(file):
     file.attrs["layer_names"] = 3
 
 
+def names_no_numbers(file):
+    file.create_group("layers/gru/cell/vars")["kernel"] = np.ones(3)
+
+
 def names_of_nothing(file):
     file.attrs["layer_names"] = [b"gru"]
     file.create_group("gru").attrs["weight_names"] = [b"kernel"]
@@ -164,6 +168,7 @@ FILES = {
     "groups for arrays": in_file(groups_for_arrays),
     "array for a group": in_file(array_for_a_group),
     "names no list": in_file(names_no_list),
+    "no numbers for names": in_file(names_no_numbers),
     "names of nothing": in_file(names_of_nothing),
     "folder": lambda folder: folder,
 }
@@ -230,6 +235,11 @@ MODELS = {
     "hidden_size": (lambda: onnx_model(hidden_size=7), "hidden_size must be that of R, 4, got 7"),
     "no shape": (lambda: without_shape(onnx_model()), "reshape"),
     "external": (lambda: external(onnx_model()), "relative path"),
+    "one activation": (lambda: onnx_model(activations=["Tanh"]), "activations must be 2 names"),
+    "unknown activation": (
+        lambda: onnx_model(activations=["Tanh", "Sinh"]),
+        r"activations must be of .*, got \['Sinh'\]",
+    ),
     "direction no text": (lambda: onnx_model(direction=3), "whole ONNX model"),
 }
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gruflax import GRUConfig
+from gruflax import GRUConfig, gru_cell_step, init_gru_params
 from gruflax.functional.activations import is_pointwise
 
 
@@ -52,3 +52,10 @@ def test_equal_configs_are_equal_and_copies_are(activation):
     assert GRUConfig(activation="tanh") == GRUConfig(activation=jnp.tanh)
     assert GRUConfig(activation="swish") == GRUConfig(activation=jax.nn.silu)
     assert hash(GRUConfig(activation="swish")) == hash(GRUConfig(activation=jax.nn.silu))
+
+
+def test_an_activation_of_pythons_numbers_takes_the_dtype():
+    config = GRUConfig(recurrent_activation=lambda x: jnp.where(x > 0, 1.0, 0.0))
+    params = init_gru_params(jax.random.key(0), 3, 4, config, dtype=jnp.bfloat16)
+    state, _ = gru_cell_step(params, None, jnp.ones((2, 3), jnp.bfloat16), config=config)
+    assert state.dtype == jnp.bfloat16

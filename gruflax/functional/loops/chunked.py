@@ -31,7 +31,8 @@ from gruflax.functional.loops.time import (
     start_anew,
     steps_of,
 )
-from gruflax.functional.step import project_inputs, step
+from gruflax.functional.params import split_bias, split_gates
+from gruflax.functional.step import project, step
 
 
 def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
@@ -77,16 +78,17 @@ def _forward(
     @wrap
     def chunk(params, fresh, h, now):
         x, valid, reset, updated = now
-        projections = project_inputs(params, read(x), call.config, masks, call.precision)
+        b, _ = split_bias(params, call.config)
+        x = project(read(x), params["kernel"], b, masks, call.precision)
 
         def body(h, now):
-            projections, valid, reset, updated = now
+            x, valid, reset, updated = now
             h = start_anew(h, reset, fresh)
-            h = hold(one_step(params, projections, h), h, valid, updated)
+            h = hold(one_step(params, x, h)[0], h, valid, updated)
             return h, h if call.return_sequences else None
 
         # One array per gate: XLA's CPU code for a slice of a packed one is not vectorised.
-        return lax.scan(body, h, (projections, valid, reset, updated))
+        return lax.scan(body, h, (split_gates(x), valid, reset, updated))
 
     _, *marks = steps_of(call.ordered())
     body = functools.partial(chunk, params, call.reset_state)

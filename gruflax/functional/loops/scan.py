@@ -6,7 +6,8 @@ from jax import lax
 
 from gruflax.functional.call import Call
 from gruflax.functional.loops.time import hold, start_anew, steps_of
-from gruflax.functional.step import project_inputs, step
+from gruflax.functional.params import split_bias, split_gates
+from gruflax.functional.step import project, step
 
 
 def scan_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
@@ -35,6 +36,7 @@ def _one_step(call: Call, h: jax.Array, now) -> jax.Array:
     """Computes the state after one of the steps of a call."""
     x, valid, reset, updated = now
     h = start_anew(h, reset, call.reset_state)
-    projections = project_inputs(call.params, x, call.config, call.masks.inputs, call.precision)
-    new = step(call.params, projections, h, call.config, call.masks.recurrent, call.precision)
+    b, _ = split_bias(call.params, call.config)
+    x = split_gates(project(x, call.params["kernel"], b, call.masks.inputs, call.precision))
+    new, _ = step(call.params, x, h, call.config, call.masks.recurrent, call.precision)
     return hold(new, h, valid, updated)

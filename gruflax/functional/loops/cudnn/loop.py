@@ -18,8 +18,9 @@ from gruflax.functional.loops.cudnn.conditions import check_cudnn as check_cudnn
 from gruflax.functional.loops.cudnn.library import load_cudnn
 from gruflax.functional.loops.cudnn.problem import Problem
 from gruflax.functional.loops.cudnn.weight_space import pack, unpack
+from gruflax.functional.params import split_bias, split_gates
 from gruflax.functional.sharding import vary_with
-from gruflax.functional.step import project_inputs, step
+from gruflax.functional.step import project, step
 
 
 def cudnn_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
@@ -113,8 +114,11 @@ def _scanned(problem: Problem, weights: jax.Array, state: jax.Array, x: jax.Arra
     """Computes the states `[t, b, u]` by a scan."""
     params = unpack(weights, problem, load_cudnn().sizes(problem))
 
+    config = GRUConfig()
+    b, _ = split_bias(params, config)
+
     def one_step(h, x):
-        h = step(params, project_inputs(params, x, GRUConfig()), h, GRUConfig())
+        h, _ = step(params, split_gates(project(x, params["kernel"], b)), h, config)
         return h, h
 
     return lax.scan(one_step, state, x)[1]
