@@ -1,4 +1,10 @@
-"""Dropout masks that stay the same at every step of a sequence."""
+"""Dropout masks that stay the same at every step of a sequence, and zoneout, anew at every step.
+
+Sources: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural
+Networks", arXiv:1512.05287, for inputs and states; Merity et al., arXiv:1708.02182, for weights;
+Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations",
+arXiv:1606.01305.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -73,13 +79,10 @@ def draw_dropout_masks(
     Returns:
         Masks of inputs `[n, ..., f]`, states `[n, ..., u]` and recurrent weights `[u, 3u]`; None
         where nothing is dropped.
-
-    Sources: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent
-    Neural Networks", arXiv:1512.05287; for the weights Merity et al., arXiv:1708.02182.
     """
     if rng is None:
         return DropoutMasks()
-    gates = (config.gate_masks, *batch_shape)
+    gates = (config.dropout_mask_count, *batch_shape)
     draws = (
         (config.dropout, (*gates, features)),
         (config.recurrent_dropout, (*gates, units)),
@@ -96,16 +99,12 @@ def draw_dropout_masks(
 def draw_zoneout(
     rng: jax.Array | None, config: GRUConfig, shape: tuple[int, ...]
 ) -> tuple[jax.Array | None, GRUConfig]:
-    """Draws which units of which steps take their new state.
-
-    Source: Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations",
-    arXiv:1606.01305.
-    """
+    """Draws which units of which steps take their new state, `[t, ..., u]` bool."""
     if rng is None or not config.zoneout:
         return None, config
     key = jax.random.fold_in(rng, len(DropoutMasks._fields))
-    moves = jax.random.bernoulli(key, 1.0 - config.zoneout, shape)
-    return moves, dataclasses.replace(config, zoneout=0.0)
+    updated = jax.random.bernoulli(key, 1.0 - config.zoneout, shape)
+    return updated, dataclasses.replace(config, zoneout=0.0)
 
 
 def split_masks(masks: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:

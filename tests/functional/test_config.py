@@ -20,9 +20,14 @@ def test_frozen_and_hashable():
 
 
 def test_recurrent_dropout_makes_implementation_one():
-    assert GRUConfig(implementation=2).gate_masks == 1
+    assert GRUConfig(implementation=2).dropout_mask_count == 1
     assert GRUConfig(recurrent_dropout=0.1).implementation == 1
-    assert GRUConfig(recurrent_dropout=0.1).gate_masks == 3
+    assert GRUConfig(recurrent_dropout=0.1).dropout_mask_count == 3
+
+
+def test_the_old_name_warns():
+    with pytest.warns(DeprecationWarning, match="dropout_mask_count"):
+        assert GRUConfig(implementation=1).gate_masks == 3
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_dropout_with_keras_own_masks(reset_after, dropout, recurrent_dropout):
     def masks(rate, size):
         if not rate:
             return None
-        keys = [np.array([11, next(counter)], np.uint32) for _ in range(config.gate_masks)]
+        keys = [np.array([11, next(counter)], np.uint32) for _ in range(config.dropout_mask_count)]
         keep = [jax.random.bernoulli(key, p=1 - rate, shape=(3, size)) for key in keys]
         return np.stack(keep).astype(np.float32) / np.float32(1 - rate)
 
