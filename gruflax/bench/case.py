@@ -48,16 +48,9 @@ SCALING: dict[str, tuple[Shape, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One problem that every contestant solves.
+    """One problem that every contestant solves, on a platform: "cpu", "gpu" or "tpu".
 
-    Attributes:
-        batch: number of sequences.
-        time: steps a sequence.
-        features: size of an input step.
-        units: size of the state.
-        dtype: of inputs, parameters and arithmetic.
-        masked: whether the sequences are right-padded, with lengths from half to all of `time`.
-        device: the platform: "cpu", "gpu" or "tpu".
+    Masked sequences are right-padded, with lengths from half to all of `time`.
     """
 
     batch: int

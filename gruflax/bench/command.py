@@ -169,14 +169,7 @@ QUICK_PEERS = ("flax.linen", "flax.nnx")
 
 
 class Task(NamedTuple):
-    """One group to measure.
-
-    Attributes:
-        case: the problem.
-        mode: "forward", "value_and_grad" or "step".
-        peers: the contestants.
-        seconds: for the timings; 0 only compiles.
-    """
+    """One group to measure in a mode; with 0 seconds it is only compiled."""
 
     case: Case
     mode: str

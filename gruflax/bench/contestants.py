@@ -23,13 +23,9 @@ GRUFLAX, JAX_PEER, OTHER, FLOOR = "gruflax", "jax", "other", "floor"
 
 
 class Program(NamedTuple):
-    """Something to time.
+    """Something to time, and what its compiler told, if any.
 
-    Attributes:
-        run: does the work once and returns when it is done: outputs `[b, t, u]`, or the loss and
-            the gradients.
-        compile_seconds: of tracing and compiling; None where nothing is compiled.
-        temp_bytes: peak temporary memory as the compiler planned it; None where none tells.
+    `run` does the work once and returns, when done, outputs `[b, t, u]` or loss and gradients.
     """
 
     run: Callable[[], Any]
@@ -41,18 +37,9 @@ class Program(NamedTuple):
 class Peer:
     """A contestant of the benchmark.
 
-    Attributes:
-        name: as the tables show it.
-        kind: "gruflax"; "jax", whose best is compared with gruflax; "other"; or "floor".
-        make: makes the program of a case in a mode; imports its library.
-        modules: what has to be importable.
-        package: what to install where it is not.
-        modes: what it can do.
-        masks: whether it takes right-padded sequences.
-        dtypes: in which it can compute.
-        devices: on which it can run.
-        note: how its work differs, if it does.
-        mask_note: how its work differs where there is a mask.
+    The best of the kind "jax" is compared with gruflax. `make` makes the program of a case in a
+    mode, and imports the `modules` that `package` installs. The notes say how its work differs,
+    always or where there is a mask.
     """
 
     name: str
@@ -91,13 +78,7 @@ class Peer:
 
 
 class Inputs(NamedTuple):
-    """The arrays of a case on its JAX device.
-
-    Attributes:
-        x: `[b, t, f]` in the case's dtype.
-        mask: `[b, t]` bool, or None.
-        lengths: `[b]` int32, or None; says the same as `mask`.
-    """
+    """Inputs `[b, t, f]`; a mask `[b, t]` and lengths `[b]` that say the same, or None."""
 
     x: jax.Array
     mask: jax.Array | None
@@ -125,14 +106,7 @@ def jax_program(case: Case, mode: str, apply: Apply, params: Any) -> Program:
 
 
 class Executable(NamedTuple):
-    """A compiled function and what its compiler told.
-
-    Attributes:
-        call: the function, of arrays on the case's device.
-        arguments: those it was compiled for, on that device.
-        seconds: of tracing and compiling.
-        temp_bytes: peak temporary memory as planned, or None.
-    """
+    """A compiled function with its arguments on the device, and what its compiler told."""
 
     call: Callable[..., Any]
     arguments: tuple[Any, ...]

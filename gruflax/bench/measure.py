@@ -16,14 +16,7 @@ from gruflax.bench.contestants import GRUFLAX, Peer, Program
 
 
 class Spread(NamedTuple):
-    """The middle half of some timings.
-
-    Attributes:
-        median: seconds.
-        low: the first quartile, seconds.
-        high: the third quartile, seconds.
-        rounds: how many timings there were.
-    """
+    """The median and the quartiles of some timings, in seconds, and how many there were."""
 
     median: float
     low: float
@@ -120,16 +113,7 @@ Report = Callable[[str, float], None]
 
 
 class Result(NamedTuple):
-    """What was measured of a contestant.
-
-    Attributes:
-        name: of the contestant.
-        kind: "gruflax", "jax", "other" or "floor".
-        spread: of its times, or None where it was only compiled.
-        compile_seconds: of tracing and compiling, or None.
-        temp_bytes: peak temporary memory, or None.
-        note: how its work differs, or nothing.
-    """
+    """What was measured of a contestant; no spread where it was only compiled."""
 
     name: str
     kind: str
@@ -147,14 +131,7 @@ class Absence(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Contestants that did the same work at the same time.
-
-    Attributes:
-        case: the problem.
-        mode: "forward", "value_and_grad" or "step".
-        results: of those that took part.
-        absences: of the others.
-    """
+    """Contestants that did the same work at the same time, and who did not take part."""
 
     case: Case
     mode: str

@@ -19,16 +19,7 @@ Measure = Callable[[Group], float | None]
 
 
 class Target(NamedTuple):
-    """A ratio over several cases.
-
-    Attributes:
-        name: what over what.
-        mean: geometric mean of the ratio over the cases.
-        lowest: its lowest value.
-        highest: its highest value.
-        where: the case of the lowest.
-        cases: how many cases.
-    """
+    """A ratio over several cases: its geometric mean and its extremes, the lowest with its case."""
 
     name: str
     mean: float

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ from gruflax.functional.config import GRUConfig
 from gruflax.functional.params import check_params, params_shapes
 from gruflax.keras_names import activations
 from gruflax.layers.fields import AXES, config_of
+from gruflax.layers.protocols import GRULike
 
 
 # The order of the gates' columns in gruflax and Keras: update, reset, candidate.
@@ -100,7 +101,7 @@ def weights_of(module: nn.Module | None, variables: Mapping[str, Any]) -> Weight
     given = nn.unbox(variables.get("params", variables))
     params: Params = {name: np.asarray(value) for name, value in given.items()}
     _check_floats({name: array for name, array in params.items() if name in AXES})
-    config = config_for(params) if module is None else config_of(module)
+    config = config_for(params) if module is None else config_of(cast(GRULike, module))
     check_params(params, config, None if module is None else module.units)
     if config.zoneout or config.learn_initial_state:
         raise ValueError(

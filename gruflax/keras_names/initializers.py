@@ -25,13 +25,21 @@ _DISTRIBUTIONS: dict[str, Literal["truncated_normal", "normal", "uniform"]] = {
 
 
 class _Seeded:
-    """Checks the seed of a random initializer."""
+    """A random initializer: `seed`, where given, replaces the key."""
 
     seed: int | None
 
     def __post_init__(self):
         if not isinstance(self.seed, int | None):
             raise ValueError(f"seed must be an integer or None, got {brief(self.seed)}.")
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draws an array of `shape` and `dtype`."""
+        key = key if self.seed is None else jax.random.key(self.seed)
+        return self._draw(key, shape, dtype)
+
+    def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +90,14 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class RandomNormal(_Seeded):
-    """A normal distribution; `seed`, where given, replaces the key."""
+    """A normal distribution."""
 
     mean: float = 0.0
     stddev: float = 0.05
     seed: int | None = None
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """Draws an array of `shape` and `dtype`."""
-        return self.mean + self.stddev * jax.random.normal(_key(key, self.seed), shape, dtype)
+    def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
+        return self.mean + self.stddev * jax.random.normal(key, shape, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +108,8 @@ class TruncatedNormal(_Seeded):
     stddev: float = 0.05
     seed: int | None = None
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """Draws an array of `shape` and `dtype`."""
-        draw = jax.random.truncated_normal(_key(key, self.seed), -2.0, 2.0, shape, dtype)
+    def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
+        draw = jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
         return self.mean + self.stddev * draw
 
 
@@ -115,9 +121,8 @@ class RandomUniform(_Seeded):
     maxval: float = 0.05
     seed: int | None = None
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """Draws an array of `shape` and `dtype`."""
-        return jax.random.uniform(_key(key, self.seed), shape, dtype, self.minval, self.maxval)
+    def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, self.minval, self.maxval)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,15 +155,13 @@ class VarianceScaling(_Seeded):
                 f"distribution must be one of {sorted(_DISTRIBUTIONS)}, got {self.distribution!r}."
             )
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """Draws an array of `shape` and `dtype`."""
+    def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
         vector = len(shape) == 1
         # To Keras a vector's fans are both its length, as is the outer fan of a one-row matrix.
         mode = "fan_out" if vector else self.mode
         draw = jax.nn.initializers.variance_scaling(
             self.scale, mode, _DISTRIBUTIONS[self.distribution]
         )
-        key = _key(key, self.seed)
         return draw(key, (1, *shape), dtype)[0] if vector else draw(key, shape, dtype)
 
 
@@ -172,28 +175,22 @@ class Orthogonal(_Seeded):
     gain: float = 1.0
     seed: int | None = None
 
-    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """Draws an array of `shape` and `dtype`."""
-        return self.gain * orthogonal(_key(key, self.seed), shape, dtype)
-
-
-def _key(key: jax.Array, seed: int | None) -> jax.Array:
-    return key if seed is None else jax.random.key(seed)
+    def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
+        return self.gain * orthogonal(key, shape, dtype)
 
 
 def _scaled(name: str, scale: float, mode: Any, distribution: str, source: str) -> type:
     """Makes one of the named special cases of `VarianceScaling`, with a seed as its only field."""
 
-    def call(self: Any, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """Draws an array of `shape` and `dtype`."""
-        return VarianceScaling(scale, mode, distribution, self.seed)(key, shape, dtype)
+    def draw(self: _Seeded, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
+        return VarianceScaling(scale, mode, distribution)(key, shape, dtype)
 
     return dataclasses.make_dataclass(
         name,
         [("seed", int | None, None)],
         bases=(_Seeded,),
         namespace={
-            "__call__": call,
+            "_draw": draw,
             "__doc__": f"VarianceScaling({scale}, {mode!r}, {distribution!r}). Source: {source}.",
             "__module__": __name__,
         },

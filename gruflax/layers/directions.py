@@ -1,5 +1,6 @@
 """A sequence in both directions, whatever the layers' module system is."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.masks import combined_mask, where_steps
 from gruflax.layers.any_cell import time_axis
+from gruflax.layers.protocols import Returning
 
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
@@ -72,7 +74,7 @@ def reversed_reset(reset: ArrayLike | None, axis: int) -> jax.Array | None:
 
 def run_directions(
     run: Callable[..., Any],
-    layers: tuple[Any, Any],
+    layers: tuple[Returning, Returning],
     inputs: ArrayLike,
     num_feature_axes: int,
     *,
@@ -111,40 +113,25 @@ def run_directions(
     return (*outputs, *states, *other_states)
 
 
+def _of_forward(name: str) -> Any:
+    return property(operator.attrgetter(f"_forward.{name}"), doc=f"The forward layer's `{name}`.")
+
+
 class Pair:
     """What a bidirectional layer, as any other, tells of itself: it is its forward layer's."""
 
+    return_sequences = _of_forward("return_sequences")
+    return_state = _of_forward("return_state")
+    stateful = _of_forward("stateful")
+    go_backwards = _of_forward("go_backwards")
+    time_major = _of_forward("time_major")
+
     @property
-    def _forward(self) -> Any:
+    def _forward(self) -> Returning:
         raise AttributeError("a pair must have a forward layer.")
 
-    @property
-    def return_sequences(self) -> bool:
-        """Returns whether the output of every step is returned."""
-        return self._forward.return_sequences
 
-    @property
-    def return_state(self) -> bool:
-        """Returns whether the states are returned too."""
-        return self._forward.return_state
-
-    @property
-    def stateful(self) -> bool:
-        """Returns whether states are kept from call to call."""
-        return self._forward.stateful
-
-    @property
-    def go_backwards(self) -> bool:
-        """Returns whether outputs come with the last step first."""
-        return self._forward.go_backwards
-
-    @property
-    def time_major(self) -> bool:
-        """Returns whether time is the first axis."""
-        return self._forward.time_major
-
-
-def check_pair(names: tuple[str, str], layers: tuple[Any, Any]) -> None:
+def check_pair(names: tuple[str, str], layers: tuple[Returning, Returning]) -> None:
     """Raises a ValueError unless two layers go together."""
     pair = " and ".join(names)
     one, two = layers

@@ -11,6 +11,7 @@ from gruflax.functional.checks import brief, check_flags
 from gruflax.functional.config import RATES, GRUConfig
 from gruflax.functional.params import check_size, draw_param
 from gruflax.keras_names import activations, constraints, initializers, regularizers
+from gruflax.layers.protocols import GRULike
 
 
 Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
@@ -76,7 +77,7 @@ def axis_names(parameter: str, rank: int) -> tuple[str | None, ...]:
     return AXES[parameter][-rank:]
 
 
-def config_of(module: Any) -> GRUConfig:
+def config_of(module: GRULike) -> GRUConfig:
     """Returns the static description of a module with the fields of a GRU."""
     return GRUConfig(
         activation=activations.identify(module.activation),
@@ -112,7 +113,7 @@ def check_layer_fields(layer: Any) -> None:
         layer.activity_regularizer = found
 
 
-def settle_fields(module: Any) -> None:
+def settle_fields(module: GRULike) -> None:
     """Checks a GRU's fields, and gives names to what Keras has a name for."""
     check_layer_fields(module)
     check_size("units", module.units)

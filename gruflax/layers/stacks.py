@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
+from gruflax.layers.protocols import Returning
 
 
 def check_stack(layers: Any, kinds: tuple[type, ...], names: str) -> None:
@@ -34,7 +35,7 @@ def check_stack(layers: Any, kinds: tuple[type, ...], names: str) -> None:
 
 
 def run_stack(
-    layers: tuple[Any, ...],
+    layers: tuple[Returning, ...],
     run: Callable[[int, Any, Any], Any],
     drop: Callable[[int, Any], Any],
     inputs: ArrayLike,
@@ -71,7 +72,7 @@ def one_each(name: str, states: Any, count: int) -> tuple | list:
     return states
 
 
-def _split_result(layer: Any, result: Any) -> tuple[Any, tuple]:
+def _split_result(layer: Returning, result: Any) -> tuple[Any, tuple]:
     """Splits what a layer returned into `(outputs, states)`."""
     if not layer.return_state:
         return result, ()

@@ -1,6 +1,6 @@
 """Keras' Bidirectional layer."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -84,7 +84,7 @@ class Bidirectional(Pair, Resettable, Configurable):
         refuse_positional(self, by_position)
         return run_directions(
             lambda layer, **options: layer(inputs, training=training, **options),
-            (self.layer, self.backward_layer),
+            self._layers,
             inputs,
             self.num_feature_axes,
             merge_mode=self.merge_mode,
@@ -96,13 +96,16 @@ class Bidirectional(Pair, Resettable, Configurable):
 
     def reset_states(self, states: Any = None) -> None:
         """Resets both states, to zeros or to the forward layer's and then the backward one's."""
-        layers: Any = (self.layer, self.backward_layer)
-        for layer, half in zip(layers, state_halves("states", states), strict=True):
+        for layer, half in zip(self._layers, state_halves("states", states), strict=True):
             layer.reset_states(half)
 
     @property
-    def _forward(self) -> Any:
+    def _forward(self) -> GRU | RNN:
         return self.layer
+
+    @property
+    def _layers(self) -> tuple[GRU | RNN, GRU | RNN]:
+        return self.layer, cast(GRU | RNN, self.backward_layer)
 
     @property
     def num_feature_axes(self) -> int:

@@ -1,6 +1,6 @@
 """What a recurrent layer makes of its cell's outputs and states."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import linen as nn
@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from gruflax.keras_names import regularizers
 from gruflax.layers.calls import refuse_positional
+from gruflax.layers.protocols import Cell, RecurrentLayer
 from gruflax.layers.states import as_tuple, beginnings
 from gruflax.linen.cell_sequence import initial_carry
 from gruflax.linen.serialization import Configurable
@@ -22,9 +23,9 @@ class Layer(Resettable, Configurable):
     """
 
     @property
-    def step_cell(self) -> Any:
+    def step_cell(self) -> Cell:
         """Returns what has the cell's `initialize_carry` and `num_feature_axes`."""
-        return self
+        return cast(Cell, self)
 
     @nn.compact
     def __call__(
@@ -66,7 +67,7 @@ class Layer(Resettable, Configurable):
                 stateful layer changed, or dropout has no key; the message names the argument.
         """
         refuse_positional(self, by_position)
-        layer: Any = self
+        layer = cast(RecurrentLayer, self)
         stored = fresh = None
         if layer.stateful:
             fresh = initial_carry(layer.step_cell, inputs, layer.time_major)
@@ -85,19 +86,20 @@ class Layer(Resettable, Configurable):
         )
         if layer.stateful:
             store_state(self, state)
-        return layer.results(outputs, state, mask)
+        return self.results(outputs, state, mask)
 
     def results(self, outputs: jax.Array, state: Any, mask: Any) -> Any:
         """Returns what a call returns, its activity loss sown."""
-        layer: Any = self
+        layer = cast(RecurrentLayer, self)
         result = (outputs, *as_tuple(state)) if layer.return_state else outputs
-        sow_activity_loss(layer, result)
+        sow_activity_loss(self, result)
         return result
 
 
-def sow_activity_loss(layer: Any, result: Any, by_batch: bool = False) -> None:
+def sow_activity_loss(layer: nn.Module, result: Any, by_batch: bool = False) -> None:
     """Sows the loss of each output into "losses", divided by the batch size if asked for."""
-    regularizer = regularizers.get(layer.activity_regularizer, "activity_regularizer")
+    fields = cast(RecurrentLayer, layer)
+    regularizer = regularizers.get(fields.activity_regularizer, "activity_regularizer")
     if regularizer is None or layer.is_initializing():
         return
     for output in jax.tree.leaves(result):

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from gruflax.layers.fields import (
     option,
     settle_fields,
 )
+from gruflax.layers.protocols import GRULike
 from gruflax.layers.states import single_state
 from gruflax.linen.module import Module, as_flag
 from gruflax.linen.serialization import Configurable
@@ -39,13 +40,13 @@ class GRUParameters(Configurable, kw_only=True):
     precision: lax.PrecisionLike = None
 
     def __post_init__(self):
-        settle_fields(self)
+        settle_fields(cast(GRULike, self))
         super().__post_init__()
 
     @property
     def config(self) -> GRUConfig:
         """Returns what the GRU computes, as `gruflax.functional` takes it."""
-        return config_of(self)
+        return config_of(cast(GRULike, self))
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> jax.Array:
@@ -54,8 +55,7 @@ class GRUParameters(Configurable, kw_only=True):
         It is zeros, or the learned state of a bound module that has one; `rng` is not used.
         """
         del rng
-        fields: Any = self
-        shape, dtype = (*input_shape[:-1], fields.units), fields.dtype or fields.param_dtype
+        shape, dtype = (*input_shape[:-1], self.units), self.dtype or self.param_dtype
         if self.scope is None or not self.has_variable("params", "initial_state"):
             return jnp.zeros(shape, dtype)
         learned = nn.unbox(self.get_variable("params", "initial_state"))

@@ -44,16 +44,13 @@ class Bidirectional(Pair, nnx.Module):
         if backward_layer is None:
             if rngs is None:
                 raise TypeError("rngs must be given to make the backward layer, got None.")
-            maker: Any = forward_layer
-            backward_layer = maker.mirrored(rngs)
+            backward_layer = forward_layer.mirrored(rngs)
         _check_layer("backward_layer", backward_layer)
         check_pair(("forward_layer", "backward_layer"), (forward_layer, backward_layer))
-        layers: Any = forward_layer, backward_layer
         # Zeros at masked steps are the pair's.
-        for layer in layers:
-            layer.zero_output_for_mask = False
-        self.forward_layer = forward_layer
-        self.backward_layer = backward_layer
+        forward_layer.zero_output_for_mask = backward_layer.zero_output_for_mask = False
+        self.forward_layer: Layer = forward_layer
+        self.backward_layer: Layer = backward_layer
         self.merge_mode = merge_mode
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 
 from gruflax.layers.fields import loop_for
-from gruflax.nnx.layer import Layer, rebuilt
+from gruflax.nnx.layer import Layer
 from gruflax.nnx.weights import GRUWeights
 
 
@@ -39,7 +39,3 @@ class GRU(GRUWeights, Layer):
     def loop_options(self) -> dict[str, Any]:
         """Returns which loop the attributes ask for."""
         return {"loop": loop_for(self.use_cudnn, self.loop), "remat": self.remat}
-
-    def mirrored(self, rngs: nnx.Rngs) -> "GRU":
-        """Returns a layer like this one with new weights, that goes the other way."""
-        return rebuilt(self, rngs, go_backwards=not self.go_backwards)

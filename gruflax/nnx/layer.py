@@ -1,7 +1,7 @@
 """What recurrent layers make of their cell's outputs and states."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import nnx
@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from gruflax.layers.any_cell import step_shape
 from gruflax.layers.calls import refuse_positional, refuse_training
 from gruflax.layers.fields import Identifier, check_layer_fields
+from gruflax.layers.protocols import Cell, RecurrentLayer
 from gruflax.layers.states import as_tuple, beginnings
 from gruflax.nnx.state import load_state, reset_states, store_state
 from gruflax.nnx.training import sow_activity_loss
@@ -39,9 +40,9 @@ class Layer(nnx.Module):
         check_layer_fields(self)
 
     @property
-    def step_cell(self) -> Any:
+    def step_cell(self) -> Cell:
         """Returns what has the cell's `initialize_carry` and `num_feature_axes`."""
-        return self
+        return cast(Cell, self)
 
     def __call__(
         self,
@@ -65,12 +66,11 @@ class Layer(nnx.Module):
         """
         refuse_positional(self, by_position)
         refuse_training(self, training)
-        layer: Any = self
         stored = fresh = None
         if self.stateful:
             fresh = self._fresh(inputs)
             stored = load_state(self, fresh)
-        outputs, state = layer.sequence(
+        outputs, state = cast(RecurrentLayer, self).sequence(
             inputs,
             mask=mask,
             seq_lengths=seq_lengths,
@@ -88,6 +88,10 @@ class Layer(nnx.Module):
         result = (outputs, *as_tuple(state)) if self.return_state else outputs
         sow_activity_loss(self, result)
         return result
+
+    def mirrored(self, rngs: nnx.Rngs) -> "Layer":
+        """Returns a layer like this one with new weights, that goes the other way."""
+        return rebuilt(self, rngs, go_backwards=not self.go_backwards)
 
     def init_state(self, input_shape: tuple[int, ...]) -> None:
         """Makes the state of a stateful layer before its first call, for inputs of a shape.
@@ -111,7 +115,7 @@ class Layer(nnx.Module):
         return initial_carry(cell, shape)
 
 
-def initial_carry(cell: Any, input_shape: tuple[int, ...]) -> Any:
+def initial_carry(cell: Cell, input_shape: tuple[int, ...]) -> Any:
     """Returns a cell's own initial state for steps of a shape."""
     # Flax' cells begin with zeros unless told otherwise; nnx.RNN uses this stream too.
     return cell.initialize_carry(input_shape, nnx.RngStream(0, tag="carry"))

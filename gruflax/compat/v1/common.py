@@ -12,7 +12,6 @@ from gruflax.functional.activations import hard_sigmoid_v1 as hard_sigmoid
 from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.dropout import dropout_mask
 from gruflax.keras_names import activations
-from gruflax.layers.fields import config_of
 from gruflax.linen.parameters import GRUFields, dropout_key
 
 
@@ -35,7 +34,7 @@ class V1Module(GRUFields):
     def config(self) -> GRUConfig:
         """Returns what the GRU computes, with v1's activations."""
         return dataclasses.replace(
-            config_of(self),
+            super().config,
             activation=v1_activation(self.activation),
             recurrent_activation=v1_activation(self.recurrent_activation),
         )
