@@ -1,6 +1,7 @@
-"""Layers on top of each other: what linen's and NNX's `Stack` share."""
+"""Layers and cells on top of each other: what the stacks of linen and of NNX share."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -79,3 +80,34 @@ def _split_result(layer: Returning, result: Any) -> tuple[Any, tuple]:
     if getattr(layer, "merge_mode", "") is None:
         return result[:2], result[2:]
     return result[0], result[1:]
+
+
+def check_cells(cells: Any, kind: type, name: str) -> None:
+    """Raises a TypeError unless `cells`, of a `kind` with this `name`, can be stacked."""
+    if not isinstance(cells, (tuple, list)) or not cells:
+        raise TypeError(f"cells must be a list of one cell or more, got {brief(cells)}.")
+    for index, cell in enumerate(cells):
+        if not isinstance(cell, kind):
+            raise TypeError(f"cells[{index}] must be a {name}, got {brief(cell)}.")
+
+
+def step_cells(
+    steps: Sequence[Callable[[Any, Any], tuple[Any, Any]]], name: str, states: Any, inputs: Any
+) -> tuple[Any, Any]:
+    """Steps each cell, the lowest first: the new states, nested as they were, and the output."""
+    if not isinstance(states, (tuple, list)) or len(states) != len(steps):
+        got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
+        raise ValueError(f"{name} must be a tuple or list of {len(steps)} states, got {got}.")
+    new, output = [], jnp.asarray(inputs)
+    for step, state in zip(steps, states, strict=True):
+        state, output = step(state, output)
+        new.append(state)
+    return (new if isinstance(states, list) else tuple(new)), output
+
+
+def sequence_of(cell: Any, own: tuple[type, ...], otherwise: Callable[..., Any]) -> Callable:
+    """Finds what runs a cell over a sequence: its class' own way, or the one for any cell."""
+    # A subclass with a step of its own runs that one.
+    if any(isinstance(cell, cls) and type(cell).__call__ is cls.__call__ for cls in own):
+        return cell.sequence
+    return functools.partial(otherwise, cell)

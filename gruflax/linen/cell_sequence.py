@@ -35,7 +35,7 @@ def cell_sequence(
 
     The "dropout" stream gives the same key at every step; zoneout makes another one of it.
     """
-    call: dict[str, Any] = {"training": training} if takes_training(cell) else {}
+    call = taken_options(cell, training)
 
     def loop(body, carry, steps):
         def one_step(cell, carry, now):
@@ -77,6 +77,7 @@ def cell_sequence(
     return result
 
 
-def takes_training(cell: nn.RNNCellBase) -> bool:
-    """Returns whether a cell's call has an argument `training`."""
-    return "training" in inspect.signature(type(cell).__call__).parameters
+def taken_options(cell: nn.RNNCellBase, training: bool) -> dict[str, Any]:
+    """Returns `training` for a cell whose call has such an argument, nothing for another."""
+    takes = "training" in inspect.signature(type(cell).__call__).parameters
+    return {"training": training} if takes else {}

@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
+from gruflax.layers import stacks
 from gruflax.layers.any_cell import run_stacked
+from gruflax.layers.stacks import check_cells, step_cells
 from gruflax.linen.cell import GRUCell
-from gruflax.linen.cell_sequence import cell_sequence, initial_carry, takes_training
+from gruflax.linen.cell_sequence import cell_sequence, initial_carry, taken_options
 from gruflax.linen.serialization import Configurable
 
 
@@ -33,13 +33,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
     cells: Sequence[nn.RNNCellBase]
 
     def __post_init__(self):
-        if not isinstance(self.cells, (tuple, list)) or not self.cells:
-            raise TypeError(f"cells must be a list of one cell or more, got {brief(self.cells)}.")
-        for index, cell in enumerate(self.cells):
-            if not isinstance(cell, nn.RNNCellBase):
-                raise TypeError(
-                    f"cells[{index}] must be a flax.linen.RNNCellBase, got {brief(cell)}."
-                )
+        check_cells(self.cells, nn.RNNCellBase, "flax.linen.RNNCellBase")
         self.cells = tuple(self.cells)
         super().__post_init__()
 
@@ -51,17 +45,8 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
         Raises:
             ValueError: there is not one state for each cell.
         """
-        if not isinstance(states, (tuple, list)) or len(states) != len(self.cells):
-            got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
-            raise ValueError(
-                f"states must be a tuple or list of {len(self.cells)} states, got {got}."
-            )
-        new, output = [], jnp.asarray(inputs)
-        for cell, state in zip(self.cells, states, strict=True):
-            options = {"training": training} if takes_training(cell) else {}
-            state, output = cell(state, output, **options)
-            new.append(state)
-        return (new if isinstance(states, list) else tuple(new)), output
+        steps = [functools.partial(cell, **taken_options(cell, training)) for cell in self.cells]
+        return step_cells(steps, "states", states, inputs)
 
     def sequence(
         self, inputs: ArrayLike, *, time_major: bool = False, **options: Any
@@ -102,8 +87,4 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
 
 def sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
     """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
-    for own in (GRUCell, StackedRNNCells):
-        # A subclass with a step of its own runs that one.
-        if isinstance(cell, own) and type(cell).__call__ is own.__call__:
-            return cell.sequence
-    return functools.partial(cell_sequence, cell)
+    return stacks.sequence_of(cell, (GRUCell, StackedRNNCells), cell_sequence)

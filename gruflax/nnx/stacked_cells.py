@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from gruflax.functional.checks import brief
+from gruflax.layers import stacks
 from gruflax.layers.any_cell import run_stacked, step_shape
+from gruflax.layers.stacks import check_cells, step_cells
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.cell_sequence import cell_sequence, taken_options
 from gruflax.nnx.layer import initial_carry
@@ -32,13 +32,8 @@ class StackedRNNCells(nnx.RNNCellBase):
     """
 
     def __init__(self, cells: Sequence[nnx.RNNCellBase]):
-        if not isinstance(cells, (tuple, list)) or not cells:
-            raise TypeError(f"cells must be a list of one cell or more, got {brief(cells)}.")
+        check_cells(cells, nnx.RNNCellBase, "flax.nnx.RNNCellBase")
         for index, cell in enumerate(cells):
-            if not isinstance(cell, nnx.RNNCellBase):
-                raise TypeError(
-                    f"cells[{index}] must be a flax.nnx.RNNCellBase, got {brief(cell)}."
-                )
             setattr(self, f"cells_{index}", cell)
         self.count = len(cells)
 
@@ -67,16 +62,12 @@ class StackedRNNCells(nnx.RNNCellBase):
         Raises:
             ValueError: there is not one state for each cell.
         """
-        if not isinstance(carry, (tuple, list)) or len(carry) != self.count:
-            raise ValueError(
-                f"carry must be a tuple or list of {self.count} states, got {brief(carry)}."
-            )
-        new, output = [], jnp.asarray(inputs)
-        for cell, state, own in zip(self.cells, carry, each_streams(rngs, self.count), strict=True):
-            options = taken_options(cell, deterministic=deterministic, rngs=own)
-            state, output = cell(state, output, **options)
-            new.append(state)
-        return (new if isinstance(carry, list) else tuple(new)), output
+        streams = each_streams(rngs, self.count)
+        steps = [
+            functools.partial(cell, **taken_options(cell, deterministic=deterministic, rngs=own))
+            for cell, own in zip(self.cells, streams, strict=True)
+        ]
+        return step_cells(steps, "carry", carry, inputs)
 
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
@@ -110,8 +101,4 @@ class StackedRNNCells(nnx.RNNCellBase):
 
 def sequence_of(cell: nnx.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
     """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
-    for own in (GRUCell, StackedRNNCells):
-        # A subclass with a step of its own runs that one.
-        if isinstance(cell, own) and type(cell).__call__ is own.__call__:
-            return cell.sequence
-    return functools.partial(cell_sequence, cell)
+    return stacks.sequence_of(cell, (GRUCell, StackedRNNCells), cell_sequence)

@@ -82,7 +82,7 @@ def test_errors():
         grunnx.StackedRNNCells([])
     with pytest.raises(TypeError, match=r"cells\[1\] must be a flax.nnx.RNNCellBase, got GRU"):
         grunnx.StackedRNNCells([cells()[0], grunnx.GRU(5, 3, rngs=RNGS)])
-    with pytest.raises(ValueError, match="carry must be a tuple or list of 2 states, got a list"):
+    with pytest.raises(ValueError, match="carry must be a tuple or list of 2 states, got 1"):
         grunnx.StackedRNNCells(cells())([X[:, 0]], X[:, 0])
     learned = grunnx.GRUCell(4, 5, learn_initial_state=True, rngs=RNGS)
     with pytest.raises(ValueError, match="learn_initial_state must be False where stateful=True"):
