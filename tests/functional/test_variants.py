@@ -70,6 +70,24 @@ def test_zoneout_and_masks():
     np.testing.assert_array_equal(carried[1, 2:], jnp.broadcast_to(carried[1, 2], (4, 5)))
 
 
+@pytest.mark.parametrize("options", LOOPS)
+def test_zoneout_is_drawn_in_the_order_of_processing(options):
+    config = GRUConfig(zoneout=0.4)
+    params = params_of(config)
+
+    def run(inputs, **layout):
+        return gruflax.gru_sequence(params, inputs, config=config, rng=KEY, **layout, **options)
+
+    outputs, state = run(X[:, ::-1])
+    for inputs, axes, layout in (
+        (X, (0, 1, 2), {"go_backwards": True}),
+        (X.swapaxes(0, 1), (1, 0, 2), {"go_backwards": True, "time_major": True}),
+    ):
+        got, last = run(inputs, **layout)
+        np.testing.assert_allclose(got.transpose(axes), outputs, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(last, state, rtol=1e-5, atol=1e-6)
+
+
 def test_zoneout_of_one_stands_still():
     config = GRUConfig(zoneout=1.0)
     params, start = params_of(config), jax.random.normal(KEY, (3, 5))
