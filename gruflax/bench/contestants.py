@@ -15,7 +15,11 @@ from jax import lax
 from gruflax.bench.case import DEVICES, DTYPES, MODES, STEP, VALUE_AND_GRAD, Case
 from gruflax.functional import gru_cell_step, gru_sequence, init_gru_params
 from gruflax.functional.checks import at_least_float32
-from gruflax.functional.loops.products import choose_products, turned_back_dot, turned_dot
+from gruflax.functional.loops.products import (
+    choose_products,
+    kernel_first_backward_dot,
+    kernel_first_dot,
+)
 from gruflax.functional.sequence import LOOPS
 
 
@@ -205,8 +209,8 @@ def _forward(kernels: Kernels, x: jax.Array) -> tuple[Any, jax.Array]:
     kernel, recurrent = kernels
     units, columns = recurrent.shape
     _, length, batch, _ = x.shape
-    turned, _ = choose_products(batch, units)
-    dot, factor = (turned_dot, recurrent.T) if turned else (jnp.dot, recurrent)
+    kernel_first, _ = choose_products(batch, units)
+    dot, factor = (kernel_first_dot, recurrent.T) if kernel_first else (jnp.dot, recurrent)
 
     def step(product: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         state = product[:, :units]
@@ -226,8 +230,8 @@ def _with_gradients(kernels: Kernels, x: jax.Array) -> tuple[Any, Any]:
     units, columns = recurrent.shape
     _, length, batch, features = x.shape
     last, states = _forward(kernels, x)
-    _, turned_back = choose_products(batch, units)
-    dot = turned_back_dot if turned_back else jnp.dot
+    _, kernel_first = choose_products(batch, units)
+    dot = kernel_first_backward_dot if kernel_first else jnp.dot
     pull_back = jax.linear_transpose(lambda state: dot(state, recurrent), states[0, 0])
 
     def step(cotangent: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:

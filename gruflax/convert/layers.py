@@ -34,8 +34,7 @@ def single(params: Params, **fields: Any) -> Layer:
 def pair(forward: Params, backward: Params, merge_mode: str | None, **fields: Any) -> Layer:
     """Makes a bidirectional layer for the parameters of both directions."""
     layer = GRU(**_sizes(forward), **fields)
-    turned: dict[str, Any] = {"go_backwards": not layer.go_backwards}
-    other = layer.clone(**(_sizes(backward) | fields | turned))
+    other = layer.clone(**(_sizes(backward) | fields)).clone(go_backwards=not layer.go_backwards)
     module = Bidirectional(layer, merge_mode, other)
     return module, {"params": {"forward_layer": forward, "backward_layer": backward}}
 

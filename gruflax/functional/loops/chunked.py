@@ -68,7 +68,7 @@ def _forward(
     forward, _ = products.choose_products(products.rows_of(call), _units(call))
     if forward and call.config.reset_after and call.masks.recurrent is None:
         params = {**params, "recurrent_kernel": params["recurrent_kernel"].T}
-        dot = products.turned_dot
+        dot = products.kernel_first_dot
     read, x = products.chunk_reader(call, by_chunk)
     masks = None if call.masks.inputs is None else call.masks.inputs[:, None]
     one_step = functools.partial(

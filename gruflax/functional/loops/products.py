@@ -23,21 +23,21 @@ def flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = Non
     return jnp.moveaxis(product.reshape(*rows.shape[:-1], kernel.shape[-1]), -2, 0)
 
 
-def turned_dot(
-    state: jax.Array, turned_kernel: jax.Array, precision: lax.PrecisionLike = None
+def kernel_first_dot(
+    state: jax.Array, transposed_kernel: jax.Array, precision: lax.PrecisionLike = None
 ) -> jax.Array:
     """Computes `h R` `[..., 3u]` with the kernel, transposed to `[3u, u]`, as the left factor.
 
     It must be transposed outside of the loop: XLA would fold a transpose inside into the product.
     """
     contracted = (((1,), (state.ndim - 1,)), ((), ()))
-    product = lax.dot_general(turned_kernel, state, contracted, precision=precision)
-    # Gate by gate: a product that is transposed as a whole, XLA turns back.
+    product = lax.dot_general(transposed_kernel, state, contracted, precision=precision)
+    # Gate by gate: a product that is transposed as a whole, XLA undoes.
     gates = jnp.split(product, GATES)
     return jnp.concatenate([jnp.moveaxis(gate, 0, -1) for gate in gates], axis=-1)
 
 
-def turned_back_dot(
+def kernel_first_backward_dot(
     state: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None
 ) -> jax.Array:
     """Computes `h R` `[..., n u]` such that its transpose has the kernel as the left factor."""
@@ -72,8 +72,8 @@ def chunk_reader(
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     """Returns how a chunk gets its inputs `[k, ..., f]`, and what of `[t, ...]` is sliced for it.
 
-    Inputs with the batch first are turned chunk by chunk, so that no time-major copy exists; those
-    that go backwards are copied anyway.
+    Inputs with the batch first are transposed chunk by chunk, so that no time-major copy exists;
+    those that go backwards are copied anyway.
     """
     if not by_chunk or call.time_major or call.go_backwards:
         return lambda x: x, call.in_order(call.inputs)

@@ -160,7 +160,7 @@ class _Given(NamedTuple):
         """Returns `dh -> dh R`, in the form whose transpose is fast."""
         units = self.h.shape[-1]
         _, backward = products.choose_products(products.rows_of(self.call), units)
-        dot = products.turned_back_dot if backward else jnp.dot
+        dot = products.kernel_first_backward_dot if backward else jnp.dot
         return lambda dh: project(dh, kernel, None, mask, self.call.precision, dot)
 
 

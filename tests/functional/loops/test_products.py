@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import pytest
 
 import gruflax
-from gruflax.functional.loops.products import choose_products, flat_dot, turned_back_dot, turned_dot
+from gruflax.functional.loops.products import (
+    choose_products,
+    flat_dot,
+    kernel_first_backward_dot,
+    kernel_first_dot,
+)
 
 
 UNITS = 512
@@ -14,8 +19,8 @@ UNITS = 512
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
 @pytest.mark.parametrize(
     "dot",
-    [lambda x, kernel: turned_dot(x, kernel.T), turned_back_dot, flat_dot],
-    ids=["turned", "turned_back", "flat"],
+    [lambda x, kernel: kernel_first_dot(x, kernel.T), kernel_first_backward_dot, flat_dot],
+    ids=["kernel_first", "kernel_first_backward", "flat"],
 )
 def test_every_form_is_the_product(dot, batch, x64):
     keys = jax.random.split(jax.random.key(0), 3)
