@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -164,7 +164,6 @@ def build_parser() -> Parser:
     return parser
 
 
-FILES = ("json",)
 QUICK_PEERS = ("flax.linen", "flax.nnx")
 
 
@@ -258,14 +257,6 @@ def _device(parser: Parser, wanted: str | None) -> str:
     return wanted
 
 
-def _write(parser: Parser, option: str, write: Callable[[], object]) -> None:
-    """Writes a file, or ends with one line that says why not."""
-    try:
-        write()
-    except (OSError, ValueError) as error:
-        parser.error(f"argument {option}: {error}")
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
     parser = build_parser()
@@ -282,6 +273,9 @@ def main(argv: list[str] | None = None) -> None:
         console.print(line, markup=False, highlight=False, style="dim")
     console.print(targets_table(find_targets(groups)))
     if options.json:
-        settings = {name: value for name, value in vars(options).items() if name not in FILES}
+        settings = {name: value for name, value in vars(options).items() if name != "json"}
         text = json.dumps(to_json(groups, machine, settings), indent=1)
-        _write(parser, "--json", lambda: options.json.write_text(text))
+        try:
+            options.json.write_text(text)
+        except (OSError, ValueError) as error:
+            parser.error(f"argument --json: {error}")

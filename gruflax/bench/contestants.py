@@ -76,10 +76,6 @@ class Peer:
             return f"does not run on a {case.device}"
         return None
 
-    def build(self, case: Case, mode: str) -> Program:
-        """Makes the program, compiled for the case's device."""
-        return self.make(case, mode)
-
 
 class Inputs(NamedTuple):
     """Inputs `[b, t, f]`; a mask `[b, t]` and lengths `[b]` that say the same, or None."""

@@ -184,7 +184,7 @@ def _build(
         reason = peer.obstacle(case, mode)
         if reason is None:
             try:
-                program = peer.build(case, mode)
+                program = peer.make(case, mode)
                 outcome = program.run() if execute else None
             except Exception as error:
                 # gruflax says by a ValueError that a loop does not run here; others say it anyhow.

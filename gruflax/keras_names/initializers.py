@@ -1,5 +1,6 @@
 """Keras' initializers, over `jax.nn.initializers`."""
 
+import abc
 import dataclasses
 import numbers
 from collections.abc import Callable
@@ -24,7 +25,7 @@ _DISTRIBUTIONS: dict[str, Literal["truncated_normal", "normal", "uniform"]] = {
 }
 
 
-class _Seeded:
+class _Seeded(abc.ABC):
     """A random initializer: `seed`, where given, replaces the key."""
 
     seed: int | None
@@ -38,8 +39,9 @@ class _Seeded:
         key = key if self.seed is None else jax.random.key(self.seed)
         return self._draw(key, shape, dtype)
 
+    @abc.abstractmethod
     def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
-        raise NotImplementedError
+        """Draws an array of `shape` and `dtype` by a key."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 from gruflax.functional.params import check_size
 from gruflax.layers import stacks
 from gruflax.layers.any_cell import run_stacked
-from gruflax.layers.stacks import check_cells, step_cells
 from gruflax.linen.cell import GRUCell
 from gruflax.linen.cell_sequence import cell_sequence, initial_carry, taken_options
 from gruflax.linen.serialization import Configurable
@@ -33,7 +32,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
     cells: Sequence[nn.RNNCellBase]
 
     def __post_init__(self):
-        check_cells(self.cells, nn.RNNCellBase, "flax.linen.RNNCellBase")
+        stacks.check_cells(self.cells, nn.RNNCellBase, "flax.linen.RNNCellBase")
         self.cells = tuple(self.cells)
         super().__post_init__()
 
@@ -46,7 +45,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
             ValueError: there is not one state for each cell.
         """
         steps = [functools.partial(cell, **taken_options(cell, training)) for cell in self.cells]
-        return step_cells(steps, "states", states, inputs)
+        return stacks.step_cells(steps, "states", states, inputs)
 
     def sequence(
         self, inputs: ArrayLike, *, time_major: bool = False, **options: Any

@@ -10,7 +10,6 @@ from jax.typing import ArrayLike
 
 from gruflax.layers import stacks
 from gruflax.layers.any_cell import run_stacked, step_shape
-from gruflax.layers.stacks import check_cells, step_cells
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.cell_sequence import cell_sequence, taken_options
 from gruflax.nnx.layer import initial_carry
@@ -32,7 +31,7 @@ class StackedRNNCells(nnx.RNNCellBase):
     """
 
     def __init__(self, cells: Sequence[nnx.RNNCellBase]):
-        check_cells(cells, nnx.RNNCellBase, "flax.nnx.RNNCellBase")
+        stacks.check_cells(cells, nnx.RNNCellBase, "flax.nnx.RNNCellBase")
         for index, cell in enumerate(cells):
             setattr(self, f"cells_{index}", cell)
         self.count = len(cells)
@@ -67,7 +66,7 @@ class StackedRNNCells(nnx.RNNCellBase):
             functools.partial(cell, **taken_options(cell, deterministic=deterministic, rngs=own))
             for cell, own in zip(self.cells, streams, strict=True)
         ]
-        return step_cells(steps, "carry", carry, inputs)
+        return stacks.step_cells(steps, "carry", carry, inputs)
 
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None

@@ -37,7 +37,7 @@ def program_of(peer, case, mode):
     for module in peer.modules:
         pytest.importorskip(module)
     assert peer.obstacle(case, mode) is None
-    return peer.build(case, mode)
+    return peer.make(case, mode)
 
 
 def arrays(outcome):
@@ -79,8 +79,8 @@ def test_loops_agree_with_each_other_and_with_the_public_function(masked):
     params = gruflax_params(case)
     expected, _ = gru_sequence(params, case.inputs(), mask=case.mask(), loop="scan")
     for peer in LOOP_PEERS[1:3]:
-        np.testing.assert_allclose(peer.build(case, "forward").run(), expected, atol=1e-6)
-        loss, gradients = peer.build(case, VALUE_AND_GRAD).run()
+        np.testing.assert_allclose(peer.make(case, "forward").run(), expected, atol=1e-6)
+        loss, gradients = peer.make(case, VALUE_AND_GRAD).run()
         np.testing.assert_allclose(loss, mean_square(expected, case.mask()), rtol=1e-5)
         assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)
 
@@ -103,7 +103,7 @@ def test_16_bit_floats_are_computed_in_16_bits(name):
 def test_float64_is_computed_in_float64():
     case = Case(2, 3, F, U, "float64")
     with environment(case):
-        outcomes = [peer.build(case, "forward").run() for peer in (LOOP_PEERS[0], FLOOR_PEER)]
+        outcomes = [peer.make(case, "forward").run() for peer in (LOOP_PEERS[0], FLOOR_PEER)]
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(outcomes)} == {"float64"}
 
 
@@ -111,7 +111,7 @@ def test_float64_is_computed_in_float64():
 def test_the_floor_multiplies_as_much_as_a_gru(mode):
     # Time in chunks that are not even: 103 steps become 3 chunks of 35.
     case = Case(2, 103, F, U)
-    outcome = FLOOR_PEER.build(case, mode).run()
+    outcome = FLOOR_PEER.make(case, mode).run()
     leaves = jax.tree.leaves(outcome)
     assert all(np.isfinite(leaf).all() for leaf in leaves)
     if mode == VALUE_AND_GRAD:
@@ -135,7 +135,7 @@ def test_steps_go_on_from_their_own_state():
     case = Case(1, 1, F, U)
     params, x = gruflax_params(case), case.inputs()[:, 0]
     state = np.zeros((1, U), np.float32)
-    programs = [peer.build(case, STEP) for peer in STEP_PEERS]
+    programs = [peer.make(case, STEP) for peer in STEP_PEERS]
     for _ in range(3):
         state, _ = gru_cell_step(params, state, x)
         cell, layer, linen = (program.run() for program in programs)

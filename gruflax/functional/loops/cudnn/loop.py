@@ -113,7 +113,6 @@ def _gradients_jvp(problem, primals, tangents):
 def _scanned(problem: Problem, weights: jax.Array, state: jax.Array, x: jax.Array) -> jax.Array:
     """Computes the states `[t, b, u]` by a scan."""
     params = unpack(weights, problem, load_cudnn().sizes(problem))
-
     config = GRUConfig()
     b, _ = split_bias(params, config)
 
