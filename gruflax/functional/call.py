@@ -43,7 +43,15 @@ from gruflax.functional.sharding import sharded_like, vary_with
         "masks",
         "updated",
     ],
-    meta_fields=["config", "time_major", "go_backwards", "precision", "return_sequences", "chunk"],
+    meta_fields=[
+        "config",
+        "time_major",
+        "go_backwards",
+        "precision",
+        "return_sequences",
+        "zero_output_for_mask",
+        "chunk",
+    ],
 )
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -51,7 +59,7 @@ class Call:
 
     Attributes:
         params: of the GRU, in the compute dtype, recurrent weights dropped.
-        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`; zeros at masked steps.
+        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
         initial_state: `[..., u]`.
         reset_state: `[..., u]`, what a reset goes back to.
         valid: `[..., t]` or `[t, ...]` boolean, True where a step counts; or None.
@@ -63,6 +71,7 @@ class Call:
         go_backwards: whether the last step is processed first.
         precision: of the products.
         return_sequences: whether the state after every step is wanted.
+        zero_output_for_mask: whether outputs are zeros at masked steps.
         chunk: steps per chunk of a loop that works on chunks; None lets it choose.
     """
 
@@ -79,6 +88,7 @@ class Call:
     go_backwards: bool = False
     precision: Any = None
     return_sequences: bool = True
+    zero_output_for_mask: bool = False
     chunk: int | None = None
 
     @property
@@ -99,6 +109,25 @@ class Call:
     def in_layout(self, states: jax.Array) -> jax.Array:
         """Brings `[t, ..., u]` to the caller's axes; outputs stay in the order of processing."""
         return jnp.moveaxis(states, 0, self.time_axis)
+
+    def outputs(self, states: jax.Array | None) -> jax.Array | None:
+        """Makes outputs, in the caller's axes, of the states after every step `[t, ..., u]`."""
+        if states is None:
+            return None
+        states = self.in_layout(states)
+        if not self.zero_output_for_mask or self.valid is None:
+            return states
+        valid = jnp.flip(self.valid, self.time_axis) if self.go_backwards else self.valid
+        return where_steps(valid, states, 0)
+
+    def cleared(self) -> "Call":
+        """Returns the same call with inputs of zeros at masked steps.
+
+        A `where` on the state alone would let NaN through in the gradient, as zero times NaN.
+        """
+        if self.valid is None:
+            return self
+        return dataclasses.replace(self, inputs=where_steps(self.valid, self.inputs, 0))
 
     def ordered(self) -> "Call":
         """Returns the same call with time first, in the order of processing."""
@@ -143,9 +172,6 @@ def make_call(
     axis = 0 if time_major else inputs.ndim - 2
     time, batch_shape = inputs.shape[axis], inputs.shape[:axis] + inputs.shape[axis + 1 : -1]
     valid = combined_mask(mask, seq_lengths, batch_shape, time, axis)
-    if valid is not None:
-        # A `where` on the state alone would let NaN through in the gradient, as zero times NaN.
-        inputs = where_steps(valid, inputs, 0)
     params = cast_params(params, dtype)
     learned = params.pop("initial_state", None)
     if initial_state is None and learned is not None:

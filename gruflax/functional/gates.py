@@ -58,7 +58,7 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
     call = make_call(params, inputs, **options)
     states, _ = choose_loop(call)(call)
     assert states is not None
-    first = call.ordered()
+    first = call.cleared().ordered()
     after = jnp.moveaxis(states, call.time_axis, 0)
     before = start_anew(
         jnp.concatenate([call.initial_state[None], after])[:-1], first.reset, call.reset_state[None]

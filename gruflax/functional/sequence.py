@@ -17,13 +17,15 @@ from gruflax.functional.checks import check_flags
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops.chunked import checkpointed_loop, chunked_loop
+from gruflax.functional.loops.native.conditions import check_native, runs_well
+from gruflax.functional.loops.native.loop import native_loop
 from gruflax.functional.loops.scan import scan_loop, unrolled_loop
 from gruflax.functional.loops.time import even_length, over_chunks
 from gruflax.functional.masks import where_steps
 from gruflax.functional.params import Params, check_size
 
 
-LOOPS = ("auto", "scan", "chunked", "cudnn")
+LOOPS = ("auto", "scan", "chunked", "native", "cudnn")
 
 # `Call -> (states [..., t, u] in the caller's layout, or None; the last state [..., u])`.
 Loop = Callable[[Call], tuple[jax.Array | None, jax.Array]]
@@ -79,8 +81,9 @@ def gru_sequence(
         return_sequences: returns the output of every step; False never stores them.
         zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
         loop: "scan" is `lax.scan` over the step; "chunked" works on chunks of time and keeps only
-            the states for the backward pass; "cudnn" is one call of cuDNN on a GPU; "auto" chooses
-            between the first two. All give the same numbers.
+            the states for the backward pass; "native" does the same in a C++ kernel on a CPU, and
+            on other platforms is "chunked"; "cudnn" is one call of cuDNN on a GPU; "auto" chooses
+            among the first three. All give the same numbers.
         chunk: steps per chunk of the chunked loop; None chooses by the sizes.
         remat: the backward pass keeps every sqrt(t)-th state and computes the others again, for
             very long sequences.
@@ -94,7 +97,7 @@ def gru_sequence(
     Raises:
         TypeError: `dtype` is not a floating dtype, `seq_lengths` are not integers, `inputs` are
             token ids, or a flag is no bool.
-        ValueError: a shape or a value does not fit, `loop` is unknown or cuDNN cannot run this; the
+        ValueError: a shape or a value does not fit, or `loop` is unknown or cannot run this; the
             message names the argument.
 
     Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the README says which
@@ -124,10 +127,11 @@ def gru_sequence(
         dtype=dtype,
         precision=precision,
         return_sequences=return_sequences,
+        zero_output_for_mask=zero_output_for_mask,
         chunk=chunk,
     )
     outputs, state = choose_loop(call, loop, unroll=unroll, remat=remat)(call)
-    return _shown(call, outputs, state, zero_output_for_mask), state
+    return _last_output(call, state) if outputs is None else outputs, state
 
 
 def choose_loop(
@@ -143,8 +147,12 @@ def choose_loop(
 
         check_cudnn(call, unroll=unroll)
         chosen = cudnn_loop
+    if loop == "native":
+        check_native(call, unroll=unroll)
     if unroll or call.time in (0, 1):
         chosen = unrolled_loop
+    elif loop == "native" or (loop == "auto" and runs_well(call)):
+        chosen = native_loop
     elif loop in ("auto", "chunked") and isinstance(call.time, int):
         # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them;
         # without partial derivatives unit by unit the chunked loop saves memory and not time.
@@ -172,13 +180,8 @@ def _in_segments(run: Loop, call: Call) -> tuple[jax.Array | None, jax.Array]:
     return None if states is None else call.in_layout(states), state
 
 
-def _shown(call: Call, states: Any, state: jax.Array, zero_output_for_mask: bool) -> jax.Array:
-    """What is returned as the output: all or the last, with zeros at masked steps if asked for."""
-    outputs = state if states is None else states
-    if not zero_output_for_mask or call.valid is None or call.time == 0:
-        return outputs
-    if states is None:
-        return where_steps(call.in_order(call.valid)[-1], outputs, 0)
-    # Outputs are in the order of processing.
-    valid = jnp.flip(call.valid, call.time_axis) if call.go_backwards else call.valid
-    return where_steps(valid, outputs, 0)
+def _last_output(call: Call, state: jax.Array) -> jax.Array:
+    """Returns the output of the last step: the state, or zeros where it is masked and so asked."""
+    if not call.zero_output_for_mask or call.valid is None or call.time == 0:
+        return state
+    return where_steps(call.in_order(call.valid)[-1], state, 0)

@@ -12,7 +12,7 @@ known.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,23 +37,40 @@ from gruflax.functional.step import project, step
 
 def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call with pointwise activations: `(states [..., t, u] or None, the last [..., u])`."""
-    states, h = _by_rule(_sized(call))
-    return None if states is None else call.in_layout(states), h
+    states, h = _by_rule(_prepared(call))
+    return call.outputs(states), h
 
 
 def checkpointed_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Does the same for activations that may mix units; JAX differentiates each chunk."""
-    states, h = _forward(_sized(call), jax.checkpoint, by_chunk=False)
-    return None if states is None else call.in_layout(states), h
+    states, h = _forward(_prepared(call), jax.checkpoint, by_chunk=False)
+    return call.outputs(states), h
 
 
-def _sized(call: Call) -> Call:
-    """Chooses the steps per chunk, at most all."""
+def chunked_tangent(call: Call, states: jax.Array, tangents: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+    """Computes the tangent of the chunked loop from its states `[t, ..., u]`, in order.
+
+    `tangents` are those of fields of the call; the others are zero. Linear in them.
+    """
+    zeros = {
+        "params": None,
+        "inputs": None,
+        "masks": DropoutMasks(),
+        "initial_state": jnp.zeros_like(call.initial_state),
+        "reset_state": jnp.zeros_like(call.reset_state),
+    }
+    dcall = dataclasses.replace(call, **{**zeros, **tangents})
+    dcall = dcall if dcall.inputs is None else dcall.cleared()
+    return tangent_states(_prepared(call), states, dcall)
+
+
+def _prepared(call: Call) -> Call:
+    """Clears masked inputs, and chooses the steps per chunk, at most all."""
     rows, features, units = products.rows_of(call), call.inputs.shape[-1], _units(call)
     chunk = call.chunk
     if chunk is None:
         chunk = chunk_length(call.time, rows, features, units, call.inputs.dtype.itemsize)
-    return dataclasses.replace(call, chunk=min(chunk, call.time))
+    return dataclasses.replace(call.cleared(), chunk=min(chunk, call.time))
 
 
 def _units(call: Call) -> int:
@@ -113,7 +130,7 @@ def _by_rule_jvp(primals, tangents):
         "masks": DropoutMasks(*map(_known, dcall.masks, call.masks)),
     }
     always = {
-        name: _made(getattr(dcall, name), getattr(call, name))
+        name: made_zeros(getattr(dcall, name), getattr(call, name))
         for name in ("initial_state", "reset_state")
     }
     assert states is not None
@@ -125,11 +142,15 @@ def _by_rule_jvp(primals, tangents):
 
 def _known(tangent: Any, primal: Any) -> Any:
     """Returns a tangent, or None where all of it is known to be zero."""
-    leaves = jax.tree.leaves(tangent, is_leaf=_is_symbol)
-    return None if all(map(_is_symbol, leaves)) else _made(tangent, primal)
+    return None if is_zero(tangent) else made_zeros(tangent, primal)
 
 
-def _made(tangent: Any, primal: Any) -> Any:
+def is_zero(tangent: Any) -> bool:
+    """Returns whether all of a tangent is known to be zero."""
+    return all(map(_is_symbol, jax.tree.leaves(tangent, is_leaf=_is_symbol)))
+
+
+def made_zeros(tangent: Any, primal: Any) -> Any:
     """Makes zeros of what is known to be zero."""
     return jax.tree.map(
         lambda leaf, like: jnp.zeros_like(like) if _is_symbol(leaf) else leaf,

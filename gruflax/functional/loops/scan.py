@@ -17,19 +17,19 @@ def scan_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
         h = _one_step(call, h, now)
         return h, h if call.return_sequences else None
 
-    h, states = lax.scan(body, call.initial_state, steps_of(call.ordered()))
-    return None if states is None else call.in_layout(states), h
+    h, states = lax.scan(body, call.initial_state, steps_of(call.cleared().ordered()))
+    return call.outputs(states), h
 
 
 def unrolled_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Does what `scan_loop` does, without a loop in the compiled program."""
-    h, states, steps = call.initial_state, [], steps_of(call.ordered())
+    h, states, steps = call.initial_state, [], steps_of(call.cleared().ordered())
     for index in range(call.time):
         h = _one_step(call, h, jax.tree.map(lambda array, index=index: array[index], steps))
         states.append(h)
     if not call.return_sequences:
         return None, h
-    return call.in_layout(jnp.stack(states) if states else h[None][:0]), h
+    return call.outputs(jnp.stack(states) if states else h[None][:0]), h
 
 
 def _one_step(call: Call, h: jax.Array, now) -> jax.Array:

@@ -29,7 +29,7 @@ def cudnn_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     First derivatives backwards are cuDNN's; those of derivatives are taken of a scan. cuDNN has no
     forward mode.
     """
-    first, mask = call.ordered(), call.masks.inputs
+    first, mask = call.cleared().ordered(), call.masks.inputs
     time, *batch, features = first.inputs.shape
     units = call.initial_state.shape[-1]
     x = first.inputs if mask is None else first.inputs * mask
@@ -45,7 +45,7 @@ def cudnn_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
         valid = first.valid.reshape(time, -1)
         states = _over_valid_steps(functools.partial(run, weights, state), state, x, valid)
     states = states.reshape(time, *batch, units)
-    return call.in_layout(states) if call.return_sequences else None, states[-1]
+    return call.outputs(states) if call.return_sequences else None, states[-1]
 
 
 def _over_valid_steps(

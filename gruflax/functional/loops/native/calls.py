@@ -1,0 +1,162 @@
+"""XLA's calls of the kernel, and how they are split over the devices that share a batch.
+
+The kernel's operands are the arrays of a `Call` and, backwards, its outputs and their cotangents,
+each where it lies; what is absent is left out, and an attribute says so. kernel/ffi.cc reads them
+in the same order.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gruflax.functional.call import Call
+from gruflax.functional.loops.native.conditions import activation_number
+from gruflax.functional.loops.native.library import BACKWARD, FORWARD
+
+
+Arrays = dict[str, jax.Array]
+
+WEIGHTS = ("kernel", "recurrent_kernel", "bias")
+# Bits of the attributes: which operands are there of those that may be absent, and which gradients
+# are wanted.
+_OPTIONAL = ("bias", "valid", "reset", "input_masks", "state_masks", "doutputs", "dstate")
+_WANTED = ("inputs", "kernel", "initial_state", "reset_state")
+
+
+def forward(call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Computes `(outputs [..., t, u] or None, the last state [..., u])`, all in call's layout."""
+    results = ("state", "outputs") if call.return_sequences else ("state",)
+    found = _run(FORWARD, call, _operands(call), results, wanted=int(call.return_sequences))
+    return found.get("outputs"), found["state"]
+
+
+def backward(
+    call: Call,
+    outputs: jax.Array,
+    doutputs: jax.Array | None,
+    dstate: jax.Array | None,
+    wanted: Sequence[str],
+) -> Arrays:
+    """Computes the gradients `wanted` by operands, of those whose cotangents are given."""
+    operands = _operands(call)
+    cotangents = {"outputs": outputs, "doutputs": doutputs, "dstate": dstate}
+    operands |= {name: each for name, each in cotangents.items() if each is not None}
+    # In the order of the kernel's results.
+    results = [name for name in ("inputs", *WEIGHTS, "initial_state", "reset_state")]
+    results = tuple(name for name in results if name in wanted and name in operands)
+    return _run(BACKWARD, call, operands, results, wanted=_bits(_WANTED, wanted))
+
+
+def _operands(call: Call) -> Arrays:
+    params, masks = call.params, call.masks
+    arrays = {
+        "kernel": params["kernel"],
+        "recurrent_kernel": params["recurrent_kernel"],
+        "initial_state": call.initial_state,
+        "inputs": call.inputs,
+        "reset_state": call.reset_state,
+        "bias": params.get("bias"),
+        "valid": call.valid,
+        "reset": call.reset,
+        "input_masks": masks.inputs,
+        "state_masks": masks.recurrent,
+    }
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _bits(names: Sequence[str], chosen: Any) -> int:
+    return sum(1 << index for index, name in enumerate(names) if name in chosen)
+
+
+def _run(
+    target: str, call: Call, operands: Arrays, results: tuple[str, ...], wanted: int
+) -> Arrays:
+    """Calls the kernel: `{result: array}`."""
+    attributes = {
+        "present": np.int64(_bits(_OPTIONAL, operands)),
+        "wanted": np.int64(wanted),
+        "time_major": call.time_major,
+        "go_backwards": call.go_backwards,
+        "reset_after": call.config.reset_after,
+        "zero_output_for_mask": call.zero_output_for_mask,
+        "activation": np.int32(activation_number(call.config.activation)),
+        "recurrent_activation": np.int32(activation_number(call.config.recurrent_activation)),
+    }
+    axes = ["batch_" + str(axis) for axis in range(call.initial_state.ndim - 1)]
+    axes.insert(call.time_axis, "time")
+    run = _partitioned(target, tuple(operands), results, tuple(axes), tuple(attributes.items()))
+    return dict(zip(results, run(*operands.values()), strict=True))
+
+
+@functools.lru_cache(maxsize=256)
+def _partitioned(
+    target: str,
+    names: tuple[str, ...],
+    results: tuple[str, ...],
+    axes: tuple[str, ...],
+    attributes: tuple[tuple[str, Any], ...],
+) -> Any:
+    """Makes the kernel's call of a form: every device runs it on its part of the batch.
+
+    `axes` are the batch axes and that of time. Weights and time are whole on every device; the
+    gradients of the weights are added up.
+    """
+
+    def run(*operands):
+        given = dict(zip(names, operands, strict=True))
+        shapes = {
+            **{name: array.shape for name, array in given.items()},
+            "state": given["initial_state"].shape,
+            "outputs": (*given["inputs"].shape[:-1], given["initial_state"].shape[-1]),
+        }
+        dtype = given["inputs"].dtype
+        types = [jax.ShapeDtypeStruct(shapes[name], dtype) for name in results]
+        return tuple(jax.ffi.ffi_call(target, types)(*operands, **dict(attributes)))
+
+    def partition(mesh, operands, _):
+        inputs = operands[names.index("inputs")].sharding.spec
+        inputs = dict(zip(axes, (*inputs, *(None,) * len(axes)), strict=False))
+        over = {axis: inputs[axis] for axis in axes if axis.startswith("batch")}
+        used = tuple(jax.tree.leaves(list(over.values())))
+
+        def sharding(name):
+            return NamedSharding(mesh, PartitionSpec(*map(over.get, _axes_of(name, axes))))
+
+        def local(*operands):
+            found = zip(results, run(*operands), strict=True)
+            return tuple(
+                lax.psum(array, used) if used and name in WEIGHTS else array
+                for name, array in found
+            )
+
+        return mesh, local, tuple(map(sharding, results)), tuple(map(sharding, names))
+
+    operand_axes, result_axes = ([_axes_of(name, axes) for name in each] for each in (names, results))
+    every = dict.fromkeys(axis for each in (*operand_axes, *result_axes) for axis in each)
+    rule = " -> ".join(", ".join(map(" ".join, each)) for each in (operand_axes, result_axes))
+    call = custom_partitioning(run)
+    call.def_partition(
+        partition=partition,
+        sharding_rule=rule,
+        need_replication_factors=tuple(axis for axis in every if not axis.startswith("batch")),
+    )
+    return call
+
+
+def _axes_of(name: str, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Names the axes of an operand or a result; only batch axes are shared by name."""
+    batch = tuple(axis for axis in axes if axis != "time")
+    own = name + "_own"
+    if name in WEIGHTS:
+        return (name + "_first", own)
+    if name.endswith("state"):
+        return (*batch, own)
+    if name.endswith("masks"):
+        return (name + "_first", *batch, own)
+    return axes if name in ("valid", "reset") else (*axes, own)

@@ -1,0 +1,84 @@
+"""When a call can run in the kernel, and when it should."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gruflax.functional.activations import get_activation, hard_sigmoid_v1
+from gruflax.functional.call import Call
+from gruflax.functional.config import Activation
+from gruflax.functional.loops.native.library import native_info
+from gruflax.functional.loops.products import rows_of
+
+
+# In the order of `Activation` in kernel/problem.h.
+_ACTIVATIONS = (
+    "sigmoid",
+    "tanh",
+    "hard_sigmoid",
+    hard_sigmoid_v1,
+    "linear",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "hard_tanh",
+    "softsign",
+)
+_FUNCTIONS = tuple(map(get_activation, _ACTIVATIONS))
+_NAMES = ", ".join(repr(getattr(each, "__name__", each)) for each in _ACTIVATIONS)
+
+
+def activation_number(activation: Activation) -> int:
+    """Returns the kernel's number of an activation; -1 is one that it has not."""
+    function = get_activation(activation)
+    return _FUNCTIONS.index(function) if function in _FUNCTIONS else -1
+
+
+def unmet_conditions(call: Call, *, unroll: bool = False) -> list[str]:
+    """Lists what keeps a call from running in the kernel, a clause for each condition."""
+    config, info = call.config, native_info()
+    dtype = call.inputs.dtype
+    conditions = {
+        f"the kernel must be there: {info.reason}": info.available,
+        f"activation must be one of {_NAMES}": activation_number(config.activation) >= 0,
+        f"recurrent_activation must be one of {_NAMES}": (
+            activation_number(config.recurrent_activation) >= 0
+        ),
+        "zoneout must be 0": config.zoneout == 0 and call.updated is None,
+        f"the dtype must be float32 or float64, it is {dtype}": dtype in (jnp.float32, jnp.float64),
+        "precision must be that of the dtype": not _is_reduced(call.precision),
+        "sizes must not be symbols": all(isinstance(size, int) for size in call.inputs.shape),
+        "unroll must be False": not unroll,
+    }
+    return [clause for clause, met in conditions.items() if not met]
+
+
+def check_native(call: Call, *, unroll: bool) -> None:
+    """Raises a ValueError that names each unmet condition unless a call can run in the kernel."""
+    unmet = unmet_conditions(call, unroll=unroll)
+    if unmet:
+        raise ValueError(f"loop='native' cannot be met: {'; '.join(unmet)}.")
+
+
+# Measured: weights that do not fit the caches, read anew at every step for a few rows, take the time
+# that the memory takes, and XLA's products read them no slower.
+_CACHED_BYTES, _FEW_ROWS = 4 * 2**20, 32
+
+
+def runs_well(call: Call) -> bool:
+    """Returns whether a call can run in the kernel and is faster there."""
+    units, columns = call.params["recurrent_kernel"].shape
+    weights = (call.inputs.shape[-1] + units) * columns * call.inputs.dtype.itemsize
+    return not unmet_conditions(call) and (
+        weights <= _CACHED_BYTES or rows_of(call) >= _FEW_ROWS
+    )
+
+
+_FULL = (lax.DotAlgorithmPreset.F32_F32_F32, lax.DotAlgorithmPreset.F64_F64_F64)
+
+
+def _is_reduced(precision: lax.PrecisionLike) -> bool:
+    """Returns whether a product on a CPU would be less exact than its dtype."""
+    factors = precision if isinstance(precision, tuple) else (precision,)
+    presets = [each for each in factors if isinstance(each, lax.DotAlgorithmPreset)]
+    return any(each not in _FULL for each in presets) or isinstance(precision, lax.DotAlgorithm)

@@ -1,0 +1,33 @@
+// Runs whole calls: chooses the instruction set, shares the rows out among threads, owns the memory.
+
+#pragma once
+
+#include <functional>
+
+#include "problem.h"
+
+namespace gruflax {
+
+// Something that runs tasks at some time on other threads.
+struct Threads {
+  int64_t count;
+  std::function<void(std::function<void()>)> schedule;
+};
+
+// Both return false where there is no memory.
+template <class S>
+bool run_forward(const Problem<S>& problem, const Threads& threads);
+template <class S>
+bool run_backward(const Problem<S>& problem, const Gradients<S>& gradients, const Threads& threads);
+
+}  // namespace gruflax
+
+#pragma GCC visibility push(default)
+extern "C" {
+// Uses an instruction set from now on, by its name; null is the best that this machine has. Returns
+// its name, or null where there is none such here, and then changes nothing.
+const char* gruflax_use(const char* name);
+// Returns the most bytes of scratch memory held at a time since the last call of this.
+size_t gruflax_peak_scratch();
+}
+#pragma GCC visibility pop

@@ -1,0 +1,86 @@
+"""The kernel's library: found, loaded, and what it says of itself."""
+
+import ctypes
+import functools
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+import gruflax.functional.loops.native as room
+
+
+FORWARD, BACKWARD = "gruflax_forward", "gruflax_backward"
+
+_VARIABLE = "GRUFLAX_NATIVE"
+_NAME = "libgruflax.so"
+
+
+class NativeInfo(NamedTuple):
+    """Whether the native loop can run here.
+
+    Attributes:
+        available: True if the kernel's library is loaded.
+        instruction_set: what it computes with: "avx512", "avx2" or "baseline"; None without it.
+        reason: why there is none; None if there is.
+    """
+
+    available: bool
+    instruction_set: str | None
+    reason: str | None
+
+
+@functools.cache
+def native_info() -> NativeInfo:
+    """Tells whether the native loop is there, with which instructions, and if not why not.
+
+    The environment variable `GRUFLAX_NATIVE` is read once: "0" turns the native loop off; "avx512",
+    "avx2" or "baseline" chooses the instructions, else the best that this CPU has are used.
+
+    Returns:
+        `NativeInfo`.
+
+    Raises:
+        ValueError: `GRUFLAX_NATIVE` names instructions that this CPU or this build has not.
+    """
+    wanted = os.environ.get(_VARIABLE) or None
+    if wanted == "0":
+        return NativeInfo(False, None, f"{_VARIABLE}=0 turns it off")
+    path = _find()
+    if path is None:
+        return NativeInfo(
+            False, None, "gruflax was installed without a C++ compiler: its kernel was not built"
+        )
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return NativeInfo(False, None, f"its library does not load: {error}")
+    library.gruflax_use.restype = ctypes.c_char_p
+    library.gruflax_peak_scratch.restype = ctypes.c_size_t
+    chosen = library.gruflax_use(None if wanted in (None, "1") else wanted.encode())
+    if chosen is None:
+        raise ValueError(
+            f"{_VARIABLE} must be 0, 1, or instructions that this CPU has, got {wanted!r}."
+        )
+    for target in (FORWARD, BACKWARD):
+        jax.ffi.register_ffi_target(
+            target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu"
+        )
+    _loaded.append(library)
+    return NativeInfo(True, chosen.decode(), None)
+
+
+# The library, once there is one: XLA calls into it for as long as the process lives.
+_loaded: list[ctypes.CDLL] = []
+
+
+def peak_scratch_bytes() -> int:
+    """Returns the most scratch memory the kernel has held at a time since the last such question."""
+    return _loaded[0].gruflax_peak_scratch() if native_info().available else 0
+
+
+def _find() -> pathlib.Path | None:
+    # In an editable installation the room has two folders: the sources' and that of what is built.
+    paths = (pathlib.Path(folder) / _NAME for folder in room.__path__)
+    return next((path for path in paths if path.exists()), None)

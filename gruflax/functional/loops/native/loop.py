@@ -1,0 +1,82 @@
+"""The loop that is a C++ kernel on CPUs, and the chunked loop on other platforms.
+
+Which of the two is decided where a program is lowered, so that one that is traced on a CPU runs on
+a GPU. The kernel computes the states, and the gradients from the states alone; what joins the two
+is one primitive, linear in the tangents of a call: its transpose is the kernel's backward pass, all
+else of it is the chunked loop's tangent. So forward mode and derivatives of derivatives are the
+chunked loop's.
+
+Memory: a thread holds, besides the packed weights that all share, the gates of a chunk of at most
+192 samples backwards, and a part of the rows the sums of the weights' gradients.
+
+Known limits: `conditions`; parameters that are vmapped, and gradients of single examples, take the
+chunked loop; at a point where an activation has no derivative it is that of one side.
+"""
+
+import dataclasses
+import functools
+import jax
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from gruflax.functional.call import Call
+from gruflax.functional.loops.chunked import chunked_loop, is_zero, made_zeros
+from gruflax.functional.loops.native import calls
+from gruflax.functional.loops.native.batches import axes_of, folded, unfolded
+from gruflax.functional.loops.native.tangent import tangent
+from gruflax.functional.sharding import vary_with
+
+
+States = tuple[jax.Array | None, jax.Array]
+# What the kernel differentiates by.
+_FIELDS = ("params", "inputs", "initial_state", "reset_state")
+
+
+def native_loop(call: Call) -> States:
+    """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`."""
+    # Inside `jax.shard_map` the kernel's operands must vary alike; the transpose adds up gradients.
+    return _differentiable(jax.tree.map(lambda array: vary_with(array, call), call))
+
+
+# The states.
+
+
+@custom_vmap
+def _states(call: Call) -> States:
+    return lax.platform_dependent(call, cpu=calls.forward, default=chunked_loop)
+
+
+@_states.def_vmap
+def _states_vmap(size, mapped, call):
+    if any(jax.tree.leaves(mapped.params)):
+        found = jax.vmap(chunked_loop, in_axes=(axes_of(mapped),))(call)
+    else:
+        found = unfolded(call, *_states(folded(call, mapped, size)))
+    return found, jax.tree.map(lambda _: True, found)
+
+
+@jax.custom_jvp
+def _differentiable(call: Call) -> States:
+    return _states(call)
+
+
+@functools.partial(_differentiable.defjvp, symbolic_zeros=True)
+def _differentiable_jvp(primals, tangents):
+    (call,), (dcall,) = primals, tangents
+    dparts = {name: getattr(dcall, name) for name in (*_FIELDS, "masks")}
+    dparts = {
+        name: made_zeros(each, getattr(call, name))
+        for name, each in dparts.items()
+        if not is_zero(each)
+    }
+    if "masks" in dparts:
+        # Who injects masks can differentiate by them; the kernel does not.
+        parts = {name: getattr(call, name) for name in dparts}
+        return jax.jvp(
+            lambda parts: chunked_loop(dataclasses.replace(call, **parts)), (parts,), (dparts,)
+        )
+    outputs, state = _differentiable(dataclasses.replace(call, return_sequences=True))
+    doutputs, dstate = tangent(call, outputs, dparts)
+    if not call.return_sequences:
+        outputs = doutputs = None
+    return (outputs, state), (doutputs, dstate)
