@@ -46,11 +46,17 @@ BATCHES = [draw_batch() for _ in range(2)]
 
 class Model(nn.Module):
     partitioned: bool = False
+    loop: str = "auto"
 
     @nn.compact
     def __call__(self, x, mask):
         gru = gruflax.GRU(
-            U, bias_initializer="normal", stateful=True, partitioned=self.partitioned, name="gru"
+            U,
+            bias_initializer="normal",
+            stateful=True,
+            partitioned=self.partitioned,
+            loop=self.loop,
+            name="gru",
         )
         return nn.Dense(1)(gru(x, mask=mask))
 
@@ -67,12 +73,14 @@ def create(model):
     return Training(params, OPTIMIZER.init(params), variables["recurrent_state"])
 
 
-def take_step(training, batch, average=lambda tree: tree, whole=lambda params: params):
+def take_step(
+    training, batch, average=lambda tree: tree, whole=lambda params: params, loop="auto"
+):
     """Takes a training step; `average` goes over devices, `whole` puts weights together."""
 
     def loss(params):
         variables = {"params": whole(params), "recurrent_state": training.memory}
-        outputs, new = Model().apply(variables, batch.x, batch.mask, mutable=["recurrent_state"])
+        outputs, new = Model(loop=loop).apply(variables, batch.x, batch.mask, mutable=["recurrent_state"])
         return ((outputs - batch.y) ** 2).mean(), new["recurrent_state"]
 
     (_, memory), gradients = jax.value_and_grad(loss, has_aux=True)(training.params)
@@ -193,7 +201,8 @@ def test_model_axis(wanted, mesh, rules, whole):
     """Weights and momenta in shards, by the names that the parameters carry.
 
     Put together before the loop (`whole`), nothing moves inside it and all devices share the batch;
-    left in shards, states and gates move, and no weights.
+    left in shards, states and gates move, and no weights: the chunked loop, for the native one puts
+    weights together.
     """
     make = jax.jit(create, static_argnums=0)
     abstract = jax.eval_shape(make, Model(partitioned=True))
@@ -207,12 +216,14 @@ def test_model_axis(wanted, mesh, rules, whole):
     assert kernel.addressable_shards[0].data.shape == shard
     assert start.optimizer[0].trace["gru"]["recurrent_kernel"].value.sharding == kernel.sharding
 
+    loop = "auto" if whole else "chunked"
+
     def together(params):
         everywhere = NamedSharding(mesh, P())
         return jax.lax.with_sharding_constraint(params, everywhere) if whole else params
 
     program = jax.jit(
-        lambda training, batch: take_step(training, batch, whole=together),
+        lambda training, batch: take_step(training, batch, whole=together, loop=loop),
         in_shardings=(shardings, rows),
         out_shardings=shardings,
     )

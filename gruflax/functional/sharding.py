@@ -1,5 +1,6 @@
 """What a loop's carry must share with what is computed from it: shardings and varying axes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,15 +18,38 @@ def sharded_like(state: jax.Array, inputs: jax.Array, batch: slice) -> jax.Array
     return jax.sharding.reshard(state, PartitionSpec(*sharding.spec[batch], None))
 
 
+def with_automatic_axes(
+    run: Callable[[Any], Any], specs: Any, inputs: jax.Array
+) -> Callable[[Any], Any]:
+    """Makes a function see a mesh of explicit axes, where `inputs` lie on one, as automatic ones.
+
+    `specs` are a pytree of `PartitionSpec`, those of its results.
+    """
+    if not jax.typeof(inputs).sharding.mesh.are_all_axes_explicit:
+        return run
+    specs, tree = jax.tree.flatten(specs)
+
+    def automatic(argument):
+        leaves, form = jax.tree.flatten(argument)
+        found = jax.sharding.auto_axes(
+            lambda *leaves: tuple(jax.tree.leaves(run(jax.tree.unflatten(form, leaves)))),
+            out_sharding=tuple(specs),
+        )(*leaves)
+        return jax.tree.unflatten(tree, found)
+
+    return automatic
+
+
 def vary_with(array: jax.Array, *others: Any) -> jax.Array:
     """Makes an array vary over the mesh axes that other pytrees of arrays vary over.
 
     Inside `jax.shard_map` zeros that are made there vary over nothing.
     """
-    axes = {axis for leaf in jax.tree.leaves(others) for axis in _varying(leaf)}
-    missing = tuple(sorted(axes - _varying(array)))
+    axes = {axis for leaf in jax.tree.leaves(others) for axis in varying_axes(leaf)}
+    missing = tuple(sorted(axes - varying_axes(array)))
     return jax.lax.pcast(array, missing, to="varying") if missing else array
 
 
-def _varying(array: jax.Array) -> frozenset:
+def varying_axes(array: jax.Array) -> frozenset:
+    """Returns the mesh axes that an array varies over, inside `jax.shard_map`."""
     return jax.typeof(array).manual_axis_type.varying

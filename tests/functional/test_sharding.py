@@ -38,7 +38,7 @@ def assert_close(found, wanted):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
 
 
-@pytest.mark.parametrize("loop", ["scan", "chunked"])
+@pytest.mark.parametrize("loop", ["scan", "chunked", "native"])
 def test_data_parallel_under_jit(mesh, loop):
     """Rows on 8 devices: one all-reduce of the gradients and nothing gathered."""
     wanted = gradients(loop)(PARAMS, X, MASK)
@@ -55,7 +55,7 @@ def test_data_parallel_under_jit(mesh, loop):
     assert not re.findall(r"all-gather|all-to-all|collective-permute", text)
 
 
-@pytest.mark.parametrize("loop", ["scan", "chunked"])
+@pytest.mark.parametrize("loop", ["scan", "chunked", "native"])
 def test_shardings_in_types(loop):
     """A mesh of explicit axes, JAX' default: the zeros of the first state lie like the batch."""
     wanted = gradients(loop)(PARAMS, X, MASK)
@@ -64,27 +64,47 @@ def test_shardings_in_types(loop):
         assert_close(gradients(loop)(jax.device_put(PARAMS, P()), x, mask), wanted)
 
 
-@pytest.mark.parametrize("loop", ["scan", "chunked"])
-def test_shard_map(mesh, loop):
+@pytest.mark.parametrize("loop", ["scan", "chunked", "native"])
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map(mesh, loop, check_vma):
     wanted = gradients(loop)(PARAMS, X, MASK)
 
     def local(params, x, mask):
         # Parameters that vary over devices, so that their gradients stay local until the mean.
-        params = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, "data", to="varying"), params)
+        if check_vma:
+            params = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, "data", to="varying"), params)
         value = jax.value_and_grad(lambda params: loss(params, x, mask, loop))(params)
         return jax.tree.map(lambda leaf: jax.lax.pmean(leaf, "data"), value)
 
     mapped = jax.shard_map(
-        local, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=(P(), P())
+        local,
+        mesh=mesh,
+        in_specs=(P(), P("data"), P("data")),
+        out_specs=(P(), P()),
+        check_vma=check_vma,
     )
     assert_close(jax.jit(mapped)(PARAMS, X, MASK), wanted)
 
 
-def test_pmap():
-    wanted = gradients("chunked")(PARAMS, X, MASK)
+@pytest.mark.parametrize("loop", ["scan", "chunked", "native"])
+def test_shard_map_adds_up_gradients_of_shared_parameters(mesh, loop):
+    wanted = gradients(loop)(PARAMS, X, MASK)[1]
 
     def local(params, x, mask):
-        value = jax.value_and_grad(lambda params: loss(params, x, mask, "chunked"))(params)
+        return jax.lax.pmean(loss(params, x, mask, loop), "data")
+
+    mapped = jax.shard_map(
+        local, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()
+    )
+    assert_close(jax.jit(jax.grad(mapped))(PARAMS, X, MASK), wanted)
+
+
+@pytest.mark.parametrize("loop", ["chunked", "native"])
+def test_pmap(loop):
+    wanted = gradients(loop)(PARAMS, X, MASK)
+
+    def local(params, x, mask):
+        value = jax.value_and_grad(lambda params: loss(params, x, mask, loop))(params)
         return jax.tree.map(lambda leaf: jax.lax.pmean(leaf, "data"), value)
 
     found = jax.pmap(local, "data", in_axes=(None, 0, 0))(

@@ -6,7 +6,8 @@ in the same order.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gruflax.functional.call import Call
 from gruflax.functional.loops.native.conditions import activation_number
 from gruflax.functional.loops.native.library import BACKWARD, FORWARD
+from gruflax.functional.sharding import vary_with, varying_axes
 
 
 Arrays = dict[str, jax.Array]
@@ -90,8 +92,27 @@ def _run(
     }
     axes = ["batch_" + str(axis) for axis in range(call.initial_state.ndim - 1)]
     axes.insert(call.time_axis, "time")
-    run = _partitioned(target, tuple(operands), results, tuple(axes), tuple(attributes.items()))
+    form = target, tuple(operands), results, tuple(attributes.items())
+    # What a device has of a `jax.shard_map` is its part already.
+    run = _whole(*form) if varying_axes(call.inputs) else _partitioned(*form, tuple(axes))
     return dict(zip(results, run(*operands.values()), strict=True))
+
+
+def _whole(
+    target: str, names: tuple[str, ...], results: tuple[str, ...], attributes: tuple[Any, ...]
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """Makes the kernel's call of a form."""
+
+    def run(*operands):
+        given = dict(zip(names, operands, strict=True))
+        inputs, state = given["inputs"], given["initial_state"]
+        shapes = {name: array.shape for name, array in given.items()}
+        shapes |= {"state": state.shape, "outputs": (*inputs.shape[:-1], state.shape[-1])}
+        types = [jax.ShapeDtypeStruct(shapes[name], inputs.dtype) for name in results]
+        found = jax.ffi.ffi_call(target, types)(*operands, **dict(attributes))
+        return tuple(vary_with(each, inputs) for each in found)
+
+    return run
 
 
 @functools.lru_cache(maxsize=256)
@@ -99,30 +120,26 @@ def _partitioned(
     target: str,
     names: tuple[str, ...],
     results: tuple[str, ...],
+    attributes: tuple[Any, ...],
     axes: tuple[str, ...],
-    attributes: tuple[tuple[str, Any], ...],
-) -> Any:
-    """Makes the kernel's call of a form: every device runs it on its part of the batch.
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """Makes the kernel's call of a form that every device runs on its part of the batch.
 
     `axes` are the batch axes and that of time. Weights and time are whole on every device; the
     gradients of the weights are added up.
     """
 
-    def run(*operands):
-        given = dict(zip(names, operands, strict=True))
-        shapes = {
-            **{name: array.shape for name, array in given.items()},
-            "state": given["initial_state"].shape,
-            "outputs": (*given["inputs"].shape[:-1], given["initial_state"].shape[-1]),
-        }
-        dtype = given["inputs"].dtype
-        types = [jax.ShapeDtypeStruct(shapes[name], dtype) for name in results]
-        return tuple(jax.ffi.ffi_call(target, types)(*operands, **dict(attributes)))
+    run = _whole(target, names, results, attributes)
 
     def partition(mesh, operands, _):
-        inputs = operands[names.index("inputs")].sharding.spec
-        inputs = dict(zip(axes, (*inputs, *(None,) * len(axes)), strict=False))
-        over = {axis: inputs[axis] for axis in axes if axis.startswith("batch")}
+        inputs = operands[names.index("inputs")]
+        spec = (*inputs.sharding.spec, *(None,) * len(axes))
+        over = {
+            axis: devices
+            for axis, devices, size in zip(axes, spec, inputs.shape, strict=False)
+            # Uneven parts are padded with rows that would count in the gradients of the weights.
+            if axis != "time" and size % _count(mesh, devices) == 0
+        }
         used = tuple(jax.tree.leaves(list(over.values())))
 
         def sharding(name):
@@ -147,6 +164,11 @@ def _partitioned(
         need_replication_factors=tuple(axis for axis in every if not axis.startswith("batch")),
     )
     return call
+
+
+def _count(mesh: jax.sharding.Mesh, devices: Any) -> int:
+    """Returns over how many devices an axis of a spec goes."""
+    return math.prod(mesh.shape[name] for name in jax.tree.leaves(devices))
 
 
 def _axes_of(name: str, axes: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,13 +18,14 @@ import functools
 import jax
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.sharding import PartitionSpec
 
 from gruflax.functional.call import Call
 from gruflax.functional.loops.chunked import chunked_loop, is_zero, made_zeros
 from gruflax.functional.loops.native import calls
 from gruflax.functional.loops.native.batches import axes_of, folded, unfolded
 from gruflax.functional.loops.native.tangent import tangent
-from gruflax.functional.sharding import vary_with
+from gruflax.functional.sharding import vary_with, with_automatic_axes
 
 
 States = tuple[jax.Array | None, jax.Array]
@@ -35,7 +36,13 @@ _FIELDS = ("params", "inputs", "initial_state", "reset_state")
 def native_loop(call: Call) -> States:
     """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`."""
     # Inside `jax.shard_map` the kernel's operands must vary alike; the transpose adds up gradients.
-    return _differentiable(jax.tree.map(lambda array: vary_with(array, call), call))
+    call = jax.tree.map(lambda array: vary_with(array, call), call)
+    spec = list(jax.typeof(call.inputs).sharding.spec[:-1])
+    spec[call.time_axis] = None
+    state_spec = (*spec[: call.time_axis], *spec[call.time_axis + 1 :], None)
+    specs = PartitionSpec(*spec, None), PartitionSpec(*state_spec)
+    specs = specs if call.return_sequences else (None, specs[1])
+    return with_automatic_axes(_differentiable, specs, call.inputs)(call)
 
 
 # The states.
@@ -48,6 +55,7 @@ def _states(call: Call) -> States:
 
 @_states.def_vmap
 def _states_vmap(size, mapped, call):
+    (mapped,) = mapped
     if any(jax.tree.leaves(mapped.params)):
         found = jax.vmap(chunked_loop, in_axes=(axes_of(mapped),))(call)
     else:

@@ -59,7 +59,7 @@ def _jvp(leaves, tangents, *, tree):
 
 
 def _vmap(leaves, axes, *, tree):
-    mapped = [axis is not batching.not_mapped for axis in axes]
+    mapped = [axis is not None for axis in axes]
     leaves = [
         jnp.moveaxis(leaf, axis, 0) if each else leaf
         for leaf, axis, each in zip(leaves, axes, mapped, strict=True)
