@@ -156,12 +156,12 @@ INLINE V derivative(Activation function, V y) {
   switch (function) {
     case kSigmoid: return y * (one - y);
     case kTanh: return one - y * y;
-    case kHardSigmoid: return (y > zero) & (y < one) ? one / S(6) : zero;
-    case kHardSigmoidV1: return (y > zero) & (y < one) ? one * S(0.2) : zero;
+    case kHardSigmoid: return ((y > zero) & (y < one)) ? one / S(6) : zero;
+    case kHardSigmoidV1: return ((y > zero) & (y < one)) ? one * S(0.2) : zero;
     case kRelu: return y > zero ? one : zero;
-    case kRelu6: return (y > zero) & (y < one * S(6)) ? one : zero;
+    case kRelu6: return ((y > zero) & (y < one * S(6))) ? one : zero;
     case kLeakyRelu: return y < zero ? one * S(0.2) : one;
-    case kHardTanh: return (y > -one) & (y < one) ? one : zero;
+    case kHardTanh: return ((y > -one) & (y < one)) ? one : zero;
     case kSoftsign: return (one - (y < zero ? -y : y)) * (one - (y < zero ? -y : y));
     default: return one;
   }
