@@ -73,14 +73,14 @@ def create(model):
     return Training(params, OPTIMIZER.init(params), variables["recurrent_state"])
 
 
-def take_step(
-    training, batch, average=lambda tree: tree, whole=lambda params: params, loop="auto"
-):
+def take_step(training, batch, average=lambda tree: tree, whole=lambda params: params, loop="auto"):
     """Takes a training step; `average` goes over devices, `whole` puts weights together."""
 
     def loss(params):
         variables = {"params": whole(params), "recurrent_state": training.memory}
-        outputs, new = Model(loop=loop).apply(variables, batch.x, batch.mask, mutable=["recurrent_state"])
+        outputs, new = Model(loop=loop).apply(
+            variables, batch.x, batch.mask, mutable=["recurrent_state"]
+        )
         return ((outputs - batch.y) ** 2).mean(), new["recurrent_state"]
 
     (_, memory), gradients = jax.value_and_grad(loss, has_aux=True)(training.params)

@@ -25,7 +25,7 @@ from gruflax.bench.case import (
     Shape,
     describe_machine,
 )
-from gruflax.bench.contestants import FLOOR_PEER, LOOP_PEERS, STEP_PEERS, Peer, chunk_peer
+from gruflax.bench.contestants import LOOP_PEERS, PRODUCT_PEER, STEP_PEERS, Peer, chunk_peer
 from gruflax.bench.libraries import LIBRARIES
 from gruflax.bench.measure import DisagreementError, Group, measure_group
 from gruflax.bench.report import (
@@ -75,12 +75,13 @@ def build_parser() -> Parser:
         usage="python -m gruflax.bench [options]",
         description="Times gruflax against the GRUs of the libraries that are installed: the same "
         "shapes, dtypes and work, interleaved in one process, each warm, compiled and with as many "
-        "threads. The matmul floor is the products of a GRU without its gates: the limit. Close "
-        "other programs first; the full run takes some minutes.",
+        "threads. Close other programs first; the full run takes some minutes.",
         epilog="The ratio of a contestant is the time of the best of the other JAX libraries over "
         "its own: above 1 is faster than all of them. 'middle half' is from the first to the third "
         "quartile, 'compile' the time of tracing and compiling, 'memory' the peak temporary memory "
-        "that the compiler planned.",
+        "that the compiler planned and the native loop's own. A share is that of a GRU's products "
+        "per second in those of a large square product; training counts each product twice more "
+        "for the gradients, and once for what is recomputed.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -189,7 +190,7 @@ def plan(options: argparse.Namespace, device: str) -> list[Task]:
     shapes, full = _shapes(options, device)
     names = options.peers or (QUICK_PEERS if options.quick else LIBRARIES)
     loops = (*LOOP_PEERS, *map(chunk_peer, dict.fromkeys(options.chunks)))
-    peers = (*loops, *(LIBRARIES[name] for name in dict.fromkeys(names)), FLOOR_PEER)
+    peers = (*loops, *(LIBRARIES[name] for name in dict.fromkeys(names)), PRODUCT_PEER)
     masks = MASKS[options.masks or ("off" if options.quick else "both")]
     cases = [
         Case(*shape, dtype, masked, device)

@@ -1,29 +1,24 @@
-"""The contestants that are gruflax or its limit, and how any that uses JAX becomes a program."""
+"""The contestants that are gruflax or the machine, and how any that uses JAX becomes a program."""
 
 import dataclasses
 import functools
 import importlib.util
-import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gruflax.bench.case import DEVICES, DTYPES, MODES, STEP, VALUE_AND_GRAD, Case
 from gruflax.functional import gru_cell_step, gru_sequence, init_gru_params
 from gruflax.functional.checks import at_least_float32
-from gruflax.functional.loops.products import (
-    choose_products,
-    kernel_first_backward_dot,
-    kernel_first_dot,
-)
+from gruflax.functional.loops.native.library import peak_scratch_bytes
+from gruflax.functional.params import GATES
 from gruflax.functional.sequence import LOOPS
 
 
-GRUFLAX, JAX_PEER, OTHER, FLOOR = "gruflax", "jax", "other", "floor"
+GRUFLAX, JAX_PEER, OTHER, PRODUCT = "gruflax", "jax", "other", "product"
 
 
 class Program(NamedTuple):
@@ -90,7 +85,7 @@ Apply = Callable[[Any, Inputs], Any]
 
 
 def jax_program(case: Case, mode: str, apply: Apply, params: Any) -> Program:
-    """Compiles a GRU, or its loss and gradients, for a case."""
+    """Compiles a GRU, or its loss and gradients by parameters and inputs, for a case."""
     mask, lengths = case.mask(), case.lengths()
     inputs = Inputs(
         jnp.asarray(case.inputs(), case.dtype),
@@ -98,10 +93,13 @@ def jax_program(case: Case, mode: str, apply: Apply, params: Any) -> Program:
         None if lengths is None else jnp.asarray(lengths),
     )
 
-    def loss(params: Any, inputs: Inputs) -> jax.Array:
-        return mean_square(apply(params, inputs), inputs.mask)
+    def loss(params: Any, x: jax.Array, inputs: Inputs) -> jax.Array:
+        return mean_square(apply(params, inputs._replace(x=x)), inputs.mask)
 
-    function = jax.value_and_grad(loss) if mode == VALUE_AND_GRAD else apply
+    def value_and_grad(params: Any, inputs: Inputs) -> Any:
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, inputs.x, inputs)
+
+    function = value_and_grad if mode == VALUE_AND_GRAD else apply
     return compiled_program(case, function, params, inputs)
 
 
@@ -157,7 +155,12 @@ def _make(loop: str, case: Case, mode: str, chunk: int | None = None) -> Program
     def apply(params: dict[str, jax.Array], inputs: Inputs) -> jax.Array:
         return gru_sequence(params, inputs.x, mask=inputs.mask, loop=loop, chunk=chunk)[0]
 
-    return jax_program(case, mode, apply, gruflax_params(case))
+    program = jax_program(case, mode, apply, gruflax_params(case))
+    # The kernel's own memory, which the compiler does not know of.
+    peak_scratch_bytes()
+    program.run()
+    scratch = peak_scratch_bytes()
+    return program._replace(temp_bytes=program.temp_bytes and program.temp_bytes + scratch)
 
 
 LOOP_PEERS = tuple(
@@ -178,78 +181,31 @@ def chunk_peer(steps: int) -> Peer:
     )
 
 
-LONGEST_CHUNK = 50
-
-Kernels = tuple[jax.Array, jax.Array]
+PRODUCT_SIZE = 2048
 
 
-def make_floor(case: Case, mode: str) -> Program:
-    """Makes the products of a case; masks cost none."""
-    chunks = math.ceil(case.time / LONGEST_CHUNK)
-    length = math.ceil(case.time / chunks)
-    draws = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(draws[0], (chunks, length, case.batch, case.features), case.dtype)
-    kernel = jax.nn.initializers.normal(0.1)(draws[1], (case.features, 3 * case.units), case.dtype)
-    function = _with_gradients if mode == VALUE_AND_GRAD else _forward
-    return compiled_program(case, function, (kernel, _orthogonal_blocks(draws[2], case)), x)
+def make_product(case: Case, mode: str) -> Program:
+    """Makes a product of two square matrices: what the machine can do."""
+    square = jax.random.normal(jax.random.key(0), (PRODUCT_SIZE, PRODUCT_SIZE), case.dtype)
+    return compiled_program(case, jnp.dot, square, square)
 
 
-def _orthogonal_blocks(key: jax.Array, case: Case) -> jax.Array:
-    """Draws `[u, 3u]` of orthogonal blocks: no state grows, or fades to slow subnormal numbers."""
-    block = jax.nn.initializers.orthogonal()(key, (case.units, case.units), jnp.float32)
-    return jnp.tile(block, (1, 3)).astype(case.dtype)
-
-
-def _forward(kernels: Kernels, x: jax.Array) -> tuple[Any, jax.Array]:
-    """Returns the last products and the states `[chunks, k, b, u]`."""
-    kernel, recurrent = kernels
-    units, columns = recurrent.shape
-    _, length, batch, _ = x.shape
-    kernel_first, _ = choose_products(batch, units)
-    dot, factor = (kernel_first_dot, recurrent.T) if kernel_first else (jnp.dot, recurrent)
-
-    def step(product: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        state = product[:, :units]
-        return dot(state, factor), state
-
-    def chunk(carry: tuple[jax.Array, jax.Array], x: jax.Array) -> tuple[Any, jax.Array]:
-        product, states = lax.scan(step, carry[0], None, length)
-        return (product, jnp.dot(x, kernel)), states
-
-    start = jnp.ones((batch, columns), x.dtype), jnp.zeros((length, batch, columns), x.dtype)
-    return lax.scan(chunk, start, x)
-
-
-def _with_gradients(kernels: Kernels, x: jax.Array) -> tuple[Any, Any]:
-    """Returns what `_forward` does, and products as large as the kernels' gradients."""
-    kernel, recurrent = kernels
-    units, columns = recurrent.shape
-    _, length, batch, features = x.shape
-    last, states = _forward(kernels, x)
-    _, kernel_first = choose_products(batch, units)
-    dot = kernel_first_backward_dot if kernel_first else jnp.dot
-    pull_back = jax.linear_transpose(lambda state: dot(state, recurrent), states[0, 0])
-
-    def step(cotangent: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        return cotangent.at[:, :units].set(pull_back(cotangent)[0]), cotangent
-
-    def chunk(carry: Any, saved: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        cotangent, of_kernel, of_recurrent = carry
-        x, states = saved
-        cotangent, stacked = lax.scan(step, cotangent, None, length)
-        stacked = stacked.reshape(length * batch, columns)
-        of_kernel += jnp.dot(x.reshape(length * batch, features).T, stacked)
-        of_recurrent += jnp.dot(states.reshape(length * batch, units).T, stacked)
-        return (cotangent, of_kernel, of_recurrent), None
-
-    start = (last[0] * 1e-3, jnp.zeros_like(kernel), jnp.zeros_like(recurrent))
-    gradients, _ = lax.scan(chunk, start, (x, states), reverse=True)
-    return (last, states[-1, -1]), gradients
-
-
-FLOOR_PEER = Peer(
-    "matmul floor", FLOOR, make_floor, note="only the products of a GRU: the limit, not a GRU"
+PRODUCT_PEER = Peer(
+    f"a product of {PRODUCT_SIZE}^3",
+    PRODUCT,
+    make_product,
+    note="is no GRU: its rate is what the shares are of",
 )
+
+
+def product_share(case: Case, mode: str, seconds: float, product_seconds: float) -> float:
+    """Returns a GRU's products per second over those of the square matrices.
+
+    A backward pass has two products for each of the forward pass, and recomputes that.
+    """
+    products = case.batch * case.time * (case.features + case.units) * GATES * case.units
+    passes = 4 if mode == VALUE_AND_GRAD else 1
+    return passes * products / seconds / (PRODUCT_SIZE**3 / product_seconds)
 
 
 def _stepping(

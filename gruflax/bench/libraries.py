@@ -153,7 +153,8 @@ def make_torch(case: Case, mode: str) -> Program:
     dtype = getattr(torch, case.dtype)
     torch.manual_seed(0)
     gru = torch.nn.GRU(case.features, case.units, batch_first=True, device=device, dtype=dtype)
-    inputs: Any = torch.from_numpy(case.inputs()).to(device, dtype)
+    x = torch.from_numpy(case.inputs()).to(device, dtype).requires_grad_(mode == VALUE_AND_GRAD)
+    inputs: Any = x
     lengths = case.lengths()
     if lengths is not None:
         inputs = torch.nn.utils.rnn.pack_padded_sequence(
@@ -172,13 +173,14 @@ def make_torch(case: Case, mode: str) -> Program:
 
     def value_and_grad() -> Any:
         gru.zero_grad(set_to_none=True)
+        x.grad = None
         outputs = gru(inputs)[0]
         # A packed sequence holds the valid steps only.
         valid = outputs if lengths is None else outputs.data
         loss = valid.float().square().mean() if dtype.itemsize < 4 else valid.square().mean()
         loss.backward()
         wait()
-        return loss.detach(), [parameter.grad for parameter in gru.parameters()]
+        return loss.detach(), [each.grad for each in (*gru.parameters(), x)]
 
     return Program(value_and_grad if mode == VALUE_AND_GRAD else forward)
 

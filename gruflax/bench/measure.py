@@ -62,8 +62,9 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Times contestants in turn, in a new order every round, until the budget is spent.
 
-    Each is warm: it has run before, and where it is short it runs once more, untimed, before each
-    sample. A sample of a short one is the mean over several calls.
+    Each is warm: it has run before, and where it is short it waits until the threads of others rest
+    and runs once more, untimed, before each sample. A sample of a short one is the mean over
+    several calls.
     """
     estimates = {name: _warm_up(run, clock) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
@@ -99,6 +100,7 @@ def _sample(run: Callable[[], Any], estimate: float, clock: Clock) -> float:
     """Returns the seconds a call, from as many calls as one sample needs."""
     calls = min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(estimate, 1e-9)))
     if estimate < SETTLE_SECONDS:
+        time.sleep(SETTLE_SECONDS)
         run()
     start = clock()
     for _ in range(calls):

@@ -8,7 +8,15 @@ from rich import box
 from rich.table import Table
 
 from gruflax.bench.case import FORWARD, MEMORY_SHAPE, STEP, TARGET_SHAPES, VALUE_AND_GRAD
-from gruflax.bench.contestants import FLOOR_PEER, GRUFLAX, JAX_PEER, STEP_PEERS, SUBJECT
+from gruflax.bench.contestants import (
+    GRUFLAX,
+    JAX_PEER,
+    PRODUCT,
+    PRODUCT_PEER,
+    STEP_PEERS,
+    SUBJECT,
+    product_share,
+)
 from gruflax.bench.libraries import OTHER_PEERS
 from gruflax.bench.measure import Group, Result, Spread, geometric_mean
 
@@ -62,11 +70,9 @@ def find_targets(groups: Sequence[Group]) -> list[Target]:
             for peer in OTHER_PEERS:
                 name = f"{mode} ({kind}): {peer.name} / {SUBJECT}"
                 targets += _comparison(name, timed, _times(peer.name, SUBJECT))
-            targets += _comparison(
-                f"{mode} ({kind}): {SUBJECT} / {FLOOR_PEER.name}",
-                timed,
-                _times(SUBJECT, FLOOR_PEER.name),
-            )
+            name = f"{mode} ({kind}): {SUBJECT}, share of {PRODUCT_PEER.name}"
+            # Of masked steps nothing is multiplied.
+            targets += [] if masked else _comparison(name, timed, _product_share)
         large = [g for g in alike if g.case.shape == MEMORY_SHAPE and g.mode == VALUE_AND_GRAD]
         name = f"temporary memory of value_and_grad ({kind}): {LINEN} / {SUBJECT}"
         targets += _comparison(name, large, _temporary_memory)
@@ -102,6 +108,11 @@ def _against_best(group: Group) -> float | None:
 def _times(over: str, under: str) -> Measure:
     """Compares the times of two contestants by name."""
     return lambda group: ratio(seconds(group.result(over)), seconds(group.result(under)))
+
+
+def _product_share(group: Group) -> float | None:
+    own, product = (seconds(group.result(name)) for name in (SUBJECT, PRODUCT_PEER.name))
+    return own and product and product_share(group.case, group.mode, own, product)
 
 
 def _temporary_memory(group: Group) -> float | None:
@@ -160,7 +171,7 @@ def group_table(group: Group) -> Table:
             NOTHING if faster is None else f"{faster:.2f}",
             format_seconds(result.compile_seconds),
             _format_bytes(result.temp_bytes),
-            style="bold" if result.kind == "gruflax" else "dim" if result.kind == "floor" else None,
+            style="bold" if result.kind == GRUFLAX else "dim" if result.kind == PRODUCT else None,
         )
     return table
 

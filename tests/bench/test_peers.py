@@ -4,16 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from gruflax.bench.case import MODES, STEP, VALUE_AND_GRAD, Case, environment
+from gruflax.bench.case import STEP, VALUE_AND_GRAD, Case, environment
 from gruflax.bench.contestants import (
-    FLOOR_PEER,
     LOOP_PEERS,
+    PRODUCT_PEER,
     STEP_PEERS,
     Inputs,
     Peer,
     gruflax_params,
     jax_program,
     mean_square,
+    product_share,
 )
 from gruflax.bench.libraries import LIBRARIES
 from gruflax.functional import gru_cell_step, gru_sequence
@@ -64,7 +65,8 @@ def test_every_library_gives_outputs_and_gradients_of_one_size(name, masked):
         return
     program = program_of(peer, case, VALUE_AND_GRAD)
     loss, *gradients = arrays(program.run())
-    assert sum(gradient.size for gradient in gradients) == 3 * U * (F + U) + BIASES[name] * U
+    weights = 3 * U * (F + U) + BIASES[name] * U
+    assert sum(gradient.size for gradient in gradients) == weights + B * T * F
     assert all(np.isfinite(gradient).all() and gradient.any() for gradient in gradients)
     valid = outputs if name == "torch" or not masked else outputs[case.mask()]
     np.testing.assert_allclose(loss, np.square(valid).mean(), rtol=1e-5)
@@ -78,9 +80,10 @@ def test_loops_agree_with_each_other_and_with_the_public_function(masked):
     case = Case(B, T, F, U, masked=masked)
     params = gruflax_params(case)
     expected, _ = gru_sequence(params, case.inputs(), mask=case.mask(), loop="scan")
-    for peer in LOOP_PEERS[1:3]:
+    for peer in LOOP_PEERS[1:4]:
         np.testing.assert_allclose(peer.make(case, "forward").run(), expected, atol=1e-6)
-        loss, gradients = peer.make(case, VALUE_AND_GRAD).run()
+        loss, (gradients, by_inputs) = peer.make(case, VALUE_AND_GRAD).run()
+        assert by_inputs.shape == (B, T, F)
         np.testing.assert_allclose(loss, mean_square(expected, case.mask()), rtol=1e-5)
         assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)
 
@@ -103,32 +106,27 @@ def test_16_bit_floats_are_computed_in_16_bits(name):
 def test_float64_is_computed_in_float64():
     case = Case(2, 3, F, U, "float64")
     with environment(case):
-        outcomes = [peer.make(case, "forward").run() for peer in (LOOP_PEERS[0], FLOOR_PEER)]
+        outcomes = [peer.make(case, "forward").run() for peer in (LOOP_PEERS[0], PRODUCT_PEER)]
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(outcomes)} == {"float64"}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_floor_multiplies_as_much_as_a_gru(mode):
-    # Time in chunks that are not even: 103 steps become 3 chunks of 35.
-    case = Case(2, 103, F, U)
-    outcome = FLOOR_PEER.make(case, mode).run()
-    leaves = jax.tree.leaves(outcome)
-    assert all(np.isfinite(leaf).all() for leaf in leaves)
-    if mode == VALUE_AND_GRAD:
-        _, (cotangent, of_kernel, of_recurrent) = outcome
-        assert (cotangent.shape, of_kernel.shape, of_recurrent.shape) == (
-            (2, 3 * U),
-            (F, 3 * U),
-            (U, 3 * U),
+def test_the_share_counts_every_product():
+    case = Case(2, 3, 4, 5)
+    products = 2 * 3 * (4 + 5) * 3 * 5
+    assert product_share(case, "forward", 2.0, 1.0) == pytest.approx(products / 2 / 2048**3)
+    assert product_share(case, VALUE_AND_GRAD, 1.0, 1.0) == pytest.approx(4 * products / 2048**3)
+
+
+def test_the_memory_of_the_native_loop_has_the_kernels_own():
+    native, auto = (
+        next(peer for peer in LOOP_PEERS if peer.name == f"gruflax ({loop})").make(
+            Case(4, 50, 64, 64), VALUE_AND_GRAD
         )
-        assert np.asarray(of_kernel).all() and np.asarray(of_recurrent).all()
-    else:
-        (product, projection), states = outcome
-        assert product.shape == (2, 3 * U) and projection.shape == (35, 2, 3 * U)
-        # Each state hangs on the one before, and none dies or grows.
-        norms = np.linalg.norm(np.asarray(states).reshape(105, -1), axis=-1)
-        np.testing.assert_allclose(norms, norms[0], rtol=1e-4)
-        assert np.ptp(np.asarray(states), axis=(0, 1)).all()
+        for loop in ("native", "auto")
+    )
+    assert native.temp_bytes == auto.temp_bytes
+    # The packed weights alone, for both directions.
+    assert native.temp_bytes > 2 * 4 * (64 + 64) * 3 * 64
 
 
 def test_steps_go_on_from_their_own_state():

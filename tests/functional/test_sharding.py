@@ -93,9 +93,7 @@ def test_shard_map_adds_up_gradients_of_shared_parameters(mesh, loop):
     def local(params, x, mask):
         return jax.lax.pmean(loss(params, x, mask, loop), "data")
 
-    mapped = jax.shard_map(
-        local, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()
-    )
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P())
     assert_close(jax.jit(jax.grad(mapped))(PARAMS, X, MASK), wanted)
 
 

@@ -47,7 +47,9 @@ def checkpointed_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     return call.outputs(states), h
 
 
-def chunked_tangent(call: Call, states: jax.Array, tangents: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+def chunked_tangent(
+    call: Call, states: jax.Array, tangents: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
     """Computes the tangent of the chunked loop from its states `[t, ..., u]`, in order.
 
     `tangents` are those of fields of the call; the others are zero. Linear in them.

@@ -154,7 +154,9 @@ def _partitioned(
 
         return mesh, local, tuple(map(sharding, results)), tuple(map(sharding, names))
 
-    operand_axes, result_axes = ([_axes_of(name, axes) for name in each] for each in (names, results))
+    operand_axes, result_axes = (
+        [_axes_of(name, axes) for name in each] for each in (names, results)
+    )
     every = dict.fromkeys(axis for each in (*operand_axes, *result_axes) for axis in each)
     rule = " -> ".join(", ".join(map(" ".join, each)) for each in (operand_axes, result_axes))
     call = custom_partitioning(run)

@@ -1,6 +1,5 @@
 """When a call can run in the kernel, and when it should."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -60,8 +59,8 @@ def check_native(call: Call, *, unroll: bool) -> None:
         raise ValueError(f"loop='native' cannot be met: {'; '.join(unmet)}.")
 
 
-# Measured: weights that do not fit the caches, read anew at every step for a few rows, take the time
-# that the memory takes, and XLA's products read them no slower.
+# Measured: weights that do not fit the caches and are read anew at every step for a few rows take
+# the time that the memory takes, and XLA's products read them no slower.
 _CACHED_BYTES, _FEW_ROWS = 4 * 2**20, 32
 
 
@@ -69,9 +68,7 @@ def runs_well(call: Call) -> bool:
     """Returns whether a call can run in the kernel and is faster there."""
     units, columns = call.params["recurrent_kernel"].shape
     weights = (call.inputs.shape[-1] + units) * columns * call.inputs.dtype.itemsize
-    return not unmet_conditions(call) and (
-        weights <= _CACHED_BYTES or rows_of(call) >= _FEW_ROWS
-    )
+    return not unmet_conditions(call) and (weights <= _CACHED_BYTES or rows_of(call) >= _FEW_ROWS)
 
 
 _FULL = (lax.DotAlgorithmPreset.F32_F32_F32, lax.DotAlgorithmPreset.F64_F64_F64)

@@ -76,7 +76,7 @@ _loaded: list[ctypes.CDLL] = []
 
 
 def peak_scratch_bytes() -> int:
-    """Returns the most scratch memory the kernel has held at a time since the last such question."""
+    """Returns the most scratch memory held at a time since this was last asked."""
     return _loaded[0].gruflax_peak_scratch() if native_info().available else 0
 
 

@@ -15,6 +15,7 @@ chunked loop; at a point where an activation has no derivative it is that of one
 
 import dataclasses
 import functools
+
 import jax
 from jax import lax
 from jax.custom_batching import custom_vmap

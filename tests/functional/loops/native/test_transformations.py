@@ -23,9 +23,7 @@ X = jnp.asarray(RANDOM.normal(size=(B, T, F)), jnp.float32)
 H = jnp.asarray(RANDOM.normal(size=(B, U)), jnp.float32)
 MASK = jnp.asarray(RANDOM.random((B, T)) < 0.7)
 MANY_X = jnp.asarray(RANDOM.normal(size=(4, B, T, F)), jnp.float32)
-MANY_PARAMS = jax.tree.map(
-    lambda leaf: jnp.stack([leaf, leaf / 2, leaf * 2, -leaf]), PARAMS
-)
+MANY_PARAMS = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2, leaf * 2, -leaf]), PARAMS)
 DPARAMS = jax.tree.map(lambda leaf: jnp.cos(leaf * 9), PARAMS)
 
 
@@ -83,9 +81,7 @@ TRANSFORMATIONS = {
         lambda p: run(loop, p, X, zero_output_for_mask=True), PARAMS, DPARAMS
     ),
     "linearize": lambda loop: jax.linearize(lambda p: loss(loop, p), PARAMS)[1](DPARAMS),
-    "forward over reverse": lambda loop: push(
-        jax.grad(lambda p: loss(loop, p)), PARAMS, DPARAMS
-    ),
+    "forward over reverse": lambda loop: push(jax.grad(lambda p: loss(loop, p)), PARAMS, DPARAMS),
     "reverse over forward": lambda loop: jax.grad(
         lambda p: push(lambda p: loss(loop, p), p, DPARAMS)
     )(PARAMS),
@@ -119,9 +115,9 @@ TRANSFORMATIONS = {
     "vmap of grad over data": lambda loop: jax.vmap(lambda x: jax.grad(loss, 1)(loop, PARAMS, x))(
         MANY_X
     ),
-    "vmap of grad by inputs": lambda loop: jax.vmap(
-        lambda x: jax.grad(loss, 2)(loop, PARAMS, x)
-    )(MANY_X),
+    "vmap of grad by inputs": lambda loop: jax.vmap(lambda x: jax.grad(loss, 2)(loop, PARAMS, x))(
+        MANY_X
+    ),
     "vmap of grad over both": lambda loop: jax.vmap(
         lambda p, x: jax.grad(loss, (1, 2))(loop, p, x)
     )(MANY_PARAMS, MANY_X),

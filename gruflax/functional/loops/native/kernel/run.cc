@@ -1,10 +1,12 @@
 #include "run.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 
 namespace gruflax {
 
@@ -64,31 +66,52 @@ class Memory {
 };
 
 // What the threads of a call share. It outlives the call where a task comes too late to find a part.
-struct Parts {
-  int64_t count;
-  size_t scratch_size;
-  std::function<void(int64_t part, void* scratch)> run;
-  std::atomic<int64_t> next{0}, done{0};
-  std::atomic<bool> failed{false};
+class Parts {
+ public:
+  Parts(int64_t count, size_t scratch_size) : count_(count), scratch_size_(scratch_size) {}
+
+  // Runs `prepare` here and then all parts, here and on other threads; false where there is no
+  // memory. This thread takes parts too, and waits only for those that somebody works on: a pool
+  // without a free thread delays nothing.
+  static bool run(std::shared_ptr<Parts> parts, const Threads& threads, const std::function<void()>& prepare,
+                  std::function<void(int64_t part, void* scratch)> run) {
+    const int64_t helpers = std::min(parts->count_, threads.count) - 1;
+    parts->run_ = std::move(run);
+    wake(parts, threads, helpers);
+    prepare();
+    parts->prepared_ = true;
+    // A thread that was woken while all cores were busy waits for the one that woke it, and comes
+    // when the work is done; one that is woken now may find a core idle.
+    wake(parts, threads, helpers - parts->arrived_);
+    parts->work();
+    while (parts->done_.load(std::memory_order_acquire) < parts->count_) std::this_thread::yield();
+    return !parts->failed_;
+  }
+
+ private:
+  static void wake(const std::shared_ptr<Parts>& parts, const Threads& threads, int64_t helpers) {
+    for (int64_t i = 0; i < helpers; ++i)
+      threads.schedule([parts] {
+        ++parts->arrived_;
+        while (!parts->prepared_) std::this_thread::yield();
+        parts->work();
+      });
+  }
 
   void work() {
-    if (next >= count) return;
-    const Memory scratch(scratch_size);
-    if (!scratch.get()) failed = true;
-    for (int64_t part; (part = next.fetch_add(1)) < count; done.fetch_add(1, std::memory_order_release))
-      if (!failed) run(part, scratch.get());
+    if (next_ >= count_) return;
+    const Memory scratch(scratch_size_);
+    if (!scratch.get()) failed_ = true;
+    for (int64_t part; (part = next_.fetch_add(1)) < count_; done_.fetch_add(1, std::memory_order_release))
+      if (!failed_) run_(part, scratch.get());
   }
-};
 
-// Runs all parts, here and on other threads. This thread takes parts too, and waits only for those
-// that somebody works on: a pool without a free thread delays nothing.
-static bool run_parts(const std::shared_ptr<Parts>& parts, const Threads& threads) {
-  for (int64_t i = 1; i < parts->count && i < threads.count; ++i)
-    threads.schedule([parts] { parts->work(); });
-  parts->work();
-  while (parts->done.load(std::memory_order_acquire) < parts->count) std::this_thread::yield();
-  return !parts->failed;
-}
+  const int64_t count_;
+  const size_t scratch_size_;
+  std::function<void(int64_t, void*)> run_;
+  std::atomic<int64_t> next_{0}, done_{0}, arrived_{0};
+  std::atomic<bool> prepared_{false}, failed_{false};
+};
 
 static int64_t clamped(int64_t value, int64_t least, int64_t most) {
   return value > most ? most : value < least ? least : value;
@@ -107,16 +130,15 @@ bool run_forward(const Problem<S>& p, const Threads& threads) {
   const Kernel<S>& k = kernel<S>();
   const Memory packed(k.packed_size(p, false));
   if (!packed.get()) return false;
-  k.pack(p, false, packed.get());
-  auto parts = std::make_shared<Parts>();
   // More parts than threads, where that leaves some tiles to each, make up for a busy thread.
   const int64_t wanted = p.rows >= 48 * threads.count ? 2 * threads.count : threads.count;
-  parts->count = clamped(wanted, 1, worthwhile_parts(p));
-  parts->scratch_size = k.scratch_size(p, false);
-  parts->run = [&p, &k, &packed, count = parts->count](int64_t part, void* scratch) {
-    k.forward(p, packed.get(), scratch, p.rows * part / count, p.rows * (part + 1) / count);
-  };
-  return run_parts(parts, threads);
+  const int64_t count = clamped(wanted, 1, worthwhile_parts(p));
+  return Parts::run(
+      std::make_shared<Parts>(count, k.scratch_size(p, false)), threads,
+      [&] { k.pack(p, false, packed.get()); },
+      [&, count](int64_t part, void* scratch) {
+        k.forward(p, packed.get(), scratch, p.rows * part / count, p.rows * (part + 1) / count);
+      });
 }
 
 // The parts of a backward pass hang on the call alone, not on the threads: sums of gradients are the
@@ -134,19 +156,18 @@ template <class S>
 bool run_backward(const Problem<S>& p, const Gradients<S>& g, const Threads& threads) {
   const Kernel<S>& k = kernel<S>();
   const size_t sums_size = k.sums_size(p, g);
-  auto parts = std::make_shared<Parts>();
-  parts->count = backward_parts(p, sums_size);
-  const Memory packed(k.packed_size(p, true)), sums(parts->count * sums_size);
+  const int64_t count = backward_parts(p, sums_size);
+  const Memory packed(k.packed_size(p, true)), sums(count * sums_size);
   if (!packed.get() || !sums.get()) return false;
-  k.pack(p, true, packed.get());
-  parts->scratch_size = k.scratch_size(p, true);
-  parts->run = [&, sums_size, count = parts->count](int64_t part, void* scratch) {
-    k.backward(p, g, packed.get(), scratch, sums.get() + part * sums_size, p.rows * part / count,
-               p.rows * (part + 1) / count);
-  };
-  if (!run_parts(parts, threads)) return false;
-  if (g.weights()) k.add_up(p, g, sums.get(), parts->count);
-  return true;
+  const bool done = Parts::run(
+      std::make_shared<Parts>(count, k.scratch_size(p, true)), threads,
+      [&] { k.pack(p, true, packed.get()); },
+      [&, count](int64_t part, void* scratch) {
+        k.backward(p, g, packed.get(), scratch, sums.get() + part * sums_size, p.rows * part / count,
+                   p.rows * (part + 1) / count);
+      });
+  if (done && g.weights()) k.add_up(p, g, sums.get(), count);
+  return done;
 }
 
 template bool run_forward(const Problem<float>&, const Threads&);
