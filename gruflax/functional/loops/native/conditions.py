@@ -59,16 +59,25 @@ def check_native(call: Call, *, unroll: bool) -> None:
         raise ValueError(f"loop='native' cannot be met: {'; '.join(unmet)}.")
 
 
-# Measured: weights that do not fit the caches and are read anew at every step for a few rows take
-# the time that the memory takes, and XLA's products read them no slower.
-_CACHED_BYTES, _FEW_ROWS = 4 * 2**20, 32
+# Measured: where weights are too large for the caches, and rows too few to share what is read of
+# them at a step, XLA's products read them faster. These are bytes of weights for each row.
+_FORWARD_BYTES, _BACKWARD_BYTES = 9 * 2**18, 3 * 2**17
 
 
 def runs_well(call: Call) -> bool:
     """Returns whether a call can run in the kernel and is faster there."""
+    return not unmet_conditions(call) and _row_bytes(call) <= _FORWARD_BYTES
+
+
+def gradients_run_well(call: Call) -> bool:
+    """Returns whether the gradients of a call are faster in the kernel."""
+    return _row_bytes(call) <= _BACKWARD_BYTES
+
+
+def _row_bytes(call: Call) -> float:
     units, columns = call.params["recurrent_kernel"].shape
     weights = (call.inputs.shape[-1] + units) * columns * call.inputs.dtype.itemsize
-    return not unmet_conditions(call) and (weights <= _CACHED_BYTES or rows_of(call) >= _FEW_ROWS)
+    return weights / max(1, rows_of(call))
 
 
 _FULL = (lax.DotAlgorithmPreset.F32_F32_F32, lax.DotAlgorithmPreset.F64_F64_F64)

@@ -3,14 +3,15 @@
 Which of the two is decided where a program is lowered, so that one that is traced on a CPU runs on
 a GPU. The kernel computes the states, and the gradients from the states alone; what joins the two
 is one primitive, linear in the tangents of a call: its transpose is the kernel's backward pass, all
-else of it is the chunked loop's tangent. So forward mode and derivatives of derivatives are the
-chunked loop's.
+else of it is the chunked loop's tangent (`tangent`). So forward mode and derivatives of derivatives
+are the chunked loop's.
 
-Memory: a thread holds, besides the packed weights that all share, the gates of a chunk of at most
-192 samples backwards, and a part of the rows the sums of the weights' gradients.
+Memory: all threads share the packed weights; each has the gates of a chunk, at most 192 steps of
+all its rows together; and each part of the rows, at most 64, the sums of the weights' gradients.
 
-Known limits: `conditions`; parameters that are vmapped, and gradients of single examples, take the
-chunked loop; at a point where an activation has no derivative it is that of one side.
+Known limits: `conditions`; parameters that are vmapped, gradients of single examples, and gradients
+of wide layers with few rows take the chunked loop; where an activation has no derivative, that of
+one side is taken.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from gruflax.functional.call import Call
 from gruflax.functional.loops.chunked import chunked_loop, is_zero, made_zeros
 from gruflax.functional.loops.native import calls
 from gruflax.functional.loops.native.batches import axes_of, folded, unfolded
+from gruflax.functional.loops.native.conditions import gradients_run_well
 from gruflax.functional.loops.native.tangent import tangent
 from gruflax.functional.sharding import vary_with, with_automatic_axes
 
@@ -78,8 +80,8 @@ def _differentiable_jvp(primals, tangents):
         for name, each in dparts.items()
         if not is_zero(each)
     }
-    if "masks" in dparts:
-        # Who injects masks can differentiate by them; the kernel does not.
+    # Who injects dropout masks can differentiate by them; the kernel does not.
+    if "masks" in dparts or not gradients_run_well(call):
         parts = {name: getattr(call, name) for name in dparts}
         return jax.jvp(
             lambda parts: chunked_loop(dataclasses.replace(call, **parts)), (parts,), (dparts,)

@@ -4,15 +4,25 @@
 // at a step stays in the nearest cache and its pages in the translation buffer.
 constexpr int64_t kGroup = 24;
 
-// Samples of a chunk of the backward pass: as many as make products of matrices of it, while their
-// records stay in the second cache.
-constexpr int64_t kChunkSamples = 192, kChunkBytes = 4096 * 1024;
+// Calls `use(first, rows)` for groups of the rows from first to end, as even as can be.
+template <class Use>
+static void in_groups(int64_t first, int64_t end, Use use) {
+  for (int64_t left = (end - first + kGroup - 1) / kGroup; left; --left) {
+    const int64_t rows = (end - first + left - 1) / left;
+    use(first, rows);
+    first += rows;
+  }
+}
+
+// The most samples of a chunk of the backward pass: enough to make products of matrices of it, while
+// their records stay near.
+constexpr int64_t kChunkSamples = 192, kChunkBytes = 4 << 20;
 
 template <class S>
-static int64_t chunk_steps(const Problem<S>& p, int64_t width) {
-  const int64_t rows = larger(smaller(kGroup, p.rows), 1);
-  const int64_t samples = smaller(kChunkSamples, kChunkBytes / (kSlots * width * sizeof(S)));
-  return smaller(larger(samples / rows, 1), larger(p.time, 1));
+static int64_t chunk_samples(const Problem<S>& p, int64_t width) {
+  const int64_t most = smaller(kChunkSamples, kChunkBytes / (kSlots * width * sizeof(S)));
+  // A chunk is at least a step of all rows side by side.
+  return larger(smaller(most, p.rows * p.time), smaller(p.rows, kGroup));
 }
 
 // Where samples are put together: their rows, and copies of those that dropout masks multiply.
@@ -81,7 +91,7 @@ struct Forward {
         rooms(arena.take<S>(p.outputs ? 0 : 2 * kGroup * p.units)) {}
 
   void run(int64_t first, int64_t end) {
-    for (; first < end; first += kGroup) run_group(first, smaller(kGroup, end - first));
+    in_groups(first, end, [this](int64_t first, int64_t rows) { run_group(first, rows); });
   }
 
  private:
@@ -156,7 +166,7 @@ struct Backward {
   const Problem<S>& problem;
   const Gradients<S>& gradients;
   const Panels<S> panels;
-  const int64_t width, steps, capacity;
+  const int64_t width, capacity;
   Arena arena;
   Gatherer<S> gatherer;
   int64_t* row_of;   // of each sample, in its group
@@ -168,15 +178,15 @@ struct Backward {
 
   Backward(const Problem<S>& p, const Gradients<S>& g, const void* packed, void* scratch, void* memory)
       : problem(p), gradients(g), panels(p, true, const_cast<void*>(packed)), width(panels.width),
-        steps(chunk_steps(p, width)), capacity(steps * smaller(kGroup, larger(p.rows, 1))), arena{static_cast<char*>(scratch)},
+        capacity(chunk_samples(p, width)), arena{static_cast<char*>(scratch)},
         gatherer(p, arena, capacity, capacity, width), row_of(arena.take<int64_t>(capacity)),
-        first_of(arena.take<int64_t>(steps + 1)), row(arena.take<const S*>(capacity)),
+        first_of(arena.take<int64_t>(capacity + 1)), row(arena.take<const S*>(capacity)),
         carry(arena.take<S>(kGroup * width)), kept(arena.take<S>(kGroup * width)),
         sums(p, width, memory) {}
 
   void run(int64_t first, int64_t end) {
     if (gradients.weights()) clear(sums.arena.start, sums.arena.used);
-    for (; first < end; first += kGroup) run_group(first, smaller(kGroup, end - first));
+    in_groups(first, end, [this](int64_t first, int64_t rows) { run_group(first, rows); });
   }
 
  private:
@@ -190,6 +200,7 @@ struct Backward {
       if (gradients.last_state) copy(carry + g * width, gradients.last_state + (first + g) * u, u);
       if (gradients.reset_state) clear(gradients.reset_state + (first + g) * u, u);
     }
+    const int64_t steps = capacity / rows;
     for (int64_t end = problem.time; end > 0; end -= steps) {
       const int64_t begin = larger(end - steps, 0);
       gather(first, rows, begin, end);

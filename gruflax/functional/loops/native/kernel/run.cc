@@ -145,7 +145,7 @@ bool run_forward(const Problem<S>& p, const Threads& threads) {
 // same on every machine. They are few where the sums are large.
 template <class S>
 static int64_t backward_parts(const Problem<S>& p, size_t sums_size) {
-  constexpr int64_t most_bytes = 64 << 20, most_parts = 64;
+  constexpr int64_t most_bytes = 32 << 20, most_parts = 64;
   const int64_t by_rows = p.rows <= 64 ? (p.rows + 3) / 4 : p.rows / 16;
   const int64_t by_memory = clamped(most_bytes / (sums_size + 1), 2, most_parts);
   return clamped(p.rows <= 64 ? clamped(by_rows, 1, 4) : by_rows, 1,
