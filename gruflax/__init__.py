@@ -7,6 +7,7 @@ from gruflax.functional import (
     DropoutMasks as DropoutMasks,
     GateActivations as GateActivations,
     GRUConfig as GRUConfig,
+    NativeInfo as NativeInfo,
     draw_dropout_masks as draw_dropout_masks,
     dropout_mask as dropout_mask,
     gate_activations as gate_activations,
@@ -15,6 +16,7 @@ from gruflax.functional import (
     init_gru_params as init_gru_params,
     lengths_to_mask as lengths_to_mask,
     mask_to_lengths as mask_to_lengths,
+    native_info as native_info,
 )
 from gruflax.linen import (
     GRU as GRU,
@@ -38,6 +40,7 @@ __all__ = [
     "GRUCell",
     "GRUConfig",
     "GateActivations",
+    "NativeInfo",
     "Stack",
     "StackedRNNCells",
     "constraints",
@@ -50,6 +53,7 @@ __all__ = [
     "init_gru_params",
     "lengths_to_mask",
     "mask_to_lengths",
+    "native_info",
     "reset_states",
     "total_loss",
 ]

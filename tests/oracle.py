@@ -5,7 +5,11 @@ import pathlib
 
 import numpy as np
 
+from gruflax import native_info
 
+
+# The loop of the C++ kernel, where it was built.
+NATIVE = ("native",) if native_info().available else ()
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MASKS = {
     "right": "111111/111100/110000",

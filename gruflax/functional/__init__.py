@@ -11,6 +11,10 @@ from gruflax.functional.gates import (
     GateActivations as GateActivations,
     gate_activations as gate_activations,
 )
+from gruflax.functional.loops.native.library import (
+    NativeInfo as NativeInfo,
+    native_info as native_info,
+)
 from gruflax.functional.masks import (
     lengths_to_mask as lengths_to_mask,
     mask_to_lengths as mask_to_lengths,

@@ -19,10 +19,11 @@ MASK = np.array([[1, 0, 1, 1], [0, 1, 1, 0]], bool)
 RESET = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], bool)
 
 
+@pytest.mark.parametrize("loop", ["chunked", *oracle.NATIVE])
 @pytest.mark.parametrize(
     "reset_after, masked", list(itertools.product([True, False], [True, False]))
 )
-def test_first_and_second_order(x64, reset_after, masked):
+def test_first_and_second_order(x64, reset_after, masked, loop):
     config = gruflax.GRUConfig(
         reset_after=reset_after, dropout=0.3, recurrent_dropout=0.3 if masked else 0.0
     )
@@ -33,7 +34,13 @@ def test_first_and_second_order(x64, reset_after, masked):
     @jax.jit
     def run(params, x, h0):
         outputs, state = gruflax.gru_sequence(
-            params, x, config=config, initial_state=h0, rng=jax.random.key(0), **options
+            params,
+            x,
+            config=config,
+            initial_state=h0,
+            rng=jax.random.key(0),
+            loop=loop,
+            **options,
         )
         return (outputs**2).sum() + jnp.sin(state).sum()
 

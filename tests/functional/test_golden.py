@@ -3,21 +3,17 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 
 import gruflax
+from gruflax.functional.activations import hard_sigmoid_v1
 
 
 PRODUCERS = ("keras360_jax", "keras360_tf", "keras3151_jax", "tf115", "tf22")
 CASES = sorted(oracle.golden("keras360_jax"))
 INPUTS = oracle.golden_inputs()
-
-
-def v1_hard_sigmoid(x):
-    return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
 def by_function(config, call, loop):
@@ -77,6 +73,10 @@ def compute(run, params):
     }
 
 
+PATHS = [(by_function, "scan"), (by_layer, "chunked")]
+PATHS += [(by_function, loop) for loop in oracle.NATIVE]
+
+
 def check(computed, producer, case):
     for name, value in oracle.expected(producer, case).items():
         if name == "dh0" and "initial_state" not in oracle.golden_case(case)[1]:
@@ -86,10 +86,19 @@ def check(computed, producer, case):
         )
 
 
-@pytest.mark.parametrize("path, loop", [(by_function, "scan"), (by_layer, "chunked")])
+@pytest.mark.parametrize(
+    "path, loop",
+    [
+        (by_function, "scan"),
+        (by_layer, "chunked"),
+        *((by_function, loop) for loop in oracle.NATIVE),
+    ],
+)
 @pytest.mark.parametrize("case", CASES)
 def test_golden(path, loop, case):
     config, call = oracle.golden_case(case)
+    if loop == "native":
+        call.pop("unroll", None)
     params = oracle.golden_params(config["reset_after"], config["use_bias"])
     computed = compute(path(config, call, loop), params)
     hard = config.get("recurrent_activation") == "hard_sigmoid"
@@ -97,7 +106,7 @@ def test_golden(path, loop, case):
         if not (hard and producer.startswith("tf")):
             check(computed, producer, case)
     if hard:
-        config["recurrent_activation"] = v1_hard_sigmoid
+        config["recurrent_activation"] = hard_sigmoid_v1
         computed = compute(path(config, call, loop), params)
         check(computed, "tf115", case)
         check(computed, "tf22", case)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import oracle
 from hypothesis import given, settings, strategies as st
 
 import gruflax
@@ -11,7 +12,7 @@ import gruflax
 
 B, F, U, T = 3, 2, 3, 6
 FLAGS = st.booleans()
-LOOPS = st.sampled_from(["auto", "scan", "chunked"])
+LOOPS = st.sampled_from(["scan", "chunked", *oracle.NATIVE])
 MASKS = st.lists(st.booleans(), min_size=B * T, max_size=B * T).map(
     lambda drawn: np.array(drawn).reshape(B, T)
 )
@@ -100,7 +101,7 @@ def test_a_batch_is_its_rows(mask, reset_after, loop):
 @given(MASKS, FLAGS, FLAGS)
 def test_every_loop_is_the_scan(mask, reset_after, go_backwards):
     wanted = run(X, H0, mask, reset_after, "scan", go_backwards)
-    for loop in ("auto", "chunked"):
+    for loop in ("auto", "chunked", *oracle.NATIVE):
         close(run(X, H0, mask, reset_after, loop, go_backwards), wanted)
 
 

@@ -16,6 +16,7 @@ LOOPS = (
     {"loop": "scan"},
     {"unroll": True},
     {"loop": "chunked", "chunk": 3},
+    *({"loop": loop} for loop in oracle.NATIVE),
 )
 PARAMS = {True: oracle.golden_params(True, True), False: oracle.golden_params(False, True)}
 RANDOM = np.random.default_rng(3)

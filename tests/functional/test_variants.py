@@ -11,7 +11,7 @@ from gruflax import DropoutMasks, GRUConfig
 
 KEY = jax.random.key(5)
 X = jax.random.normal(jax.random.key(0), (3, 6, 4))
-LOOPS = ({"loop": "scan"}, {"loop": "chunked", "chunk": 4}, {"unroll": True})
+LOOPS = ({"loop": "scan"}, {"loop": "chunked", "chunk": 4}, {"unroll": True}, {"loop": "auto"})
 
 
 def params_of(config, features=4, units=5):

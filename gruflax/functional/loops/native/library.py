@@ -58,10 +58,10 @@ def native_info() -> NativeInfo:
         return NativeInfo(False, None, f"its library does not load: {error}")
     library.gruflax_use.restype = ctypes.c_char_p
     library.gruflax_peak_scratch.restype = ctypes.c_size_t
-    chosen = library.gruflax_use(None if wanted in (None, "1") else wanted.encode())
+    chosen = library.gruflax_use(wanted and wanted.encode())
     if chosen is None:
         raise ValueError(
-            f"{_VARIABLE} must be 0, 1, or instructions that this CPU has, got {wanted!r}."
+            f"{_VARIABLE} must be 0, or instructions that this CPU has, got {wanted!r}."
         )
     for target in (FORWARD, BACKWARD):
         jax.ffi.register_ffi_target(
@@ -73,6 +73,11 @@ def native_info() -> NativeInfo:
 
 # The library, once there is one: XLA calls into it for as long as the process lives.
 _loaded: list[ctypes.CDLL] = []
+
+
+def use_instructions(name: str | None) -> bool:
+    """Computes with other instructions from now on; False where there are none such here."""
+    return _loaded[0].gruflax_use(name and name.encode()) is not None
 
 
 def peak_scratch_bytes() -> int:

@@ -14,7 +14,13 @@
 #include <thread>
 #include <vector>
 
+#include "problem.h"
 #include "run.h"
+
+namespace of_driver {
+using namespace gruflax;
+#include "vectors.h"
+}  // namespace of_driver
 
 using gruflax::Gradients;
 using gruflax::Problem;
@@ -267,7 +273,28 @@ static void check(const Case& c, const Results& wanted, const gruflax::Threads& 
   if (c.has_bias) same("gradient of bias", db, wanted.bias);
 }
 
+// The exponential is exact to two units in the last place.
+template <class S>
+static void check_exponential(double least, double most) {
+  constexpr int lanes = of_driver::kLanes<S>;
+  double largest = 0;
+  for (int i = 0; i < 500000; i += lanes) {
+    of_driver::Vector<S> x;
+    for (int lane = 0; lane < lanes; ++lane)
+      x[lane] = static_cast<S>(std::uniform_real_distribution<double>(least, most)(random_bits));
+    const of_driver::Vector<S> found = of_driver::exponential(x);
+    for (int lane = 0; lane < lanes; ++lane) {
+      const long double right = std::exp(static_cast<long double>(x[lane]));
+      const S rounded = static_cast<S>(right), unit = std::nextafter(rounded, S(INFINITY)) - rounded;
+      largest = std::fmax(largest, static_cast<double>(std::fabs(found[lane] - right) / unit));
+    }
+  }
+  if (!(largest <= 2)) std::printf("FAILED: exp is %g units off\n", largest), std::exit(1);
+  std::printf("exp in %zu bytes: at most %.2f units in the last place\n", sizeof(S), largest);
+}
+
 int main(int argc, char** argv) {
+  check_exponential<float>(-87, 88), check_exponential<double>(-700, 700);
   const double seconds = argc > 1 ? std::atof(argv[1]) : 5;
   std::vector<std::thread> running;
   const gruflax::Threads threads{3, [&](std::function<void()> task) { running.emplace_back(std::move(task)); }};

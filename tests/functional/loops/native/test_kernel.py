@@ -1,0 +1,227 @@
+"""The kernel with each instruction set: its numbers, hard inputs, and what it must survive."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gruflax
+from gruflax.functional.loops.native.library import (
+    FORWARD,
+    native_info,
+    use_instructions,
+)
+
+
+pytestmark = pytest.mark.skipif(
+    not native_info().available, reason=f"no native loop: {native_info().reason}"
+)
+
+RANDOM = np.random.default_rng(11)
+B, T, F, U = 5, 6, 7, 19
+SETS = ("avx512", "avx2", "baseline")
+
+
+@pytest.fixture(params=SETS)
+def instructions(request):
+    """Computes with one instruction set for one test."""
+    if not use_instructions(request.param):
+        pytest.skip(f"this CPU has no {request.param}")
+    yield request.param
+    use_instructions(native_info().instruction_set)
+
+
+def normal(*shape):
+    return jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
+
+
+def params_of(config=gruflax.GRUConfig(), features=F, units=U):
+    init = jax.nn.initializers.normal(1.0) if config.use_bias else None
+    options = {"bias_initializer": init} if init else {}
+    return gruflax.init_gru_params(jax.random.key(0), features, units, config, **options)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "softsign"])
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_values_and_gradients(instructions, reset_after, activation):
+    config = gruflax.GRUConfig(activation=activation, reset_after=reset_after)
+    params, x, mask = params_of(config), normal(B, T, F), RANDOM.random((B, T)) < 0.7
+
+    def loss(loop, params, x):
+        outputs, state = gruflax.gru_sequence(params, x, config=config, mask=mask, loop=loop)
+        return (outputs**2).sum() + state.sum(), outputs
+
+    found, wanted = (
+        jax.value_and_grad(loss, argnums=(1, 2), has_aux=True)(loop, params, x)
+        for loop in ("native", "scan")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+def test_a_thousand_steps_stay_near_the_scan(instructions):
+    params, x = params_of(), normal(2, 1000, F)
+    native, scan = (gruflax.gru_sequence(params, x, loop=loop)[0] for loop in ("native", "scan"))
+    np.testing.assert_allclose(native, scan, rtol=0, atol=1e-6)
+
+
+def test_a_row_is_the_same_in_every_batch(instructions):
+    """Sums are in one order whatever is computed beside them."""
+    params, x = params_of(), normal(64, T, F)
+    run = jax.jit(lambda x: gruflax.gru_sequence(params, x, loop="native")[0])
+    whole = np.asarray(run(x))
+    for rows in (2, 3, 11, 50):
+        np.testing.assert_array_equal(run(x[:rows]), whole[:rows])
+
+
+def test_nan_and_infinity_are_those_of_the_scan(instructions):
+    x = np.array(normal(8, T, F))
+    x[0, 2, 0], x[1, 2, 1], x[2, 2, 2] = np.nan, np.inf, -np.inf
+    x[3, 2] = 1e30
+    state = np.array(normal(8, U))
+    state[4, 0], state[5, 1], state[6, 2] = np.nan, np.inf, -np.inf
+    for activation in ("tanh", "linear", "relu"):
+        config = gruflax.GRUConfig(activation=activation)
+        native, scan = (
+            gruflax.gru_sequence(
+                params_of(config), x, config=config, initial_state=state, loop=loop
+            )[0]
+            for loop in ("native", "scan")
+        )
+        np.testing.assert_allclose(native, scan, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+
+
+@needs_linux
+def test_gradients_do_not_hang_on_the_threads():
+    code = """
+import jax, numpy as np, gruflax
+x = jax.random.normal(jax.random.key(1), (40, 9, 5))
+params = gruflax.init_gru_params(jax.random.key(0), 5, 33)
+loss = lambda params: (gruflax.gru_sequence(params, x, loop="native")[0] ** 2).sum()
+print(*(np.asarray(leaf).tobytes().hex() for leaf in jax.tree.leaves(jax.grad(loss)(params))))
+"""
+    alone = "import os\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    one, more = (
+        subprocess.run(
+            [sys.executable, "-c", first + code], capture_output=True, text=True, check=True
+        ).stdout
+        for first in (alone, "")
+    )
+    assert one == more and len(one) > 1000
+
+
+def gradient_of(params, x):
+    def loss(params):
+        return (gruflax.gru_sequence(params, x, loop="native")[0] ** 2).sum()
+
+    return jax.grad(loss)(params)
+
+
+def test_eight_threads_and_eight_devices_at_once():
+    params, x = params_of(), normal(16, 30, F)
+    run = jax.jit(gradient_of)
+    wanted = run(params, x)
+    arguments = [jax.device_put((params, x), device) for device in jax.devices()[:8]]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda i: run(*arguments[i % 8]), range(400)):
+            jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_two_processes_and_a_fork():
+    """Same numbers from two processes at once, each of which goes on after a fork."""
+    code = """
+import os, warnings
+import jax, numpy as np, gruflax
+x = jax.random.normal(jax.random.key(1), (16, 30, 5))
+params = gruflax.init_gru_params(jax.random.key(0), 5, 33)
+run = jax.jit(lambda x: gruflax.gru_sequence(params, x, loop="native")[0])
+first = np.asarray(run(x))
+warnings.simplefilter("ignore")
+child = os.fork()
+if not child:
+    os._exit(0)
+for _ in range(200):
+    assert (np.asarray(run(x)) == first).all()
+assert os.waitpid(child, 0)[1] == 0
+print(first.tobytes().hex())
+"""
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    one, other = (process.communicate(timeout=120)[0] for process in running)
+    assert one == other and len(one) > 1000
+
+
+@needs_linux
+def test_memory_does_not_grow():
+    run = jax.jit(gradient_of)
+    params, x = params_of(), normal(4, 3, F)
+    jax.block_until_ready([run(params, x) for _ in range(500)])
+    before = resident_bytes()
+    for _ in range(100):
+        jax.block_until_ready([run(params, x) for _ in range(100)])
+    assert resident_bytes() - before < 8 * 2**20
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+ATTRIBUTES = {
+    "present": np.int64(0),
+    "wanted": np.int64(1),
+    "time_major": False,
+    "go_backwards": False,
+    "reset_after": True,
+    "zero_output_for_mask": False,
+    "activation": np.int32(1),
+    "recurrent_activation": np.int32(0),
+}
+SHAPES = {
+    "kernel": (F, 3 * U),
+    "recurrent_kernel": (U, 3 * U),
+    "initial_state": (B, U),
+    "inputs": (B, T, F),
+    "reset_state": (B, U),
+}
+
+
+def call_target(shapes=None, results=None, dtype=np.float32, **attributes):
+    arrays = [jnp.ones(shape, dtype) for shape in {**SHAPES, **(shapes or {})}.values()]
+    results = results or [(B, U), (B, T, U)]
+    types = [jax.ShapeDtypeStruct(shape, dtype) for shape in results]
+    return jax.ffi.ffi_call(FORWARD, types)(*arrays, **{**ATTRIBUTES, **attributes})
+
+
+WRONG = {
+    "recurrent_kernel does not fit": {"shapes": {"recurrent_kernel": (U, 3 * U + 1)}},
+    "inputs do not fit": {"shapes": {"inputs": (B, T, F + 1)}},
+    "initial_state does not fit": {"shapes": {"initial_state": (B + 1, U)}},
+    "reset_state must have": {"shapes": {"reset_state": (B, U + 1)}},
+    "bias is missing": {"present": np.int64(1)},
+    "outputs must have": {"results": [(B, U), (B, T, U + 1)]},
+    "too many of: result": {"wanted": np.int64(0)},
+    "kernel is of another dtype": {"dtype": np.float16},
+    "activation is unknown": {"activation": np.int32(99)},
+    "outputs is missing": {"results": [(B, U)]},
+}
+
+
+@pytest.mark.parametrize("complaint", WRONG)
+def test_what_does_not_fit_is_an_error(complaint):
+    with pytest.raises(Exception, match=complaint):
+        jax.block_until_ready(call_target(**WRONG[complaint]))
+
+
+def test_what_fits_is_none():
+    state, outputs = call_target()
+    assert state.shape == (B, U) and np.isfinite(outputs).all()
