@@ -110,10 +110,8 @@ class Call:
         """Brings `[t, ..., u]` to the caller's axes; outputs stay in the order of processing."""
         return jnp.moveaxis(states, 0, self.time_axis)
 
-    def outputs(self, states: jax.Array | None) -> jax.Array | None:
+    def outputs(self, states: jax.Array) -> jax.Array:
         """Makes outputs, in the caller's axes, of the states after every step `[t, ..., u]`."""
-        if states is None:
-            return None
         states = self.in_layout(states)
         if not self.zero_output_for_mask or self.valid is None:
             return states

@@ -31,7 +31,7 @@ def with_automatic_axes(
 
     def automatic(argument):
         leaves, form = jax.tree.flatten(argument)
-        found = jax.sharding.auto_axes(
+        found: Any = jax.sharding.auto_axes(
             lambda *leaves: tuple(jax.tree.leaves(run(jax.tree.unflatten(form, leaves)))),
             out_sharding=tuple(specs),
         )(*leaves)

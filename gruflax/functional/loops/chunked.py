@@ -38,13 +38,13 @@ from gruflax.functional.step import project, step
 def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call with pointwise activations: `(states [..., t, u] or None, the last [..., u])`."""
     states, h = _by_rule(_prepared(call))
-    return call.outputs(states), h
+    return None if states is None else call.outputs(states), h
 
 
 def checkpointed_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Does the same for activations that may mix units; JAX differentiates each chunk."""
     states, h = _forward(_prepared(call), jax.checkpoint, by_chunk=False)
-    return call.outputs(states), h
+    return None if states is None else call.outputs(states), h
 
 
 def chunked_tangent(

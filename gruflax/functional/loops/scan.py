@@ -18,7 +18,7 @@ def scan_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
         return h, h if call.return_sequences else None
 
     h, states = lax.scan(body, call.initial_state, steps_of(call.cleared().ordered()))
-    return call.outputs(states), h
+    return None if states is None else call.outputs(states), h
 
 
 def unrolled_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:

@@ -87,6 +87,7 @@ def _differentiable_jvp(primals, tangents):
             lambda parts: chunked_loop(dataclasses.replace(call, **parts)), (parts,), (dparts,)
         )
     outputs, state = _differentiable(dataclasses.replace(call, return_sequences=True))
+    assert outputs is not None
     doutputs, dstate = tangent(call, outputs, dparts)
     if not call.return_sequences:
         outputs = doutputs = None

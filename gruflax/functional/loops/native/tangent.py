@@ -35,7 +35,9 @@ def _tangent(call: Call, outputs: jax.Array, dparts: Parts) -> list[jax.Array]:
     if call.zero_output_for_mask:
         # At masked steps the outputs are not the states.
         whole = dataclasses.replace(call, return_sequences=True, zero_output_for_mask=False)
-        outputs, _ = chunked_loop(whole)
+        states, _ = chunked_loop(whole)
+        assert states is not None
+        outputs = states
     dstates, dstate = chunked_tangent(call, jnp.moveaxis(outputs, call.time_axis, 0), dparts)
     return [call.outputs(dstates), dstate]
 
