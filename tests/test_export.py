@@ -115,3 +115,20 @@ def test_any_batch_of_sequences_of_one_length(layer, random):
         x, _ = arrays(random, 3, time)
         for left, right in zip(run(x), gru.apply(variables, x), strict=True):
             np.testing.assert_allclose(left, right, atol=2e-6)
+
+
+def test_fixed_sizes_take_a_portable_loop(layer, random):
+    gru, variables = layer
+    x, h = arrays(random, 3, 7)
+
+    def exported_with(loop):
+        each = gru.clone(loop=loop)
+        run = jax.jit(lambda x, h: each.apply(variables, x, initial_state=h))
+        return export.export(run)(x, h)
+
+    run = export.deserialize(exported_with("chunked").serialize()).call
+    wanted = gru.apply(variables, x, initial_state=h)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), run(x, h), wanted)
+    if gruflax.native_info().available:
+        with pytest.raises(ValueError, match="gruflax_forward"):
+            exported_with("native")

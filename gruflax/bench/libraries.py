@@ -153,13 +153,15 @@ def make_torch(case: Case, mode: str) -> Program:
     dtype = getattr(torch, case.dtype)
     torch.manual_seed(0)
     gru = torch.nn.GRU(case.features, case.units, batch_first=True, device=device, dtype=dtype)
-    x = torch.from_numpy(case.inputs()).to(device, dtype).requires_grad_(mode == VALUE_AND_GRAD)
-    inputs: Any = x
+    inputs: Any = torch.from_numpy(case.inputs()).to(device, dtype)
     lengths = case.lengths()
     if lengths is not None:
         inputs = torch.nn.utils.rnn.pack_padded_sequence(
             inputs, torch.from_numpy(lengths).long(), batch_first=True, enforce_sorted=False
         )
+    # Of a packed sequence too: its steps are one tensor.
+    x = inputs if lengths is None else inputs.data
+    x.requires_grad_(mode == VALUE_AND_GRAD)
 
     def wait() -> None:
         if device == "cuda":

@@ -66,7 +66,9 @@ def test_every_library_gives_outputs_and_gradients_of_one_size(name, masked):
     program = program_of(peer, case, VALUE_AND_GRAD)
     loss, *gradients = arrays(program.run())
     weights = 3 * U * (F + U) + BIASES[name] * U
-    assert sum(gradient.size for gradient in gradients) == weights + B * T * F
+    assert sum(gradient.size for gradient in gradients) == weights + steps * F
+    # It can be run again.
+    jax.tree.map(np.testing.assert_array_equal, arrays(program.run()), [loss, *gradients])
     assert all(np.isfinite(gradient).all() and gradient.any() for gradient in gradients)
     valid = outputs if name == "torch" or not masked else outputs[case.mask()]
     np.testing.assert_allclose(loss, np.square(valid).mean(), rtol=1e-5)

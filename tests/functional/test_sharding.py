@@ -5,12 +5,14 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 import gruflax
 
 
+LOOPS = ["scan", "chunked", *oracle.NATIVE]
 B, T, F, U = 16, 12, 4, 8
 RANDOM = np.random.default_rng(5)
 PARAMS = gruflax.init_gru_params(
@@ -38,7 +40,7 @@ def assert_close(found, wanted):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
 
 
-@pytest.mark.parametrize("loop", ["scan", "chunked", "native"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_data_parallel_under_jit(mesh, loop):
     """Rows on 8 devices: one all-reduce of the gradients and nothing gathered."""
     wanted = gradients(loop)(PARAMS, X, MASK)
@@ -55,7 +57,20 @@ def test_data_parallel_under_jit(mesh, loop):
     assert not re.findall(r"all-gather|all-to-all|collective-permute", text)
 
 
-@pytest.mark.parametrize("loop", ["scan", "chunked", "native"])
+@pytest.mark.parametrize("loop", LOOPS[1:])
+def test_parts_of_a_batch_that_are_not_even(mesh, loop):
+    """10 rows on 8 devices: what pads the last parts counts in no gradient."""
+    rows = NamedSharding(mesh, P("data"))
+
+    def total(params, x, mask):
+        x, mask = jax.lax.with_sharding_constraint((x[:10], mask[:10]), rows)
+        return loss(params, x, mask, loop)
+
+    wanted = gradients(loop)(PARAMS, X[:10], MASK[:10])
+    assert_close(jax.jit(jax.value_and_grad(total))(PARAMS, X, MASK), wanted)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_shardings_in_types(loop):
     """A mesh of explicit axes, JAX' default: the zeros of the first state lie like the batch."""
     wanted = gradients(loop)(PARAMS, X, MASK)
@@ -64,7 +79,7 @@ def test_shardings_in_types(loop):
         assert_close(gradients(loop)(jax.device_put(PARAMS, P()), x, mask), wanted)
 
 
-@pytest.mark.parametrize("loop", ["scan", "chunked", "native"])
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_shard_map(mesh, loop, check_vma):
     wanted = gradients(loop)(PARAMS, X, MASK)
@@ -86,7 +101,7 @@ def test_shard_map(mesh, loop, check_vma):
     assert_close(jax.jit(mapped)(PARAMS, X, MASK), wanted)
 
 
-@pytest.mark.parametrize("loop", ["scan", "chunked", "native"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_shard_map_adds_up_gradients_of_shared_parameters(mesh, loop):
     wanted = gradients(loop)(PARAMS, X, MASK)[1]
 
@@ -97,7 +112,7 @@ def test_shard_map_adds_up_gradients_of_shared_parameters(mesh, loop):
     assert_close(jax.jit(jax.grad(mapped))(PARAMS, X, MASK), wanted)
 
 
-@pytest.mark.parametrize("loop", ["chunked", "native"])
+@pytest.mark.parametrize("loop", LOOPS[1:])
 def test_pmap(loop):
     wanted = gradients(loop)(PARAMS, X, MASK)
 

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 
 import gruflax
+import gruflax.nnx
+from gruflax.compat import v1
 from gruflax.functional.loops.native.library import native_info
 
 
@@ -159,6 +162,22 @@ def test_the_kernel_runs_where_it_says():
     assert calls_in(lambda p: grad("chunked", p), PARAMS) == (0, 0)
     mapped = jax.grad(lambda p: jax.vmap(lambda x: loss("auto", p, x))(MANY_X).sum())
     assert calls_in(mapped, PARAMS) == (1, 1)
+
+
+def calls_of_layer(layer):
+    variables = jax.eval_shape(layer.init, jax.random.key(0), X)
+    return calls_in(lambda variables, x: layer.apply(variables, x), variables, X)[0]
+
+
+def test_every_layer_has_it():
+    gru = gruflax.GRU(U, return_sequences=True)
+    assert calls_of_layer(gru) == 1
+    assert calls_of_layer(v1.GRU(U)) == 1
+    assert calls_of_layer(gruflax.RNN(gruflax.GRUCell(U))) == 1
+    assert calls_of_layer(gruflax.Bidirectional(gru)) == 2
+    assert calls_of_layer(gruflax.Stack([gru, gruflax.GRU(U)])) == 2
+    layer = gruflax.nnx.GRU(F, U, rngs=nnx.Rngs(0))
+    assert calls_in(lambda x: layer(x), X)[0] == 1
 
 
 def test_the_program_of_another_platform_has_no_kernel():

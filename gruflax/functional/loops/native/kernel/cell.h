@@ -54,8 +54,8 @@ struct Panels {
 
   void fill(const Problem<S>& p, bool backward) {
     const int64_t u = units, row = 3 * u;
-    columns(p.kernel, kernel, features, 3);
-    columns(p.recurrent, recurrent, u, after ? 3 : 2);
+    pack_columns(p.kernel, kernel, features, 3);
+    pack_columns(p.recurrent, recurrent, u, after ? 3 : 2);
     if (!after) pack(candidate, p.recurrent + 2 * u, u, row, u, 1, kPair * W, 1, 0);
     fill_bias(p);
     if (!backward) return;
@@ -69,7 +69,7 @@ struct Panels {
   }
 
  private:
-  void columns(const S* from, S* to, int64_t depth, int64_t gates) {
+  void pack_columns(const S* from, S* to, int64_t depth, int64_t gates) {
     pack(to, from, depth, 3 * units, units, 1, W, gates, units);
   }
 
@@ -197,9 +197,6 @@ struct Cell {
         multiply(reinterpret_cast<V(&)[1][M]>(sum[q]), Rows<S>{rows[q] + first}, panel + q * W, N * W, depth);
       return;
     }
-    if constexpr (M == 1) {
-      if (problem.rows == 1) return multiply_single(sum, Rows<S>{rows[0] + first}, panel, N * W, depth);
-    }
-    multiply(sum, Rows<S>{rows[0] + first}, panel, N * W, depth);
+    multiply(sum, Rows<S>{rows[0] + first}, panel, N * W, depth, problem.rows == 1);
   }
 };

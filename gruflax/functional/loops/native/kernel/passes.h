@@ -298,8 +298,7 @@ struct Backward {
       back_blend(i, c, dh, h, load(record(i, kZ) + c), load(record(i, kN) + c));
     });
     const int last_mask = problem.state_mask_count - 1;
-    back_product(begin, count, kN, 1, panels.recurrent_back, panels.pairs, [&](int64_t i, int64_t c, V value) {
-      if (c >= width) return;
+    back_product(begin, count, kN, 1, panels.recurrent_back, panels.blocks, [&](int64_t i, int64_t c, V value) {
       store(kept + row_of[i] * width + c, dropped(problem.state_masks, last_mask, problem.units, first, i, c, value));
     });
     each_vector(begin, count, [&](int64_t i, int64_t c, S* dh, V h) {
@@ -337,8 +336,7 @@ struct Backward {
 
   void to_carry(int64_t first, int64_t begin, int64_t count, int slot, int slots, int panel, int mask) {
     const S* from = panels.recurrent_back + panel * panels.pairs * problem.units * kPair * W;
-    back_product(begin, count, slot, slots, from, panels.pairs, [&](int64_t i, int64_t c, V value) {
-      if (c >= width) return;
+    back_product(begin, count, slot, slots, from, panels.blocks, [&](int64_t i, int64_t c, V value) {
       S* to = carry + row_of[i] * width + c;
       store(to, load(to) + dropped(problem.state_masks, problem.state_mask_count ? mask : -1, problem.units, first, i, c, value));
     });
@@ -350,23 +348,28 @@ struct Backward {
     return value * load(masks + (mask * problem.rows + first + row_of[i]) * size + c, size - c);
   }
 
-  // Multiplies D, `slots` slots of it, by transposed kernels: `finish(sample, column, vector)`.
+  // Multiplies D, `slots` slots of it, by transposed kernels of so many vectors of columns:
+  // `finish(sample, column, vector)`.
   template <class Finish>
   INLINE_METHOD void back_product(int64_t begin, int64_t count, int slot, int slots, const S* kernels,
-                                  int64_t pairs, Finish finish) {
+                                  int64_t vectors, Finish finish) {
+    const int64_t pairs = (vectors + 1) / kPair;
     const int64_t depth = problem.units, stride = kPair * W;
     for (int64_t pair = 0; pair < pairs; ++pair)
-      tiles<kTile<kPair>>(count, [&](int64_t first, auto constant) {
-        constexpr int M = decltype(constant)::value;
-        V sum[kPair][M] = {}, kept_sum[kPair][M];
-        for (int s = 0; s < slots; ++s) {
-          const Strided<S> left{record(begin + first, slot + s), kSlots * width};
-          multiply(sum, left, kernels + (s * pairs + pair) * depth * stride, stride, depth);
-        }
-        EACH(m, M) EACH(q, kPair) kept_sum[q][m] = sum[q][m];
-        for (int m = 0; m < M; ++m)
-          for (int q = 0; q < kPair; ++q)
-            finish(begin + first + m, (pair * kPair + q) * W, kept_sum[q][m]);
+      with_count<kPair>(smaller(kPair, vectors - pair * kPair), [&](auto columns) {
+        constexpr int N = decltype(columns)::value;
+        tiles<kTile<kPair>>(count, [&](int64_t first, auto constant) {
+          constexpr int M = decltype(constant)::value;
+          V sum[N][M] = {}, total[N][M];
+          for (int s = 0; s < slots; ++s) {
+            const Strided<S> left{record(begin + first, slot + s), kSlots * width};
+            const S* panel = kernels + (s * pairs + pair) * depth * stride;
+            multiply(sum, left, panel, stride, depth, problem.rows == 1);
+          }
+          EACH(m, M) EACH(q, N) total[q][m] = sum[q][m];
+          for (int m = 0; m < M; ++m)
+            for (int q = 0; q < N; ++q) finish(begin + first + m, (pair * kPair + q) * W, total[q][m]);
+        });
       });
   }
 
@@ -375,8 +378,7 @@ struct Backward {
     const int calls = problem.input_mask_count == 3 ? 3 : 1;
     for (int gate = 0; gate < calls; ++gate)
       back_product(0, samples().count, kZ + gate, 3 / calls, panels.kernel_back + gate * size,
-                   panels.feature_pairs, [&](int64_t i, int64_t c, V value) {
-        if (c >= f) return;
+                   (f + W - 1) / W, [&](int64_t i, int64_t c, V value) {
         S* to = samples().next[i] + c;
         value = dropped(problem.input_masks, problem.input_mask_count ? gate : -1, f, first, i, c, value);
         store(to, gate ? load(to, f - c) + value : value, f - c);

@@ -33,18 +33,7 @@ struct Columns {  // transposed: row m is a column of all the rows
   S operator()(int m, int, int64_t k) const { return row[k][first + m]; }
 };
 
-// sum[q][m] += row m of the left factor times the q-th vector of columns.
-template <int M, int N, class S, class Left>
-INLINE void multiply(Vector<S> (&sum)[N][M], Left left, const S* panel, int64_t stride,
-                     int64_t depth) {
-  for (int64_t k = 0; k < depth; ++k, panel += stride) {
-    Vector<S> columns[N];
-    EACH(q, N) columns[q] = load(panel + q * kLanes<S>);
-    EACH(m, M) EACH(q, N) sum[q][m] += all(left(m, q, k)) * columns[q];
-  }
-}
-
-// The same for the only row of a call, whose sums would wait for each other: four of each.
+// The same for a single row, whose few sums would wait for each other: four of each.
 template <int N, class S, class Left>
 INLINE void multiply_single(Vector<S> (&sum)[N][1], Left left, const S* panel, int64_t stride,
                             int64_t depth) {
@@ -57,6 +46,21 @@ INLINE void multiply_single(Vector<S> (&sum)[N][1], Left left, const S* panel, i
   for (; k < depth; ++k)
     EACH(q, N) parts[0][q] += all(left(0, q, k)) * load(panel + k * stride + q * kLanes<S>);
   EACH(q, N) sum[q][0] += (parts[0][q] + parts[1][q]) + (parts[2][q] + parts[3][q]);
+}
+
+// sum[q][m] += row m of the left factor times the q-th vector of columns. Sums are in the order of k
+// for any M, so that a row is the same in every batch, but for the only row of a call (`single`).
+template <int M, int N, class S, class Left>
+INLINE void multiply(Vector<S> (&sum)[N][M], Left left, const S* panel, int64_t stride,
+                     int64_t depth, bool single = false) {
+  if constexpr (M == 1) {
+    if (single) return multiply_single(sum, left, panel, stride, depth);
+  }
+  for (int64_t k = 0; k < depth; ++k, panel += stride) {
+    Vector<S> columns[N];
+    EACH(q, N) columns[q] = load(panel + q * kLanes<S>);
+    EACH(m, M) EACH(q, N) sum[q][m] += all(left(m, q, k)) * columns[q];
+  }
 }
 
 template <int M>
