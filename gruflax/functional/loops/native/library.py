@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import importlib.metadata
 import os
 import pathlib
 from typing import NamedTuple
@@ -15,6 +16,8 @@ FORWARD, BACKWARD = "gruflax_forward", "gruflax_backward"
 
 _VARIABLE = "GRUFLAX_NATIVE"
 _NAME = "libgruflax.so"
+# Of what `calls` hands over, and kernel/ffi.cc reads.
+_INTERFACE = 1
 
 
 class NativeInfo(NamedTuple):
@@ -56,6 +59,8 @@ def native_info() -> NativeInfo:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return NativeInfo(False, None, f"its library does not load: {error}")
+    if library.gruflax_interface() != _INTERFACE:
+        return NativeInfo(False, None, f"{path} is of another version of gruflax")
     library.gruflax_use.restype = ctypes.c_char_p
     library.gruflax_peak_scratch.restype = ctypes.c_size_t
     chosen = library.gruflax_use(wanted and wanted.encode())
@@ -87,5 +92,12 @@ def peak_scratch_bytes() -> int:
 
 def _find() -> pathlib.Path | None:
     # In an editable installation the room has two folders: the sources' and that of what is built.
-    paths = (pathlib.Path(folder) / _NAME for folder in room.__path__)
-    return next((path for path in paths if path.exists()), None)
+    # A checkout, where Python prefers it to the package that was installed from it, has none.
+    folders = [pathlib.Path(folder) for folder in room.__path__]
+    try:
+        installed = importlib.metadata.distribution("gruflax").locate_file("")
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    else:
+        folders.append(pathlib.Path(str(installed), *room.__name__.split(".")))
+    return next((folder / _NAME for folder in folders if (folder / _NAME).exists()), None)

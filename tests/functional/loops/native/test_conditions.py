@@ -2,6 +2,8 @@
 
 import functools
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -120,6 +122,24 @@ def test_the_instructions_can_be_chosen():
     assert printed.strip() == "True|baseline|None"
     found = in_new_process(TELL, GRUFLAX_NATIVE="mmx")
     assert "GRUFLAX_NATIVE must be 0, or instructions that this CPU has, got 'mmx'" in found.stderr
+
+
+@needs_kernel
+def test_a_checkout_finds_what_was_installed_from_it(tmp_path):
+    """Where Python takes the sources from the folder it runs in, the library is the package's."""
+    sources = pathlib.Path(gruflax.__file__).parent
+    shutil.copytree(sources, tmp_path / "gruflax", ignore=shutil.ignore_patterns("*.so", "*.pyc"))
+    code = "import gruflax.functional as f; print(f.__file__)\n" + TELL
+    # -S and the paths by hand, for an editable installation would go before.
+    paths = os.pathsep.join([str(tmp_path), *(path for path in sys.path if "packages" in path)])
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert found[0].startswith(str(tmp_path)) and found[1].startswith("True|")
 
 
 def test_what_is_said_is_whole():

@@ -183,4 +183,6 @@ const char* gruflax_use(const char* name) {
   return set ? set->name : nullptr;
 }
 
+int gruflax_interface() { return 1; }
+
 size_t gruflax_peak_scratch() { return gruflax::peak_bytes.exchange(gruflax::held_bytes); }
