@@ -1,6 +1,5 @@
 """What a loop's carry must share with what is computed from it: shardings and varying axes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,28 +15,6 @@ def sharded_like(state: jax.Array, inputs: jax.Array, batch: slice) -> jax.Array
     if not sharding.mesh.are_all_axes_explicit:
         return state
     return jax.sharding.reshard(state, PartitionSpec(*sharding.spec[batch], None))
-
-
-def with_automatic_axes(
-    run: Callable[[Any], Any], specs: Any, inputs: jax.Array
-) -> Callable[[Any], Any]:
-    """Makes a function see a mesh of explicit axes, where `inputs` lie on one, as automatic ones.
-
-    `specs` are a pytree of `PartitionSpec`, those of its results.
-    """
-    if not jax.typeof(inputs).sharding.mesh.are_all_axes_explicit:
-        return run
-    specs, tree = jax.tree.flatten(specs)
-
-    def automatic(argument):
-        leaves, form = jax.tree.flatten(argument)
-        found: Any = jax.sharding.auto_axes(
-            lambda *leaves: tuple(jax.tree.leaves(run(jax.tree.unflatten(form, leaves)))),
-            out_sharding=tuple(specs),
-        )(*leaves)
-        return jax.tree.unflatten(tree, found)
-
-    return automatic
 
 
 def vary_with(array: jax.Array, *others: Any) -> jax.Array:

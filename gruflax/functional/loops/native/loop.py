@@ -28,7 +28,7 @@ from gruflax.functional.loops.native import calls
 from gruflax.functional.loops.native.batches import axes_of, folded, unfolded
 from gruflax.functional.loops.native.conditions import gradients_run_well
 from gruflax.functional.loops.native.tangent import tangent
-from gruflax.functional.sharding import vary_with, with_automatic_axes
+from gruflax.functional.sharding import vary_with
 
 
 States = tuple[jax.Array | None, jax.Array]
@@ -38,14 +38,36 @@ _FIELDS = ("params", "inputs", "initial_state", "reset_state")
 
 def native_loop(call: Call) -> States:
     """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`."""
+    sharding = jax.typeof(call.inputs).sharding
+    if not sharding.mesh.are_all_axes_explicit:
+        return _varying(call)
+    # Where the types tell how the batch lies, each device runs its part.
+    axes = list(sharding.spec[: call.initial_state.ndim])
+    axes[call.time_axis] = None
+    batch = axes[: call.time_axis] + axes[call.time_axis + 1 :]
+    steps, state, mask = (*axes, None), (*batch, None), (None, *batch, None)
+    fields = {"inputs": steps, "valid": axes, "reset": axes}
+    fields |= {"initial_state": state, "reset_state": state, "params": (), "masks": mask}
+    specs = dataclasses.replace(
+        call,
+        **{
+            name: jax.tree.map(lambda _, spec=spec: PartitionSpec(*spec), getattr(call, name))
+            for name, spec in fields.items()
+        },
+    )
+    outputs = PartitionSpec(*steps) if call.return_sequences else None
+    run = jax.shard_map(
+        _varying,
+        mesh=sharding.mesh,
+        in_specs=(specs,),
+        out_specs=(outputs, PartitionSpec(*state)),
+    )
+    return run(jax.tree.map(jax.sharding.reshard, call, specs))
+
+
+def _varying(call: Call) -> States:
     # Inside `jax.shard_map` the kernel's operands must vary alike; the transpose adds up gradients.
-    call = jax.tree.map(lambda array: vary_with(array, call), call)
-    spec = list(jax.typeof(call.inputs).sharding.spec[:-1])
-    spec[call.time_axis] = None
-    state_spec = (*spec[: call.time_axis], *spec[call.time_axis + 1 :], None)
-    specs = PartitionSpec(*spec, None), PartitionSpec(*state_spec)
-    specs = specs if call.return_sequences else (None, specs[1])
-    return with_automatic_axes(_differentiable, specs, call.inputs)(call)
+    return _differentiable(jax.tree.map(lambda array: vary_with(array, call), call))
 
 
 # The states.

@@ -135,6 +135,7 @@ def test_a_checkout_finds_what_was_installed_from_it(tmp_path):
     found = subprocess.run(
         [sys.executable, "-S", "-c", code],
         env={**os.environ, "PYTHONPATH": paths},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
