@@ -4,11 +4,11 @@
 //
 // draws calls of odd sizes until the time is over, with every instruction set that runs here.
 
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <chrono>
 #include <functional>
 #include <random>
 #include <thread>
@@ -40,8 +40,11 @@ struct Case {
   int input_masks = static_cast<int>(draw(0, 3)), state_masks = static_cast<int>(draw(0, 3));
   int activation = static_cast<int>(draw(0, gruflax::kActivations - 1));
   // Gates in [0, 1]: with others states and their rounding grow without bounds.
-  int gate = draw(0, 1) ? gruflax::kSigmoid : draw(0, 1) ? gruflax::kHardSigmoid : gruflax::kHardSigmoidV1;
-  Doubles inputs, kernel, recurrent, bias, initial, fresh, masks_of_inputs, masks_of_states, doutputs, dlast;
+  int gate = draw(0, 1)   ? gruflax::kSigmoid
+             : draw(0, 1) ? gruflax::kHardSigmoid
+                          : gruflax::kHardSigmoidV1;
+  Doubles inputs, kernel, recurrent, bias, initial, fresh, masks_of_inputs, masks_of_states,
+      doutputs, dlast;
   std::vector<char> valid, reset;
 
   Case() {
@@ -50,11 +53,13 @@ struct Case {
     const auto fill = [](Doubles& to, int64_t count, double scale) {
       to.resize(count);
       // Rounded, so that both precisions compute the same.
-      for (double& each : to) each = static_cast<float>(scale * std::normal_distribution<double>()(random_bits));
+      for (double& each : to)
+        each = static_cast<float>(scale * std::normal_distribution<double>()(random_bits));
     };
     fill(inputs, rows * time * f, 1), fill(kernel, f * 3 * u, 0.5), fill(recurrent, u * 3 * u, 0.3);
     fill(bias, (after ? 6 : 3) * u, 0.5), fill(initial, rows * u, 1), fill(fresh, rows * u, 1);
-    fill(masks_of_inputs, input_masks * rows * f, 1), fill(masks_of_states, state_masks * rows * u, 1);
+    fill(masks_of_inputs, input_masks * rows * f, 1),
+        fill(masks_of_states, state_masks * rows * u, 1);
     fill(doutputs, rows * time * u, 1), fill(dlast, rows * u, 1);
     valid.resize(rows * time), reset.resize(rows * time);
     const int64_t kind = draw(0, 3);  // nothing valid, all, lengths, anything
@@ -70,7 +75,8 @@ struct Case {
   // Whether derivatives are continuous: at kinks they hang on the rounding.
   bool is_smooth() const {
     const auto smooth = [](int each) {
-      return each == gruflax::kSigmoid || each == gruflax::kTanh || each == gruflax::kLinear || each == gruflax::kSoftsign;
+      return each == gruflax::kSigmoid || each == gruflax::kTanh || each == gruflax::kLinear ||
+             each == gruflax::kSoftsign;
     };
     return smooth(activation) && smooth(gate);
   }
@@ -113,18 +119,28 @@ struct Results {
   Doubles outputs, last, inputs, kernel, recurrent, bias, initial, fresh;
 
   explicit Results(const Case& c)
-      : outputs(c.rows * c.time * c.u), last(c.rows * c.u), inputs(c.inputs.size()), kernel(c.kernel.size()),
-        recurrent(c.recurrent.size()), bias(c.bias.size()), initial(c.rows * c.u), fresh(c.rows * c.u) {}
+      : outputs(c.rows * c.time * c.u),
+        last(c.rows * c.u),
+        inputs(c.inputs.size()),
+        kernel(c.kernel.size()),
+        recurrent(c.recurrent.size()),
+        bias(c.bias.size()),
+        initial(c.rows * c.u),
+        fresh(c.rows * c.u) {}
 };
 
 // One row, step by step forward and then backward, with every number kept.
 static void plain_row(const Case& c, int64_t row, Results& to) {
   const int64_t u = c.u, f = c.f, width = 3 * u;
   const auto input_mask = [&](int gate, int64_t k) {
-    return c.input_masks ? c.masks_of_inputs[((c.input_masks == 3 ? gate : 0) * c.rows + row) * f + k] : 1.;
+    return c.input_masks
+               ? c.masks_of_inputs[((c.input_masks == 3 ? gate : 0) * c.rows + row) * f + k]
+               : 1.;
   };
   const auto state_mask = [&](int gate, int64_t k) {
-    return c.state_masks ? c.masks_of_states[((c.state_masks == 3 ? gate : 0) * c.rows + row) * u + k] : 1.;
+    return c.state_masks
+               ? c.masks_of_states[((c.state_masks == 3 ? gate : 0) * c.rows + row) * u + k]
+               : 1.;
   };
   struct Step {
     Doubles h, z, r, n, h_n;
@@ -133,7 +149,8 @@ static void plain_row(const Case& c, int64_t row, Results& to) {
   Doubles h(c.initial.begin() + row * u, c.initial.begin() + (row + 1) * u);
   for (int64_t i = 0; i < c.time; ++i) {
     const int64_t t = c.backwards ? c.time - 1 - i : i, place = c.at(row, t);
-    if (c.has_reset && c.reset[place]) h.assign(c.fresh.begin() + row * u, c.fresh.begin() + (row + 1) * u);
+    if (c.has_reset && c.reset[place])
+      h.assign(c.fresh.begin() + row * u, c.fresh.begin() + (row + 1) * u);
     const bool counts = !c.has_valid || c.valid[place];
     if (counts) {
       Step& s = steps[i];
@@ -141,25 +158,30 @@ static void plain_row(const Case& c, int64_t row, Results& to) {
       const double* x = c.inputs.data() + place * f;
       const auto project = [&](int gate, int64_t j, bool both) {
         double sum = c.has_bias ? c.bias[gate * u + j] : 0;
-        for (int64_t k = 0; k < f; ++k) sum += x[k] * input_mask(gate, k) * c.kernel[k * width + gate * u + j];
+        for (int64_t k = 0; k < f; ++k)
+          sum += x[k] * input_mask(gate, k) * c.kernel[k * width + gate * u + j];
         if (!both) return sum;
         if (c.has_bias && c.after) sum += c.bias[width + gate * u + j];
-        for (int64_t k = 0; k < u; ++k) sum += h[k] * state_mask(gate, k) * c.recurrent[k * width + gate * u + j];
+        for (int64_t k = 0; k < u; ++k)
+          sum += h[k] * state_mask(gate, k) * c.recurrent[k * width + gate * u + j];
         return sum;
       };
-      for (int64_t j = 0; j < u; ++j) s.z[j] = apply(c.gate, project(0, j, true)), s.r[j] = apply(c.gate, project(1, j, true));
+      for (int64_t j = 0; j < u; ++j)
+        s.z[j] = apply(c.gate, project(0, j, true)), s.r[j] = apply(c.gate, project(1, j, true));
       Doubles next(u);
       for (int64_t j = 0; j < u; ++j) {
         double sum = c.after && c.has_bias ? c.bias[width + 2 * u + j] : 0;
         for (int64_t k = 0; k < u; ++k)
-          sum += (c.after ? 1 : s.r[k]) * h[k] * state_mask(2, k) * c.recurrent[k * width + 2 * u + j];
+          sum +=
+              (c.after ? 1 : s.r[k]) * h[k] * state_mask(2, k) * c.recurrent[k * width + 2 * u + j];
         s.h_n[j] = sum;
         s.n[j] = apply(c.activation, project(2, j, false) + (c.after ? s.r[j] : 1) * sum);
         next[j] = s.z[j] * h[j] + (1 - s.z[j]) * s.n[j];
       }
       h = next;
     }
-    for (int64_t j = 0; j < u; ++j) to.outputs[c.at(row, i) * u + j] = counts || !c.zeros ? h[j] : 0;
+    for (int64_t j = 0; j < u; ++j)
+      to.outputs[c.at(row, i) * u + j] = counts || !c.zeros ? h[j] : 0;
   }
   std::copy(h.begin(), h.end(), to.last.begin() + row * u);
 
@@ -183,7 +205,8 @@ static void plain_row(const Case& c, int64_t row, Results& to) {
         double dk = 0;
         for (int64_t j = 0; j < u; ++j) {
           dk += d[3][j] * c.recurrent[k * width + 2 * u + j] * state_mask(2, k);
-          to.recurrent[k * width + 2 * u + j] += d[3][j] * (c.after ? 1 : s.r[k]) * s.h[k] * state_mask(2, k);
+          to.recurrent[k * width + 2 * u + j] +=
+              d[3][j] * (c.after ? 1 : s.r[k]) * s.h[k] * state_mask(2, k);
         }
         before[k] += dk * (c.after ? 1 : s.r[k]);
         d[1][k] = (c.after ? d[2][k] * s.h_n[k] : dk * s.h[k]) * slope(c.gate, s.r[k]);
@@ -199,8 +222,10 @@ static void plain_row(const Case& c, int64_t row, Results& to) {
           to.bias[gate * u + j] += d[gate][j];
           if (c.after) to.bias[width + gate * u + j] += d[gate == 2 ? 3 : gate][j];
           for (int64_t k = 0; k < f; ++k) {
-            to.inputs[place * f + k] += d[gate][j] * c.kernel[k * width + gate * u + j] * input_mask(gate, k);
-            to.kernel[k * width + gate * u + j] += d[gate][j] * c.inputs[place * f + k] * input_mask(gate, k);
+            to.inputs[place * f + k] +=
+                d[gate][j] * c.kernel[k * width + gate * u + j] * input_mask(gate, k);
+            to.kernel[k * width + gate * u + j] +=
+                d[gate][j] * c.inputs[place * f + k] * input_mask(gate, k);
           }
         }
       dh = before;
@@ -216,28 +241,34 @@ static std::vector<S> as(const Doubles& from) {
   return std::vector<S>(from.begin(), from.end());
 }
 
-static void compare(const char* name, const Case& c, const Doubles& wanted, const std::function<double(size_t)>& found,
-                    double tolerance) {
+static void compare(const char* name, const Case& c, const Doubles& wanted,
+                    const std::function<double(size_t)>& found, double tolerance) {
   double largest = 1;
   for (const double each : wanted) largest = std::fmax(largest, std::fabs(each));
   for (size_t i = 0; i < wanted.size(); ++i)
     if (!(std::fabs(found(i) - wanted[i]) <= tolerance * largest)) {
-      std::printf("FAILED: %s[%zu] is %.9g, not %.9g; rows %ld time %ld f %ld u %ld, %s, activations %d %d, masks %d %d\n",
-                  name, i, found(i), wanted[i], long(c.rows), long(c.time), long(c.f), long(c.u),
-                  c.after ? "after" : "before", c.activation, c.gate, c.input_masks, c.state_masks);
+      std::printf(
+          "FAILED: %s[%zu] is %.9g, not %.9g; rows %ld time %ld f %ld u %ld, %s, activations %d "
+          "%d, masks %d %d\n",
+          name, i, found(i), wanted[i], long(c.rows), long(c.time), long(c.f), long(c.u),
+          c.after ? "after" : "before", c.activation, c.gate, c.input_masks, c.state_masks);
       std::exit(1);
     }
 }
 
 template <class S>
-static void check(const Case& c, const Results& wanted, const gruflax::Threads& threads, double tolerance) {
-  const auto inputs = as<S>(c.inputs), kernel = as<S>(c.kernel), recurrent = as<S>(c.recurrent), bias = as<S>(c.bias);
-  const auto initial = as<S>(c.initial), fresh = as<S>(c.fresh), doutputs = as<S>(c.doutputs), dlast = as<S>(c.dlast);
+static void check(const Case& c, const Results& wanted, const gruflax::Threads& threads,
+                  double tolerance) {
+  const auto inputs = as<S>(c.inputs), kernel = as<S>(c.kernel), recurrent = as<S>(c.recurrent),
+             bias = as<S>(c.bias);
+  const auto initial = as<S>(c.initial), fresh = as<S>(c.fresh), doutputs = as<S>(c.doutputs),
+             dlast = as<S>(c.dlast);
   const auto masks_x = as<S>(c.masks_of_inputs), masks_h = as<S>(c.masks_of_states);
   std::vector<S> outputs(wanted.outputs.size(), S(NAN)), last(initial.size(), S(NAN));
   Problem<S> p{};
   p.rows = c.rows, p.time = c.time, p.features = c.f, p.units = c.u;
-  p.time_major = c.time_major, p.go_backwards = c.backwards, p.reset_after = c.after, p.zero_output_for_mask = c.zeros;
+  p.time_major = c.time_major, p.go_backwards = c.backwards, p.reset_after = c.after,
+  p.zero_output_for_mask = c.zeros;
   p.activation = static_cast<gruflax::Activation>(c.activation);
   p.recurrent_activation = static_cast<gruflax::Activation>(c.gate);
   p.inputs = inputs.data(), p.kernel = kernel.data(), p.recurrent = recurrent.data();
@@ -263,12 +294,14 @@ static void check(const Case& c, const Results& wanted, const gruflax::Threads& 
   std::vector<S> dx(inputs.size(), S(NAN)), dk(kernel.size(), S(NAN)), dr(recurrent.size(), S(NAN));
   std::vector<S> db(bias.size(), S(NAN)), dh(initial.size(), S(NAN)), df(initial.size(), S(NAN));
   g.outputs = c.has_doutputs ? doutputs.data() : nullptr, g.last_state = dlast.data();
-  g.inputs = dx.data(), g.kernel = dk.data(), g.recurrent = dr.data(), g.bias = c.has_bias ? db.data() : nullptr;
+  g.inputs = dx.data(), g.kernel = dk.data(), g.recurrent = dr.data(),
+  g.bias = c.has_bias ? db.data() : nullptr;
   g.initial_state = dh.data(), g.reset_state = df.data();
   if (!gruflax::run_backward(p, g, threads)) std::exit(2);
   if (!exact && !c.is_smooth()) return;
   same("gradient of inputs", dx, wanted.inputs), same("gradient of kernel", dk, wanted.kernel);
-  same("gradient of recurrent", dr, wanted.recurrent), same("gradient of initial_state", dh, wanted.initial);
+  same("gradient of recurrent", dr, wanted.recurrent),
+      same("gradient of initial_state", dh, wanted.initial);
   same("gradient of reset_state", df, wanted.fresh);
   if (c.has_bias) same("gradient of bias", db, wanted.bias);
 }
@@ -285,7 +318,8 @@ static void check_exponential(double least, double most) {
     const of_driver::Vector<S> found = of_driver::exponential(x);
     for (int lane = 0; lane < lanes; ++lane) {
       const long double right = std::exp(static_cast<long double>(x[lane]));
-      const S rounded = static_cast<S>(right), unit = std::nextafter(rounded, S(INFINITY)) - rounded;
+      const S rounded = static_cast<S>(right),
+              unit = std::nextafter(rounded, S(INFINITY)) - rounded;
       largest = std::fmax(largest, static_cast<double>(std::fabs(found[lane] - right) / unit));
     }
   }
@@ -297,10 +331,12 @@ int main(int argc, char** argv) {
   check_exponential<float>(-87, 88), check_exponential<double>(-700, 700);
   const double seconds = argc > 1 ? std::atof(argv[1]) : 5;
   std::vector<std::thread> running;
-  const gruflax::Threads threads{3, [&](std::function<void()> task) { running.emplace_back(std::move(task)); }};
+  const gruflax::Threads threads{
+      3, [&](std::function<void()> task) { running.emplace_back(std::move(task)); }};
   const auto start = std::chrono::steady_clock::now();
   int cases = 0;
-  for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds; ++cases) {
+  for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds;
+       ++cases) {
     const Case c;
     Results wanted(c);
     for (int64_t row = 0; row < c.rows; ++row) plain_row(c, row, wanted);
@@ -312,5 +348,6 @@ int main(int argc, char** argv) {
     for (std::thread& each : running) each.join();
     running.clear();
   }
-  std::printf("%d calls, each as in a plain GRU; at most %zu bytes of scratch\n", cases, gruflax_peak_scratch());
+  std::printf("%d calls, each as in a plain GRU; at most %zu bytes of scratch\n", cases,
+              gruflax_peak_scratch());
 }

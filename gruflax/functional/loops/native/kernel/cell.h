@@ -41,9 +41,14 @@ struct Panels {
   S *recurrent_back, *kernel_back;
 
   Panels(const Problem<S>& p, bool backward, void* memory)
-      : features(p.features), units(p.units), width(round_up(p.units, W)), blocks(width / W),
-        pairs((blocks + 1) / kPair), feature_pairs(round_up(p.features, kPair * W) / (kPair * W)),
-        after(p.reset_after), arena{static_cast<char*>(memory)} {
+      : features(p.features),
+        units(p.units),
+        width(round_up(p.units, W)),
+        blocks(width / W),
+        pairs((blocks + 1) / kPair),
+        feature_pairs(round_up(p.features, kPair * W) / (kPair * W)),
+        after(p.reset_after),
+        arena{static_cast<char*>(memory)} {
     kernel = arena.take<S>(features * 3 * width);
     recurrent = arena.take<S>(units * (after ? 3 : 2) * width);
     candidate = arena.take<S>(after ? 0 : units * pairs * kPair * W);
@@ -88,7 +93,8 @@ struct Panels {
 };
 
 // What is multiplied and what comes of it, sample by sample. `x` and `h` are the rows that the
-// kernels multiply: with a dropout mask for each gate, one of z, r and n each, else the first alone.
+// kernels multiply: with a dropout mask for each gate, one of z, r and n each, else the first
+// alone.
 template <class S>
 struct Samples {
   int64_t count;
@@ -118,6 +124,7 @@ struct Cell {
         project_inputs(sum, samples, first, block);
         EACH(m, M) x_n[m] = sum[2][m], sum[2][m] = load(bias + 3 * W);
         project_states(sum, samples, first, block);
+        // A loop that is not unrolled indexes memory, where the sums themselves must not be.
         EACH(m, M) kept[3][m] = x_n[m];
         EACH(m, M) EACH(q, 3) kept[q][m] = sum[q][m];
         for (int m = 0; m < M; ++m) {
@@ -128,8 +135,8 @@ struct Cell {
       });
   }
 
-  // Computes the same with the reset before the product, in two passes over the records: r * h, z, r
-  // and what the input adds to the candidate; then `finish(sample, column, n)`.
+  // Computes the same with the reset before the product, in two passes over the records: r * h, z,
+  // r and what the input adds to the candidate; then `finish(sample, column, n)`.
   template <class Finish>
   INLINE_METHOD void gates_before(const Samples<S>& samples, Finish finish) const {
     const int64_t width = panels.width;
@@ -160,7 +167,8 @@ struct Cell {
         constexpr int M = decltype(rows)::value;
         V sum[kPair][M] = {}, kept[kPair][M];
         const Strided<S> left{samples.records + first * kSlots * width, kSlots * width};
-        multiply(sum, left, panels.candidate + pair * problem.units * kPair * W, kPair * W, problem.units);
+        multiply(sum, left, panels.candidate + pair * problem.units * kPair * W, kPair * W,
+                 problem.units);
         EACH(m, M) EACH(q, kPair) kept[q][m] = sum[q][m];
         for (int64_t q = 0; q < smaller(kPair, panels.blocks - pair * kPair); ++q)
           for (int m = 0; m < M; ++m) {
@@ -194,7 +202,8 @@ struct Cell {
                              const S* panel, int64_t depth) const {
     if (masks == 3) {
       EACH(q, N)
-        multiply(reinterpret_cast<V(&)[1][M]>(sum[q]), Rows<S>{rows[q] + first}, panel + q * W, N * W, depth);
+      multiply(reinterpret_cast<V(&)[1][M]>(sum[q]), Rows<S>{rows[q] + first}, panel + q * W, N * W,
+               depth);
       return;
     }
     multiply(sum, Rows<S>{rows[0] + first}, panel, N * W, depth, problem.rows == 1);

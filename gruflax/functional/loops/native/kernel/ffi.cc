@@ -1,10 +1,11 @@
-// The two calls that XLA makes, gruflax_forward and gruflax_backward: operands are read, checked and
-// handed on. What they are is said in ../calls.py, the one place that makes such calls.
+// The two calls that XLA makes, gruflax_forward and gruflax_backward: operands are read, checked
+// and handed on. What they are is said in ../calls.py, the one place that makes such calls.
+
+#include "xla/ffi/api/ffi.h"
 
 #include <string>
 
 #include "run.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace gruflax {
 namespace {
@@ -30,7 +31,8 @@ class Reader {
     if (buffer->element_type() != type) return fail(name, "is of another dtype");
     const auto count = static_cast<int64_t>(buffer->element_count());
     if (size >= 0 && count != size)
-      return fail(name, "must have " + std::to_string(size) + " elements, has " + std::to_string(count));
+      return fail(name,
+                  "must have " + std::to_string(size) + " elements, has " + std::to_string(count));
     return buffer;
   }
 
@@ -78,22 +80,34 @@ struct Attributes {
   int32_t activation, recurrent_activation;
 };
 
-enum Optional { kBias = 1, kValid = 2, kReset = 4, kInputMasks = 8, kStateMasks = 16, kDOutputs = 32, kDLast = 64 };
+enum Optional {
+  kBias = 1,
+  kValid = 2,
+  kReset = 4,
+  kInputMasks = 8,
+  kStateMasks = 16,
+  kDOutputs = 32,
+  kDLast = 64
+};
 enum Wanted { kOutputs = 1, kInputs = 1, kWeights = 2, kInitialState = 4, kResetState = 8 };
 
 // Reads sizes off the kernels, the state and the inputs.
 template <class S>
 void read_arrays(Problem<S>& p, Operands& operands) {
-  const auto kernel = operands.next("kernel", kType<S>), recurrent = operands.next("recurrent_kernel", kType<S>);
-  const auto state = operands.next("initial_state", kType<S>), inputs = operands.next("inputs", kType<S>);
+  const auto kernel = operands.next("kernel", kType<S>),
+             recurrent = operands.next("recurrent_kernel", kType<S>);
+  const auto state = operands.next("initial_state", kType<S>),
+             inputs = operands.next("inputs", kType<S>);
   if (!inputs) return;
-  const auto k = kernel->dimensions(), r = recurrent->dimensions(), s = state->dimensions(), x = inputs->dimensions();
+  const auto k = kernel->dimensions(), r = recurrent->dimensions(), s = state->dimensions(),
+             x = inputs->dimensions();
   if (k.size() != 2 || r.size() != 2 || k[1] != r[1] || r[1] != 3 * r[0]) {
     operands.fail("recurrent_kernel", "does not fit the kernel");
     return;
   }
   p.features = k[0], p.units = r[0];
-  if (!s.size() || s[s.size() - 1] != p.units || x.size() != s.size() + 1 || x[x.size() - 1] != p.features) {
+  if (!s.size() || s[s.size() - 1] != p.units || x.size() != s.size() + 1 ||
+      x[x.size() - 1] != p.features) {
     operands.fail("inputs", "do not fit the kernels and the state");
     return;
   }
@@ -103,7 +117,9 @@ void read_arrays(Problem<S>& p, Operands& operands) {
     if (s[i] != x[i < axis ? i : i + 1]) operands.fail("initial_state", "does not fit the inputs");
     p.rows *= s[i];
   }
-  const auto data = [](const auto& buffer) { return static_cast<const S*>(buffer->untyped_data()); };
+  const auto data = [](const auto& buffer) {
+    return static_cast<const S*>(buffer->untyped_data());
+  };
   p.kernel = data(kernel), p.recurrent = data(recurrent);
   p.initial_state = data(state), p.inputs = data(inputs);
 }
@@ -144,11 +160,13 @@ Problem<S> read_problem(const Attributes& a, Operands& operands) {
 }
 
 Threads threads_of(ffi::ThreadPool& pool) {
-  return {pool.num_threads(), [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); }};
+  return {pool.num_threads(),
+          [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); }};
 }
 
 Error finish(bool done) {
-  return done ? Error::Success() : Error(ffi::ErrorCode::kResourceExhausted, "gruflax: out of memory");
+  return done ? Error::Success()
+              : Error(ffi::ErrorCode::kResourceExhausted, "gruflax: out of memory");
 }
 
 template <class S>
@@ -156,7 +174,8 @@ Error forward(ffi::ThreadPool& pool, Operands& operands, Results& results, const
   Problem<S> p = read_problem<S>(a, operands);
   if (!operands.finish()) return operands.error();
   p.last_state = results.take<S>("state", kType<S>, p.rows * p.units);
-  if (a.wanted & kOutputs) p.outputs = results.take<S>("outputs", kType<S>, p.rows * p.time * p.units);
+  if (a.wanted & kOutputs)
+    p.outputs = results.take<S>("outputs", kType<S>, p.rows * p.time * p.units);
   if (!results.finish()) return results.error();
   return finish(run_forward(p, threads_of(pool)));
 }
@@ -167,7 +186,8 @@ Error backward(ffi::ThreadPool& pool, Operands& operands, Results& results, cons
   Gradients<S> g{};
   const int64_t rows = p.rows, steps = rows * p.time, u = p.units;
   p.outputs = operands.take<S>("outputs", kType<S>, steps * u);
-  if (a.present & kDOutputs) g.outputs = operands.take<S>("cotangent of outputs", kType<S>, steps * u);
+  if (a.present & kDOutputs)
+    g.outputs = operands.take<S>("cotangent of outputs", kType<S>, steps * u);
   if (a.present & kDLast) g.last_state = operands.take<S>("cotangent of state", kType<S>, rows * u);
   if (!operands.finish()) return operands.error();
   if (a.wanted & kInputs) g.inputs = results.take<S>("inputs", kType<S>, steps * p.features);
@@ -176,7 +196,8 @@ Error backward(ffi::ThreadPool& pool, Operands& operands, Results& results, cons
     g.recurrent = results.take<S>("recurrent_kernel", kType<S>, u * 3 * u);
     if (p.bias) g.bias = results.take<S>("bias", kType<S>, (p.reset_after ? 6 : 3) * u);
   }
-  if (a.wanted & kInitialState) g.initial_state = results.take<S>("initial_state", kType<S>, rows * u);
+  if (a.wanted & kInitialState)
+    g.initial_state = results.take<S>("initial_state", kType<S>, rows * u);
   if (a.wanted & kResetState) g.reset_state = results.take<S>("reset_state", kType<S>, rows * u);
   if (!results.finish()) return results.error();
   return finish(run_backward(p, g, threads_of(pool)));
@@ -184,33 +205,39 @@ Error backward(ffi::ThreadPool& pool, Operands& operands, Results& results, cons
 
 // Calls one of the two in the dtype of the kernel, the first operand.
 template <bool is_backward>
-Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Attributes a) {
+Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+               Attributes a) {
   Operands operands(args, "operand");
   Results results(rets, "result");
   const auto first = args.get<ffi::AnyBuffer>(0);
   const bool twice = first.has_value() && first.value().element_type() == ffi::F64;
   if constexpr (is_backward)
-    return twice ? backward<double>(pool, operands, results, a) : backward<float>(pool, operands, results, a);
+    return twice ? backward<double>(pool, operands, results, a)
+                 : backward<float>(pool, operands, results, a);
   else
-    return twice ? forward<double>(pool, operands, results, a) : forward<float>(pool, operands, results, a);
+    return twice ? forward<double>(pool, operands, results, a)
+                 : forward<float>(pool, operands, results, a);
 }
 
 }  // namespace
 }  // namespace gruflax
 
-XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(
-    gruflax::Attributes, xla::ffi::StructMember<int64_t>("present"),
-    xla::ffi::StructMember<int64_t>("wanted"), xla::ffi::StructMember<bool>("time_major"),
-    xla::ffi::StructMember<bool>("go_backwards"), xla::ffi::StructMember<bool>("reset_after"),
-    xla::ffi::StructMember<bool>("zero_output_for_mask"), xla::ffi::StructMember<int32_t>("activation"),
-    xla::ffi::StructMember<int32_t>("recurrent_activation"));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(gruflax::Attributes,
+                                      xla::ffi::StructMember<int64_t>("present"),
+                                      xla::ffi::StructMember<int64_t>("wanted"),
+                                      xla::ffi::StructMember<bool>("time_major"),
+                                      xla::ffi::StructMember<bool>("go_backwards"),
+                                      xla::ffi::StructMember<bool>("reset_after"),
+                                      xla::ffi::StructMember<bool>("zero_output_for_mask"),
+                                      xla::ffi::StructMember<int32_t>("activation"),
+                                      xla::ffi::StructMember<int32_t>("recurrent_activation"));
 
-#define GRUFLAX_HANDLER(name, is_backward)                                        \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, gruflax::dispatch<is_backward>,             \
-                                xla::ffi::Ffi::Bind()                             \
-                                    .Ctx<xla::ffi::ThreadPool>()                  \
-                                    .RemainingArgs()                              \
-                                    .RemainingRets()                              \
+#define GRUFLAX_HANDLER(name, is_backward)                            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, gruflax::dispatch<is_backward>, \
+                                xla::ffi::Ffi::Bind()                 \
+                                    .Ctx<xla::ffi::ThreadPool>()      \
+                                    .RemainingArgs()                  \
+                                    .RemainingRets()                  \
                                     .Attrs<gruflax::Attributes>())
 #pragma GCC visibility push(default)
 GRUFLAX_HANDLER(gruflax_forward, false);

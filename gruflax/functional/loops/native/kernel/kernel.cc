@@ -1,19 +1,20 @@
 // The kernels for one instruction set, GRUFLAX_SET, whose flags the compiler gets with this file.
 //
-// No header of the standard library with code in it may be used here: the linker keeps one copy of a
-// function for the whole library, and that may be one for a machine that this is not.
+// No header of the standard library with code in it may be used here: the linker keeps one copy of
+// a function for the whole library, and that may be one for a machine that this is not.
 
 #include "problem.h"
 
 namespace gruflax {
 namespace GRUFLAX_SET {
+// clang-format off: each needs those before it.
 #include "vectors.h"
-
 #include "products.h"
-
 #include "cell.h"
-
-#include "passes.h"
+#include "gather.h"
+#include "forward.h"
+#include "backward.h"
+// clang-format on
 
 template <class S>
 static size_t packed_size(const Problem<S>& p, bool backward) {
@@ -32,7 +33,8 @@ static size_t scratch_size(const Problem<S>& p, bool backward) {
 }
 
 template <class S>
-static void forward(const Problem<S>& p, const void* packed, void* scratch, int64_t first, int64_t end) {
+static void forward(const Problem<S>& p, const void* packed, void* scratch, int64_t first,
+                    int64_t end) {
   Forward<S>(p, packed, scratch).run(first, end);
 }
 

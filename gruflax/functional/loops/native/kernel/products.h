@@ -1,7 +1,7 @@
 // Products of a few rows with panels of a matrix, kept in registers.
 //
-// A panel holds some vectors of columns side by side, one row of the matrix after the other, so that
-// it is read once from front to back. Included like vectors.h.
+// A panel holds some vectors of columns side by side, one row of the matrix after the other, so
+// that it is read once from front to back. Included like vectors.h.
 
 #define EACH(i, n) UNROLL for (int i = 0; i < (n); ++i)
 
@@ -40,16 +40,15 @@ INLINE void multiply_single(Vector<S> (&sum)[N][1], Left left, const S* panel, i
   constexpr int chains = 4;
   Vector<S> parts[chains][N] = {};
   int64_t k = 0;
-  for (; k + chains <= depth; k += chains)
-    EACH(c, chains) EACH(q, N)
-      parts[c][q] += all(left(0, q, k + c)) * load(panel + (k + c) * stride + q * kLanes<S>);
+  for (; k + chains <= depth; k += chains) EACH(c, chains)
+  EACH(q, N) parts[c][q] += all(left(0, q, k + c)) * load(panel + (k + c) * stride + q * kLanes<S>);
   for (; k < depth; ++k)
     EACH(q, N) parts[0][q] += all(left(0, q, k)) * load(panel + k * stride + q * kLanes<S>);
   EACH(q, N) sum[q][0] += (parts[0][q] + parts[1][q]) + (parts[2][q] + parts[3][q]);
 }
 
-// sum[q][m] += row m of the left factor times the q-th vector of columns. Sums are in the order of k
-// for any M, so that a row is the same in every batch, but for the only row of a call (`single`).
+// sum[q][m] += row m of the left factor times the q-th vector of columns. Sums are in the order of
+// k for any M, so that a row is the same in every batch, but for the only row of a call (`single`).
 template <int M, int N, class S, class Left>
 INLINE void multiply(Vector<S> (&sum)[N][M], Left left, const S* panel, int64_t stride,
                      int64_t depth, bool single = false) {

@@ -48,7 +48,8 @@ static std::atomic<size_t> held_bytes{0}, peak_bytes{0};
 // Aligned memory that is counted; null where there is none.
 class Memory {
  public:
-  explicit Memory(size_t size) : size_((size + 63) / 64 * 64), start_(std::aligned_alloc(64, size_ ? size_ : 64)) {
+  explicit Memory(size_t size)
+      : size_((size + 63) / 64 * 64), start_(std::aligned_alloc(64, size_ ? size_ : 64)) {
     const size_t now = held_bytes += size_;
     for (size_t peak = peak_bytes; now > peak && !peak_bytes.compare_exchange_weak(peak, now);) {
     }
@@ -65,7 +66,8 @@ class Memory {
   void* const start_;
 };
 
-// What the threads of a call share. It outlives the call where a task comes too late to find a part.
+// What the threads of a call share. It outlives the call where a task comes too late to find a
+// part.
 class Parts {
  public:
   Parts(int64_t count, size_t scratch_size) : count_(count), scratch_size_(scratch_size) {}
@@ -73,7 +75,8 @@ class Parts {
   // Runs `prepare` here and then all parts, here and on other threads; false where there is no
   // memory. This thread takes parts too, and waits only for those that somebody works on: a pool
   // without a free thread delays nothing.
-  static bool run(std::shared_ptr<Parts> parts, const Threads& threads, const std::function<void()>& prepare,
+  static bool run(std::shared_ptr<Parts> parts, const Threads& threads,
+                  const std::function<void()>& prepare,
                   std::function<void(int64_t part, void* scratch)> run) {
     const int64_t helpers = std::min(parts->count_, threads.count) - 1;
     parts->run_ = std::move(run);
@@ -102,7 +105,8 @@ class Parts {
     if (next_ >= count_) return;
     const Memory scratch(scratch_size_);
     if (!scratch.get()) failed_ = true;
-    for (int64_t part; (part = next_.fetch_add(1)) < count_; done_.fetch_add(1, std::memory_order_release))
+    for (int64_t part; (part = next_.fetch_add(1)) < count_;
+         done_.fetch_add(1, std::memory_order_release))
       if (!failed_) run_(part, scratch.get());
   }
 
@@ -141,8 +145,8 @@ bool run_forward(const Problem<S>& p, const Threads& threads) {
       });
 }
 
-// The parts of a backward pass hang on the call alone, not on the threads: sums of gradients are the
-// same on every machine. They are few where the sums are large.
+// The parts of a backward pass hang on the call alone, not on the threads: sums of gradients are
+// the same on every machine. They are few where the sums are large.
 template <class S>
 static int64_t backward_parts(const Problem<S>& p, size_t sums_size) {
   constexpr int64_t most_bytes = 32 << 20, most_parts = 64;
@@ -163,8 +167,8 @@ bool run_backward(const Problem<S>& p, const Gradients<S>& g, const Threads& thr
       std::make_shared<Parts>(count, k.scratch_size(p, true)), threads,
       [&] { k.pack(p, true, packed.get()); },
       [&, count](int64_t part, void* scratch) {
-        k.backward(p, g, packed.get(), scratch, sums.get() + part * sums_size, p.rows * part / count,
-                   p.rows * (part + 1) / count);
+        k.backward(p, g, packed.get(), scratch, sums.get() + part * sums_size,
+                   p.rows * part / count, p.rows * (part + 1) / count);
       });
   if (done && g.weights()) k.add_up(p, g, sums.get(), count);
   return done;

@@ -1,4 +1,5 @@
-// Runs whole calls: chooses the instruction set, shares the rows out among threads, owns the memory.
+// Runs whole calls: chooses the instruction set, shares the rows out among threads, owns the
+// memory.
 
 #pragma once
 

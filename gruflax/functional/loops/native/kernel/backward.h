@@ -1,21 +1,8 @@
-// The forward and the backward pass over some rows of a call. Included like vectors.h.
+// The backward pass over some rows of a call, and the sum of what such parts give. Included like
+// vectors.h.
 
-// Rows side by side: enough that a panel is read for several tiles, so few that what the rows touch
-// at a step stays in the nearest cache and its pages in the translation buffer.
-constexpr int64_t kGroup = 24;
-
-// Calls `use(first, rows)` for groups of the rows from first to end, as even as can be.
-template <class Use>
-static void in_groups(int64_t first, int64_t end, Use use) {
-  for (int64_t left = (end - first + kGroup - 1) / kGroup; left; --left) {
-    const int64_t rows = (end - first + left - 1) / left;
-    use(first, rows);
-    first += rows;
-  }
-}
-
-// The most samples of a chunk of the backward pass: enough to make products of matrices of it, while
-// their records stay near.
+// The most samples of a chunk of the backward pass: enough to make products of matrices of it,
+// while their records stay near.
 constexpr int64_t kChunkSamples = 192, kChunkBytes = 4 << 20;
 
 template <class S>
@@ -25,125 +12,6 @@ static int64_t chunk_samples(const Problem<S>& p, int64_t width) {
   return larger(smaller(most, p.rows * p.time), smaller(p.rows, kGroup));
 }
 
-// Where samples are put together: their rows, and copies of those that dropout masks multiply.
-template <class S>
-struct Gatherer {
-  const Problem<S>& problem;
-  Samples<S> samples;
-  S *dropped_inputs, *dropped_states;
-
-  Gatherer(const Problem<S>& p, Arena& arena, int64_t capacity, int64_t records, int64_t width)
-      : problem(p) {
-    samples.count = 0;
-    for (int q = 0; q < 3; ++q) samples.x[q] = arena.take<const S*>(capacity);
-    for (int q = 0; q < 3; ++q) samples.h[q] = arena.take<const S*>(capacity);
-    samples.state = arena.take<const S*>(capacity);
-    samples.next = arena.take<S*>(capacity);
-    samples.records = arena.take<S>(records * kSlots * width);
-    dropped_inputs = arena.take<S>(capacity * p.input_mask_count * p.features);
-    dropped_states = arena.take<S>(capacity * p.state_mask_count * p.units);
-  }
-
-  void add(int64_t row, int64_t t, const S* state, S* next) {
-    const int64_t f = problem.features, u = problem.units, i = samples.count++;
-    samples.state[i] = state;
-    samples.next[i] = next;
-    drop(samples.x, i, problem.inputs + problem.at(row, t) * f, problem.input_masks, row,
-         problem.input_mask_count, f, dropped_inputs);
-    drop(samples.h, i, state, problem.state_masks, row, problem.state_mask_count, u, dropped_states);
-  }
-
- private:
-  void drop(const S** const* rows, int64_t i, const S* from, const S* masks, int64_t row, int count,
-            int64_t size, S* room) {
-    rows[0][i] = from;
-    for (int q = 0; q < count; ++q) {
-      const S* mask = masks + (q * problem.rows + row) * size;
-      S* to = room + (i * count + q) * size;
-      for (int64_t k = 0; k < size; ++k) to[k] = from[k] * mask[k];
-      rows[q][i] = to;
-    }
-  }
-};
-
-template <class S>
-static void copy(S* to, const S* from, int64_t count) {
-  __builtin_memcpy(to, from, count * sizeof(S));
-}
-template <class S>
-static void clear(S* to, int64_t count) {
-  __builtin_memset(to, 0, count * sizeof(S));
-}
-
-template <class S>
-struct Forward {
-  const Problem<S>& problem;
-  const Panels<S> panels;
-  Arena arena;
-  Gatherer<S> gatherer;
-  const S** state;  // of each row of the group
-  S* rooms;         // two states for each row, where no outputs are wanted
-
-  Forward(const Problem<S>& p, const void* packed, void* scratch)
-      : problem(p), panels(p, false, const_cast<void*>(packed)), arena{static_cast<char*>(scratch)},
-        gatherer(p, arena, kGroup, p.reset_after ? 0 : kGroup, panels.width),
-        state(arena.take<const S*>(kGroup)),
-        rooms(arena.take<S>(p.outputs ? 0 : 2 * kGroup * p.units)) {}
-
-  void run(int64_t first, int64_t end) {
-    in_groups(first, end, [this](int64_t first, int64_t rows) { run_group(first, rows); });
-  }
-
- private:
-  void run_group(int64_t first, int64_t rows) {
-    const int64_t u = problem.units;
-    for (int64_t g = 0; g < rows; ++g) state[g] = problem.initial_state + (first + g) * u;
-    for (int64_t i = 0; i < problem.time; ++i) {
-      gatherer.samples.count = 0;
-      for (int64_t g = 0; g < rows; ++g) begin_step(first + g, g, i);
-      compute(gatherer.samples);
-    }
-    for (int64_t g = 0; g < rows; ++g) copy(problem.last_state + (first + g) * u, state[g], u);
-  }
-
-  // Adds a row's step to the samples, or holds the state where it is masked.
-  void begin_step(int64_t row, int64_t g, int64_t i) {
-    const int64_t u = problem.units, t = problem.step(i);
-    const S* h = problem.is_reset(row, t) ? problem.reset_state + row * u : state[g];
-    S* next = problem.outputs ? problem.outputs + problem.at(row, i) * u : free_room(g);
-    if (problem.is_valid(row, t)) {
-      gatherer.add(row, t, h, next);
-      state[g] = next;
-      return;
-    }
-    state[g] = h;
-    if (problem.outputs && problem.zero_output_for_mask) clear(next, u);
-    if (problem.outputs && !problem.zero_output_for_mask) copy(next, h, u);
-  }
-
-  S* free_room(int64_t g) const {
-    S* room = rooms + 2 * g * problem.units;
-    return state[g] == room ? room + problem.units : room;
-  }
-
-  void compute(const Samples<S>& samples) const {
-    const Cell<S> cell{problem, panels};
-    const auto blend = [&](int64_t i, int64_t column, Vector<S> z, Vector<S> n) {
-      const int64_t lanes = problem.units - column;
-      const Vector<S> h = load(samples.state[i] + column, lanes);
-      store(samples.next[i] + column, z * h + (S(1) - z) * n, lanes);
-    };
-    if (problem.reset_after)
-      cell.gates_after(samples, [&](int64_t i, int64_t column, Vector<S> z, Vector<S>, Vector<S> n, Vector<S>) {
-        blend(i, column, z, n);
-      });
-    else
-      cell.gates_before(samples, [&](int64_t i, int64_t column, Vector<S> n) {
-        blend(i, column, load(samples.records + (i * kSlots + kZ) * panels.width + column), n);
-      });
-  }
-};
-
 // What a part of the rows adds to the gradients of the weights: [f, 3 (z, r, n), width],
 // [u, 3 (n, z, r), width] and, of the biases, [4 (h_n, z, r, n), width].
 template <class S>
@@ -152,8 +20,10 @@ struct Sums {
   S *kernel, *recurrent, *bias;
 
   Sums(const Problem<S>& p, int64_t width, void* memory)
-      : arena{static_cast<char*>(memory)}, kernel(arena.take<S>(p.features * 3 * width)),
-        recurrent(arena.take<S>(p.units * 3 * width)), bias(arena.take<S>(kSlots * width)) {}
+      : arena{static_cast<char*>(memory)},
+        kernel(arena.take<S>(p.features * 3 * width)),
+        recurrent(arena.take<S>(p.units * 3 * width)),
+        bias(arena.take<S>(kSlots * width)) {}
 };
 
 // Chunk by chunk from the end: the gates of the chunk once more, the recurrence backwards, and then
@@ -169,19 +39,27 @@ struct Backward {
   const int64_t width, capacity;
   Arena arena;
   Gatherer<S> gatherer;
-  int64_t* row_of;   // of each sample, in its group
-  int64_t* first_of; // the first sample of each step of the chunk
-  const S** row;     // pointers to the left factor of an outer product
-  S* carry;          // the state's cotangent, [rows, width]
-  S* kept;           // that of r * h, [rows, width]
+  int64_t* row_of;    // of each sample, in its group
+  int64_t* first_of;  // the first sample of each step of the chunk
+  const S** row;      // pointers to the left factor of an outer product
+  S* carry;           // the state's cotangent, [rows, width]
+  S* kept;            // that of r * h, [rows, width]
   Sums<S> sums;
 
-  Backward(const Problem<S>& p, const Gradients<S>& g, const void* packed, void* scratch, void* memory)
-      : problem(p), gradients(g), panels(p, true, const_cast<void*>(packed)), width(panels.width),
-        capacity(chunk_samples(p, width)), arena{static_cast<char*>(scratch)},
-        gatherer(p, arena, capacity, capacity, width), row_of(arena.take<int64_t>(capacity)),
-        first_of(arena.take<int64_t>(capacity + 1)), row(arena.take<const S*>(capacity)),
-        carry(arena.take<S>(kGroup * width)), kept(arena.take<S>(kGroup * width)),
+  Backward(const Problem<S>& p, const Gradients<S>& g, const void* packed, void* scratch,
+           void* memory)
+      : problem(p),
+        gradients(g),
+        panels(p, true, const_cast<void*>(packed)),
+        width(panels.width),
+        capacity(chunk_samples(p, width)),
+        arena{static_cast<char*>(scratch)},
+        gatherer(p, arena, capacity, capacity, width),
+        row_of(arena.take<int64_t>(capacity)),
+        first_of(arena.take<int64_t>(capacity + 1)),
+        row(arena.take<const S*>(capacity)),
+        carry(arena.take<S>(kGroup * width)),
+        kept(arena.take<S>(kGroup * width)),
         sums(p, width, memory) {}
 
   void run(int64_t first, int64_t end) {
@@ -257,7 +135,8 @@ struct Backward {
         store(to + kN * width, n);
       });
     else
-      cell.gates_before(samples(), [&](int64_t i, int64_t column, V n) { store(record(i, kN) + column, n); });
+      cell.gates_before(samples(),
+                        [&](int64_t i, int64_t column, V n) { store(record(i, kN) + column, n); });
   }
 
   // Takes the cotangent from after step i, in the order of processing, to before it.
@@ -287,7 +166,8 @@ struct Backward {
     // A mask is that of a gate, in their order z r n.
     if (problem.state_mask_count == 3) {
       const int gate_of[] = {2, 0, 1};
-      for (int slot = 0; slot < 3; ++slot) to_carry(first, begin, count, slot, 1, slot, gate_of[slot]);
+      for (int slot = 0; slot < 3; ++slot)
+        to_carry(first, begin, count, slot, 1, slot, gate_of[slot]);
     } else {
       to_carry(first, begin, count, kStateN, 3, 0, 0);
     }
@@ -298,16 +178,19 @@ struct Backward {
       back_blend(i, c, dh, h, load(record(i, kZ) + c), load(record(i, kN) + c));
     });
     const int last_mask = problem.state_mask_count - 1;
-    back_product(begin, count, kN, 1, panels.recurrent_back, panels.blocks, [&](int64_t i, int64_t c, V value) {
-      store(kept + row_of[i] * width + c, dropped(problem.state_masks, last_mask, problem.units, first, i, c, value));
-    });
+    back_product(begin, count, kN, 1, panels.recurrent_back, panels.blocks,
+                 [&](int64_t i, int64_t c, V value) {
+                   store(kept + row_of[i] * width + c, dropped(problem.state_masks, last_mask,
+                                                               problem.units, first, i, c, value));
+                 });
     each_vector(begin, count, [&](int64_t i, int64_t c, S* dh, V h) {
       const V r = load(record(i, kR) + c), dk = load(kept + row_of[i] * width + c);
       store(record(i, kR) + c, dk * h * gate_slope(r));
       store(dh, load(dh) + dk * r);
     });
     if (problem.state_mask_count == 3) {
-      for (int gate = 0; gate < 2; ++gate) to_carry(first, begin, count, kZ + gate, 1, 1 + gate, gate);
+      for (int gate = 0; gate < 2; ++gate)
+        to_carry(first, begin, count, kZ + gate, 1, 1 + gate, gate);
     } else {
       to_carry(first, begin, count, kZ, 2, 1, 0);
     }
@@ -334,16 +217,20 @@ struct Backward {
 
   INLINE_METHOD V gate_slope(V y) const { return derivative<S>(problem.recurrent_activation, y); }
 
-  void to_carry(int64_t first, int64_t begin, int64_t count, int slot, int slots, int panel, int mask) {
+  void to_carry(int64_t first, int64_t begin, int64_t count, int slot, int slots, int panel,
+                int mask) {
     const S* from = panels.recurrent_back + panel * panels.pairs * problem.units * kPair * W;
-    back_product(begin, count, slot, slots, from, panels.blocks, [&](int64_t i, int64_t c, V value) {
-      S* to = carry + row_of[i] * width + c;
-      store(to, load(to) + dropped(problem.state_masks, problem.state_mask_count ? mask : -1, problem.units, first, i, c, value));
-    });
+    back_product(
+        begin, count, slot, slots, from, panels.blocks, [&](int64_t i, int64_t c, V value) {
+          S* to = carry + row_of[i] * width + c;
+          store(to, load(to) + dropped(problem.state_masks, problem.state_mask_count ? mask : -1,
+                                       problem.units, first, i, c, value));
+        });
   }
 
   // Multiplies by the dropout mask of the sample's row, one of `[n, rows, size]`; -1 is none.
-  INLINE_METHOD V dropped(const S* masks, int mask, int64_t size, int64_t first, int64_t i, int64_t c, V value) const {
+  INLINE_METHOD V dropped(const S* masks, int mask, int64_t size, int64_t first, int64_t i,
+                          int64_t c, V value) const {
     if (mask < 0) return value;
     return value * load(masks + (mask * problem.rows + first + row_of[i]) * size + c, size - c);
   }
@@ -351,8 +238,8 @@ struct Backward {
   // Multiplies D, `slots` slots of it, by transposed kernels of so many vectors of columns:
   // `finish(sample, column, vector)`.
   template <class Finish>
-  INLINE_METHOD void back_product(int64_t begin, int64_t count, int slot, int slots, const S* kernels,
-                                  int64_t vectors, Finish finish) {
+  INLINE_METHOD void back_product(int64_t begin, int64_t count, int slot, int slots,
+                                  const S* kernels, int64_t vectors, Finish finish) {
     const int64_t pairs = (vectors + 1) / kPair;
     const int64_t depth = problem.units, stride = kPair * W;
     for (int64_t pair = 0; pair < pairs; ++pair)
@@ -368,7 +255,8 @@ struct Backward {
           }
           EACH(m, M) EACH(q, N) total[q][m] = sum[q][m];
           for (int m = 0; m < M; ++m)
-            for (int q = 0; q < N; ++q) finish(begin + first + m, (pair * kPair + q) * W, total[q][m]);
+            for (int q = 0; q < N; ++q)
+              finish(begin + first + m, (pair * kPair + q) * W, total[q][m]);
         });
       });
   }
@@ -379,22 +267,24 @@ struct Backward {
     for (int gate = 0; gate < calls; ++gate)
       back_product(0, samples().count, kZ + gate, 3 / calls, panels.kernel_back + gate * size,
                    (f + W - 1) / W, [&](int64_t i, int64_t c, V value) {
-        S* to = samples().next[i] + c;
-        value = dropped(problem.input_masks, problem.input_mask_count ? gate : -1, f, first, i, c, value);
-        store(to, gate ? load(to, f - c) + value : value, f - c);
-      });
+                     S* to = samples().next[i] + c;
+                     value = dropped(problem.input_masks, problem.input_mask_count ? gate : -1, f,
+                                     first, i, c, value);
+                     store(to, gate ? load(to, f - c) + value : value, f - c);
+                   });
   }
 
   void weight_gradients() {
     const int64_t count = samples().count, f = problem.features, u = problem.units;
     const Samples<S>& s = samples();
     if (problem.input_mask_count == 3)
-      for (int gate = 0; gate < 3; ++gate) outer(s.x[gate], f, kZ + gate, 1, sums.kernel + gate * width);
-    else
-      outer(s.x[0], f, kZ, 3, sums.kernel);
+      for (int gate = 0; gate < 3; ++gate)
+        outer(s.x[gate], f, kZ + gate, 1, sums.kernel + gate * width);
+    else outer(s.x[0], f, kZ, 3, sums.kernel);
     const bool by_gate = problem.state_mask_count == 3;
     if (by_gate)
-      for (int gate = 0; gate < 2; ++gate) outer(s.h[gate], u, kZ + gate, 1, sums.recurrent + (1 + gate) * width);
+      for (int gate = 0; gate < 2; ++gate)
+        outer(s.h[gate], u, kZ + gate, 1, sums.recurrent + (1 + gate) * width);
     if (problem.reset_after && by_gate) outer(s.h[2], u, kStateN, 1, sums.recurrent);
     if (problem.reset_after && !by_gate) outer(s.h[0], u, kStateN, 3, sums.recurrent);
     if (!problem.reset_after) {
@@ -418,7 +308,8 @@ struct Backward {
           V sum[N][M];
           S* target = to + first * stride + begin * W;
           EACH(m, M) EACH(q, N) sum[q][m] = load(target + m * stride + q * W);
-          multiply(sum, Columns<S>{left, first}, record(0, slot) + begin * W, kSlots * width, samples().count);
+          multiply(sum, Columns<S>{left, first}, record(0, slot) + begin * W, kSlots * width,
+                   samples().count);
           EACH(m, M) EACH(q, N) store(target + m * stride + q * W, sum[q][m]);
         });
       });
@@ -442,8 +333,10 @@ static void add_up(const Problem<S>& p, const Gradients<S>& g, const void* memor
   };
   const int state_slot[] = {kZ, kR, kStateN};
   for (int gate = 0; gate < 3; ++gate) {
-    for (int64_t k = 0; k < p.features; ++k) total(g.kernel + (k * 3 + gate) * u, sums.kernel + (k * 3 + gate) * width);
-    for (int64_t k = 0; k < u; ++k) total(g.recurrent + (k * 3 + gate) * u, sums.recurrent + (k * 3 + state_slot[gate]) * width);
+    for (int64_t k = 0; k < p.features; ++k)
+      total(g.kernel + (k * 3 + gate) * u, sums.kernel + (k * 3 + gate) * width);
+    for (int64_t k = 0; k < u; ++k)
+      total(g.recurrent + (k * 3 + gate) * u, sums.recurrent + (k * 3 + state_slot[gate]) * width);
     if (!g.bias) continue;
     total(g.bias + gate * u, sums.bias + (kZ + gate) * width);
     if (p.reset_after) total(g.bias + (3 + gate) * u, sums.bias + state_slot[gate] * width);

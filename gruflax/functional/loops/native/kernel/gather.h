@@ -1,0 +1,66 @@
+// Rows side by side, and the samples that are made of them. Included like vectors.h.
+
+// Rows side by side: enough that a panel is read for several tiles, so few that what the rows touch
+// at a step stays in the nearest cache and its pages in the translation buffer.
+constexpr int64_t kGroup = 24;
+
+// Calls `use(first, rows)` for groups of the rows from first to end, as even as can be.
+template <class Use>
+static void in_groups(int64_t first, int64_t end, Use use) {
+  for (int64_t left = (end - first + kGroup - 1) / kGroup; left; --left) {
+    const int64_t rows = (end - first + left - 1) / left;
+    use(first, rows);
+    first += rows;
+  }
+}
+
+// Where samples are put together: their rows, and copies of those that dropout masks multiply.
+template <class S>
+struct Gatherer {
+  const Problem<S>& problem;
+  Samples<S> samples;
+  S *dropped_inputs, *dropped_states;
+
+  Gatherer(const Problem<S>& p, Arena& arena, int64_t capacity, int64_t records, int64_t width)
+      : problem(p) {
+    samples.count = 0;
+    for (int q = 0; q < 3; ++q) samples.x[q] = arena.take<const S*>(capacity);
+    for (int q = 0; q < 3; ++q) samples.h[q] = arena.take<const S*>(capacity);
+    samples.state = arena.take<const S*>(capacity);
+    samples.next = arena.take<S*>(capacity);
+    samples.records = arena.take<S>(records * kSlots * width);
+    dropped_inputs = arena.take<S>(capacity * p.input_mask_count * p.features);
+    dropped_states = arena.take<S>(capacity * p.state_mask_count * p.units);
+  }
+
+  void add(int64_t row, int64_t t, const S* state, S* next) {
+    const int64_t f = problem.features, u = problem.units, i = samples.count++;
+    samples.state[i] = state;
+    samples.next[i] = next;
+    drop(samples.x, i, problem.inputs + problem.at(row, t) * f, problem.input_masks, row,
+         problem.input_mask_count, f, dropped_inputs);
+    drop(samples.h, i, state, problem.state_masks, row, problem.state_mask_count, u,
+         dropped_states);
+  }
+
+ private:
+  void drop(const S** const* rows, int64_t i, const S* from, const S* masks, int64_t row, int count,
+            int64_t size, S* room) {
+    rows[0][i] = from;
+    for (int q = 0; q < count; ++q) {
+      const S* mask = masks + (q * problem.rows + row) * size;
+      S* to = room + (i * count + q) * size;
+      for (int64_t k = 0; k < size; ++k) to[k] = from[k] * mask[k];
+      rows[q][i] = to;
+    }
+  }
+};
+
+template <class S>
+static void copy(S* to, const S* from, int64_t count) {
+  __builtin_memcpy(to, from, count * sizeof(S));
+}
+template <class S>
+static void clear(S* to, int64_t count) {
+  __builtin_memset(to, 0, count * sizeof(S));
+}
