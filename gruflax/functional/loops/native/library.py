@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import os
 import pathlib
+import threading
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ _VARIABLE = "GRUFLAX_NATIVE"
 _NAME = "libgruflax.so"
 # Of what `calls` hands over, and kernel/ffi.cc reads.
 _INTERFACE = 1
+_LOCK = threading.Lock()
 
 
 class NativeInfo(NamedTuple):
@@ -34,7 +36,6 @@ class NativeInfo(NamedTuple):
     reason: str | None
 
 
-@functools.cache
 def native_info() -> NativeInfo:
     """Tells whether the native loop is there, with which instructions, and if not why not.
 
@@ -47,6 +48,13 @@ def native_info() -> NativeInfo:
     Raises:
         ValueError: `GRUFLAX_NATIVE` names instructions that this CPU or this build has not.
     """
+    # Two threads that ask first at once must not both load it.
+    with _LOCK:
+        return _load()
+
+
+@functools.cache
+def _load() -> NativeInfo:
     wanted = os.environ.get(_VARIABLE) or None
     if wanted == "0":
         return NativeInfo(False, None, f"{_VARIABLE}=0 turns it off")

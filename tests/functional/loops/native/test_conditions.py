@@ -124,6 +124,15 @@ def test_the_instructions_can_be_chosen():
     assert "GRUFLAX_NATIVE must be 0, or instructions that this CPU has, got 'mmx'" in found.stderr
 
 
+def test_threads_that_ask_first_at_once_get_one_answer():
+    code = """
+import concurrent.futures, gruflax
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    print(len(set(pool.map(lambda _: gruflax.native_info(), range(64)))))
+"""
+    assert in_new_process(code).stdout.strip() == "1"
+
+
 @needs_kernel
 def test_a_checkout_finds_what_was_installed_from_it(tmp_path):
     """Where Python takes the sources from the folder it runs in, the library is the package's."""
