@@ -25,7 +25,7 @@ from gruflax.functional.params import Params, check_size
 
 LOOPS = ("auto", "scan", "chunked", "native", "cudnn")
 
-# `Call -> (states [..., t, u] in the caller's layout, or None; the last state [..., u])`.
+# `Call -> (outputs [..., t, u] in the caller's layout, or None; the last state [..., u])`.
 Loop = Callable[[Call], tuple[jax.Array | None, jax.Array]]
 
 

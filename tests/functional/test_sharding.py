@@ -40,6 +40,12 @@ def assert_close(found, wanted):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
 
 
+def check_kernel(loop, text):
+    """The native loop's programs call the kernel, forward and backward, and no other's do."""
+    calls = [text.count(f'custom_call_target="gruflax_{each}"') for each in ("forward", "backward")]
+    assert calls == ([1, 1] if loop == "native" else [0, 0])
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_data_parallel_under_jit(mesh, loop):
     """Rows on 8 devices: one all-reduce of the gradients and nothing gathered."""
@@ -54,6 +60,9 @@ def test_data_parallel_under_jit(mesh, loop):
     assert_close(program(*arguments), wanted)
     text = program.as_text()
     assert "all-reduce" in text
+    if loop == "native":
+        assert len(re.findall(r"all-reduce(?:-start)?\(", text)) == 1
+    check_kernel(loop, text)
     assert not re.findall(r"all-gather|all-to-all|collective-permute", text)
 
 
@@ -76,7 +85,10 @@ def test_shardings_in_types(loop):
     wanted = gradients(loop)(PARAMS, X, MASK)
     with jax.set_mesh(jax.make_mesh((8,), ("data",))):
         x, mask = jax.device_put((X, MASK), P("data"))
-        assert_close(gradients(loop)(jax.device_put(PARAMS, P()), x, mask), wanted)
+        arguments = jax.device_put(PARAMS, P()), x, mask
+        program = gradients(loop).lower(*arguments).compile()
+        assert_close(program(*arguments), wanted)
+        check_kernel(loop, program.as_text())
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -98,7 +110,9 @@ def test_shard_map(mesh, loop, check_vma):
         out_specs=(P(), P()),
         check_vma=check_vma,
     )
-    assert_close(jax.jit(mapped)(PARAMS, X, MASK), wanted)
+    program = jax.jit(mapped).lower(PARAMS, X, MASK).compile()
+    assert_close(program(PARAMS, X, MASK), wanted)
+    check_kernel(loop, program.as_text())
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -36,7 +36,10 @@ from gruflax.functional.step import project, step
 
 
 def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Runs a call with pointwise activations: `(states [..., t, u] or None, the last [..., u])`."""
+    """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`.
+
+    Activations must be pointwise.
+    """
     states, h = _by_rule(_prepared(call))
     return None if states is None else call.outputs(states), h
 

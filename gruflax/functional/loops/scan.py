@@ -11,7 +11,7 @@ from gruflax.functional.step import project, step
 
 
 def scan_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Runs a call by `lax.scan`: `(states [..., t, u] or None, the last [..., u])`."""
+    """Runs a call by `lax.scan`: `(outputs [..., t, u] or None, the last state [..., u])`."""
 
     def body(h, now):
         h = _one_step(call, h, now)

@@ -24,7 +24,7 @@ from gruflax.functional.step import project, step
 
 
 def cudnn_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Runs a call in cuDNN: `(states [..., t, u] or None, the last [..., u])`.
+    """Runs a call in cuDNN: `(outputs [..., t, u] or None, the last state [..., u])`.
 
     First derivatives backwards are cuDNN's; those of derivatives are taken of a scan. cuDNN has no
     forward mode.

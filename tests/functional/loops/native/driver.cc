@@ -36,7 +36,7 @@ struct Case {
   int64_t rows = draw(1, 50), time = draw(0, 5), f = draw(1, 70), u = draw(1, 70);
   bool time_major = draw(0, 1), backwards = draw(0, 1), after = draw(0, 1), zeros = draw(0, 1);
   bool has_bias = draw(0, 3), has_valid = draw(0, 1), has_reset = draw(0, 2) == 0;
-  bool has_doutputs = draw(0, 3), has_outputs = true;
+  bool has_doutputs = draw(0, 3);
   int input_masks = static_cast<int>(draw(0, 3)), state_masks = static_cast<int>(draw(0, 3));
   int activation = static_cast<int>(draw(0, gruflax::kActivations - 1));
   // Gates in [0, 1]: with others states and their rounding grow without bounds.

@@ -1,5 +1,7 @@
 """What JAX makes of the native loop: derivatives of every order, and maps, against the scan."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,6 +186,5 @@ def test_the_program_of_another_platform_has_no_kernel():
     program = jax.export.export(
         jax.jit(lambda p: jax.grad(loss, 1)("auto", p)),
         platforms=["tpu"],
-        disabled_checks=[],
     )(PARAMS)
-    assert "gruflax" not in program.mlir_module().replace("gruflax/", "")
+    assert not re.findall("gruflax_(?:forward|backward)", program.mlir_module())
