@@ -1,35 +1,42 @@
 """gruflax: the GRU for JAX, as pure functions and Flax modules, exact against Keras."""
 
+import importlib
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gruflax.functional import (
-    DropoutMasks as DropoutMasks,
-    GateActivations as GateActivations,
-    GRUConfig as GRUConfig,
-    NativeInfo as NativeInfo,
-    draw_dropout_masks as draw_dropout_masks,
-    dropout_mask as dropout_mask,
-    gate_activations as gate_activations,
-    gru_cell_step as gru_cell_step,
-    gru_sequence as gru_sequence,
-    init_gru_params as init_gru_params,
-    lengths_to_mask as lengths_to_mask,
-    mask_to_lengths as mask_to_lengths,
-    native_info as native_info,
-)
-from gruflax.linen import (
-    GRU as GRU,
-    RNN as RNN,
-    Bidirectional as Bidirectional,
-    GRUCell as GRUCell,
-    Stack as Stack,
-    StackedRNNCells as StackedRNNCells,
-    constraints as constraints,
-    forget_states as forget_states,
-    reset_states as reset_states,
-    total_loss as total_loss,
-)
+
+__version__ = "0.1.0"
+
+# At run time a name is imported when it is first used: the functional core without Flax, and the
+# commands at once.
+if TYPE_CHECKING:
+    from gruflax.functional import (
+        DropoutMasks as DropoutMasks,
+        GateActivations as GateActivations,
+        GRUConfig as GRUConfig,
+        NativeInfo as NativeInfo,
+        draw_dropout_masks as draw_dropout_masks,
+        dropout_mask as dropout_mask,
+        gate_activations as gate_activations,
+        gru_cell_step as gru_cell_step,
+        gru_sequence as gru_sequence,
+        init_gru_params as init_gru_params,
+        lengths_to_mask as lengths_to_mask,
+        mask_to_lengths as mask_to_lengths,
+        native_info as native_info,
+    )
+    from gruflax.linen import (
+        GRU as GRU,
+        RNN as RNN,
+        Bidirectional as Bidirectional,
+        GRUCell as GRUCell,
+        Stack as Stack,
+        StackedRNNCells as StackedRNNCells,
+        constraints as constraints,
+        forget_states as forget_states,
+        reset_states as reset_states,
+        total_loss as total_loss,
+    )
 
 
 __all__ = [
@@ -58,13 +65,25 @@ __all__ = [
     "total_loss",
 ]
 
+_ROOMS = ("functional", "linen")
 # Until 0.3: the names of 0.1.
 _RENAMED = {"Trace": "GateActivations", "trace": "gate_activations"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    new = _RENAMED[name]
-    warnings.warn(f"gruflax.{name} is now gruflax.{new}.", DeprecationWarning, stacklevel=2)
-    return globals()[new]
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        warnings.warn(f"gruflax.{name} is now gruflax.{new}.", DeprecationWarning, stacklevel=2)
+        name = new
+    if name in _ROOMS:
+        return importlib.import_module(f"gruflax.{name}")
+    for room in _ROOMS if name in __all__ else ():
+        module = importlib.import_module(f"gruflax.{room}")
+        if hasattr(module, name):
+            globals()[name] = getattr(module, name)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,10 +1,27 @@
-"""How the commands read their options: errors are one line, and told before anything runs."""
+"""How the commands read their options and end: errors are one line, told before anything runs."""
 
 import argparse
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+
+def exit_on_interrupt(program: str) -> None:
+    """Makes Ctrl-C end the process at once, with one line and exit code 130.
+
+    As an exception it would get lost in a destructor or in a library that is being imported.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        # Not by sys.stderr: the signal may have come in the middle of a print.
+        if os.isatty(1):
+            os.write(1, b"\x1b[?25h")  # the cursor, which a progress bar hides
+        os.write(2, f"{program}: interrupted\n".encode())
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, leave)
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,17 +1,22 @@
-"""The demo: its accuracy, its saved parameters, its errors."""
+"""The demo: its accuracy, its saved parameters, what it prints, its errors."""
 
+import io
 import os
+import pathlib
 import re
+import signal
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from flax import serialization
+from rich.console import Console
 
-from gruflax import demo
+from gruflax.bench import loops
 from gruflax.datasets import load_japanese_vowels
+from gruflax.demo import command, training
+from gruflax.functional import NativeInfo
 
 
 UNITS = 12
@@ -26,44 +31,47 @@ def standard_promotion():
 
 @pytest.fixture(scope="module")
 def vowels():
-    return demo.standardise(load_japanese_vowels())
+    return training.standardise(load_japanese_vowels())
 
 
 @pytest.fixture(scope="module")
 def template(vowels):
-    return demo.create_state(jax.random.key(9), UNITS, 1, vowels.train).params
+    return training.create_state(jax.random.key(9), UNITS, 1, vowels.train).params
 
 
 def test_default_run_reaches_the_promised_accuracy():
-    outcome = demo.train()
+    outcome = training.train()
     assert outcome.accuracy >= 0.965
     assert outcome.losses[-1] < outcome.losses[0] / 3
     assert sum(leaf.size for leaf in jax.tree.leaves(outcome.params)) == 3 * 100 * 114 + 909
 
 
-def test_saved_parameters_give_the_printed_accuracy(tmp_path, capsys, vowels, template):
-    path = tmp_path / "speakers [1].msgpack"
-    demo.main(["--units", str(UNITS), "--epochs", "12", "--seed", "3", "--output", str(path)])
-    printed = re.search(r"([\d.]+) % \((\d+) of 370\)", capsys.readouterr().out)
-    assert printed is not None
-    params = serialization.from_bytes(template, path.read_bytes())
-    correct = demo.is_correct(UNITS, params, vowels.test).sum()
-    assert int(printed[2]) == correct > 370 / 9
-    assert float(printed[1]) == pytest.approx(100 * correct / 370, abs=0.005)
+def test_the_last_line_loads_what_was_saved(tmp_path, capsys, vowels):
+    path = tmp_path / "speakers [1]'s.msgpack"
+    command.main(["--units", str(UNITS), "--epochs", "12", "--seed", "3", "--output", str(path)])
+    written = capsys.readouterr().out
+    names = {}
+    exec(written.splitlines()[-1], names)
+    for row, split in zip(("train", "test"), vowels, strict=True):
+        printed = re.search(
+            rf"{row} accuracy +│ ([\d.]+) % \((\d+) of {len(split.labels)}\)", written
+        )
+        correct = training.is_correct(UNITS, names["params"], split).sum()
+        assert int(printed[2]) == correct > len(split.labels) / 9
+        assert float(printed[1]) == pytest.approx(100 * correct / len(split.labels), abs=0.005)
 
 
 def test_same_seed_gives_the_same_parameters_and_another_seed_others():
     calls = []
-    first = demo.train(UNITS, epochs=2, seed=1, report=lambda *call: calls.append(call))
-    again, other = (demo.train(UNITS, epochs=2, seed=seed) for seed in (1, 2))
+    first = training.train(UNITS, epochs=2, seed=1, report=lambda *call: calls.append(call))
+    again, other = (training.train(UNITS, epochs=2, seed=seed) for seed in (1, 2))
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
     np.testing.assert_array_equal(first.losses, again.losses)
     kernels = (outcome.params["gru"]["kernel"] for outcome in (first, other))
     assert not np.array_equal(*kernels)
-    # The report of each epoch: its number, its loss, its accuracy.
-    assert [epoch for epoch, _, _ in calls] == [1, 2]
-    np.testing.assert_allclose([loss for _, loss, _ in calls], first.losses)
-    assert all(0 <= accuracy <= 1 for _, _, accuracy in calls)
+    # The report of each epoch: its number and its loss.
+    assert [epoch for epoch, _ in calls] == [1, 2]
+    np.testing.assert_allclose([loss for _, loss in calls], first.losses)
 
 
 def test_padding_does_not_change_the_logits(vowels, template):
@@ -72,7 +80,7 @@ def test_padding_does_not_change_the_logits(vowels, template):
     valid = np.arange(values.shape[1]) < lengths[:, None]
     padded = np.where(valid[..., None], values, noise)
     assert (padded != values).any()
-    classify = jax.jit(demo.SpeakerClassifier(UNITS).apply)
+    classify = jax.jit(training.SpeakerClassifier(UNITS).apply)
     logits, noisy = (classify({"params": template}, array, lengths) for array in (values, padded))
     assert logits.shape == (370, 9)
     np.testing.assert_array_equal(logits, noisy)
@@ -100,11 +108,13 @@ def test_standardised_frames_have_mean_0_and_deviation_1(vowels):
         (["--output", "{folder}"], "--output: '{folder}' is a folder, not a file"),
         (["--unit", "5"], "unrecognized arguments: --unit 5"),
         (["speakers"], "unrecognized arguments: speakers"),
+        (["--loop", "--seed", "1"], "--loop: trains nothing, so it takes no --seed"),
+        (["--loop", "--output", "f"], "--loop: trains nothing, so it takes no --output"),
     ],
 )
 def test_wrong_options_are_one_clear_line(tmp_path, capsys, options, complaint):
     with pytest.raises(SystemExit) as exit_info:
-        demo.main([option.format(folder=tmp_path) for option in options])
+        command.main([option.format(folder=tmp_path) for option in options])
     assert exit_info.value.code == 2
     written = capsys.readouterr()
     assert written.out == ""
@@ -116,34 +126,136 @@ def test_wrong_options_are_one_clear_line(tmp_path, capsys, options, complaint):
 def test_an_unwritable_file_is_told_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SystemExit):
-        demo.main(["--output", str(tmp_path / "file")])
+        command.main(["--output", str(tmp_path / "file")])
     assert capsys.readouterr().err.endswith("file' cannot be written\n")
 
 
-def test_a_failing_write_is_one_clear_line(tmp_path, capsys, monkeypatch, template):
+@pytest.fixture
+def trained(monkeypatch, template):
+    """Stands for a training of three epochs, so that only what is printed takes time."""
+
+    def train(units, epochs, seed, report):
+        for epoch in range(1, epochs + 1):
+            report(epoch, 1 / epoch)
+        correct = np.arange(270) % 3 > 0, np.arange(370) % 10 > 0
+        return training.Outcome(template, np.zeros(epochs, np.float32), *correct, seconds=12.3)
+
+    monkeypatch.setattr(command, "train", train)
+
+
+def test_results_are_shown_even_where_saving_fails(tmp_path, capsys, monkeypatch, trained):
     def fail(path, content):
         raise OSError(28, "No space left on device")
 
-    outcome = demo.Outcome(template, np.zeros(1), np.zeros(370, bool), 0.0)
-    monkeypatch.setattr(demo, "train", lambda *options: outcome)
     monkeypatch.setattr("pathlib.Path.write_bytes", fail)
     path = tmp_path / "file"
-    with pytest.raises(SystemExit):
-        demo.main(["--units", "2", "--epochs", "1", "--output", str(path)])
+    with pytest.raises(SystemExit) as exit_info:
+        command.main(["--output", str(path)])
+    assert exit_info.value.code == 2
+    written = capsys.readouterr()
+    assert "90.00 % (333 of 370)" in written.out and "To load them" not in written.out
     line = f"gruflax.demo: error: argument --output: No space left on device: {str(path)!r}\n"
-    assert capsys.readouterr().err == line
+    assert written.err == line
+
+
+def test_a_pipe_gets_whole_lines_the_first_the_last_and_some_between(monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 6.5, 7.0, 8.0])
+    monkeypatch.setattr(command.time, "perf_counter", lambda: next(now))
+    console = Console(file=io.StringIO(), width=80)
+    with command._progress(console, 5) as report:
+        for epoch in range(1, 6):
+            report(epoch, 1 / epoch)
+    assert console.file.getvalue().splitlines() == [
+        "epoch 1/5, loss 1.000, 1.0 s",
+        "epoch 3/5, loss 0.333, 6.5 s",
+        "epoch 5/5, loss 0.200, 8.0 s",
+    ]
+
+
+@pytest.mark.parametrize("colour", [{}, {"NO_COLOR": "1"}])
+@pytest.mark.parametrize("columns", [40, 60, 120])
+def test_a_terminal_of_any_width_gets_a_bar_and_a_table(colour, columns, template, trained):
+    console = Console(
+        file=io.StringIO(), width=columns, force_terminal=True, _environ={"TERM": "xterm", **colour}
+    )
+    with command._progress(console, 100) as report:
+        outcome = command.train(UNITS, 100, 0, report)
+    console.print(command._summary(outcome))
+    written = console.file.getvalue()
+    assert ("\x1b[3" in written or "\x1b[9" in written) == (not colour)
+    shown = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", written).replace("\r", "\n")
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert all(len(line) <= columns for line in lines)
+    assert any(re.fullmatch(r"epoch ━+ 100/100 loss 0.010 \d:\d\d:\d\d", line) for line in lines)
+    # Rows are whole where there is room.
+    assert ("│ 90.00 % (333 of 370)" in shown) == (columns > 40)
+    assert "without dropout" in shown
+
+
+def test_other_processes_print_nothing(monkeypatch, capsys, trained):
+    monkeypatch.setattr(command.jax, "process_index", lambda: 1)
+    command.main(["--epochs", "3"])
+    assert capsys.readouterr().out == ""
+
+
+def test_loop_times_the_loops_of_this_machine(monkeypatch, capsys):
+    monkeypatch.setattr(loops, "CASE", loops.Case(2, 3, 4, 5))
+    command.main(["--loop"])
+    written = capsys.readouterr().out
+    rows = [line.split() for line in written.splitlines() if re.search(r"\d [mu]s", line)]
+    assert {"scan", "chunked", "flax.linen"} <= {row[0] for row in rows}
+    assert "2 sequences of 3 steps, 4 features and 5 units" in written
+    # The first row is what the others are compared with, and the fastest in training.
+    times = [row[1:] for row in rows]
+    assert times[0][2] == times[0][5] == "1.00"
+    assert all(float(row[5]) >= 1 for row in times)
+
+
+def test_loop_says_why_the_native_loop_is_missing():
+    note = loops.loops_note(NativeInfo(False, None, "its kernel was not built"))
+    assert note.endswith("The native loop does not run here: its kernel was not built.")
 
 
 def test_runs_as_a_module_without_a_terminal_or_a_warning():
-    command = [sys.executable, "-W", "error", "-m", "gruflax.demo", "--units", "2", "--epochs", "1"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = [sys.executable, "-W", "error", "-m", "gruflax.demo", "--units", "2", "--epochs", "1"]
+    run = subprocess.run(options, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")
     assert "1/1" in run.stdout and "test accuracy" in run.stdout
 
 
+def interrupted(options, environment, until):
+    """Sends the demo a SIGINT after a line that begins so."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "gruflax.demo", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    )
+    while not demo.stdout.readline().startswith(until):
+        assert demo.poll() is None
+    demo.send_signal(signal.SIGINT)
+    _, errors = demo.communicate(timeout=60)
+    return demo.returncode, errors
+
+
+@pytest.mark.parametrize("moment", ["importing", "A masked GRU learns", "epoch 1/"])
+def test_ctrl_c_ends_it_at_any_moment_with_130(tmp_path, moment):
+    # Instead of JAX a module that is imported for ever, and that swallows exceptions.
+    slow = (
+        "import time\nprint('importing')\nwhile True:\n    try: time.sleep(1)\n"
+        "    except BaseException: pass\n"
+    )
+    (tmp_path / "jax.py").write_text(slow)
+    path = os.pathsep.join([str(tmp_path), str(pathlib.Path(__file__).parents[1])])
+    environment = {"PYTHONPATH": path} if moment == "importing" else {}
+    options = ["--units", "2", "--epochs", "1000000"]
+    assert interrupted(options, environment, moment) == (130, "gruflax.demo: interrupted\n")
+
+
 def test_help_explains_the_options_with_their_defaults(capsys):
     with pytest.raises(SystemExit) as exit_info:
-        demo.main(["--help"])
+        command.main(["--help"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
     for option in ("--units", "--epochs", "--seed", "--output"):

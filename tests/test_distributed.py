@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from gruflax import demo, hosts
+from gruflax import hosts
 from gruflax.datasets import load_japanese_vowels
+from gruflax.demo import command, training
 
 
 UNITS, ROWS = 8, 28
@@ -26,14 +27,15 @@ import jax
 from flax import serialization
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from gruflax import demo, hosts
+from gruflax import hosts
 from gruflax.datasets import load_japanese_vowels
+from gruflax.demo import training
 
 folder, units, rows = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 hosts.join()
 assert (jax.process_count(), jax.device_count()) == (2, 4)
-split = demo.standardise(load_japanese_vowels()).train
-state = demo.create_state(jax.random.key(0), units, 1, split)
+split = training.standardise(load_japanese_vowels()).train
+state = training.create_state(jax.random.key(0), units, 1, split)
 mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 feed = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, P("data")))
 begin, half = jax.process_index() * rows // 2, rows // 2
@@ -42,8 +44,8 @@ assert batch.values.shape[0] == rows and not batch.values.is_fully_addressable
 for name, spec in {"replicated": P(), "sharded": P("model")}.items():
     lies = lambda leaf: NamedSharding(mesh, spec if leaf.ndim == 2 else P())
     shardings = jax.tree.map(lies, state)
-    step = jax.jit(demo.train_step, out_shardings=(shardings, None))
-    new, (loss, _) = step(jax.device_put(state, shardings), batch, jax.random.key(1))
+    step = jax.jit(training.train_step, out_shardings=(shardings, None))
+    new, loss = step(jax.device_put(state, shardings), batch, jax.random.key(1))
     kernel = new.params["gru"]["recurrent_kernel"]
     assert kernel.addressable_shards[0].data.shape[0] == (units if spec == P() else units // 2)
     params = jax.jit(lambda params: params, out_shardings=hosts.everywhere())(new.params)
@@ -90,10 +92,10 @@ def assert_close(found, wanted):
 
 def test_a_training_step_is_that_of_one_process(tmp_path):
     """Data parallel, with whole weights and with weights sharded over a model axis."""
-    split = demo.standardise(load_japanese_vowels()).train
-    state = demo.create_state(jax.random.key(0), UNITS, 1, split)
+    split = training.standardise(load_japanese_vowels()).train
+    state = training.create_state(jax.random.key(0), UNITS, 1, split)
     batch = jax.tree.map(lambda array: array[:ROWS], split)
-    new, (loss, _) = jax.jit(demo.train_step)(state, batch, jax.random.key(1))
+    new, loss = jax.jit(training.train_step)(state, batch, jax.random.key(1))
     wanted = {"params": new.params, "loss": loss}
     run_twice(["-c", TRAIN, str(tmp_path), str(UNITS), str(ROWS)])
     for name in ("replicated", "sharded"):
@@ -103,12 +105,12 @@ def test_a_training_step_is_that_of_one_process(tmp_path):
 
 
 def test_the_demo_takes_its_processes_from_the_environment(tmp_path):
-    wanted = demo.train(UNITS, epochs=1, seed=2).params
+    wanted = training.train(UNITS, epochs=1, seed=2).params
     path = tmp_path / "speakers.msgpack"
     options = ["--units", str(UNITS), "--epochs", "1", "--seed", "2", "--output", str(path)]
     first, second = run_twice(["-m", "gruflax.demo", *options])
-    assert "4 in 2 processes" in first and "parameters saved" in first
-    assert "test accuracy" not in second and "parameters saved" not in second
+    assert "4 of 2 processes" in first and "parameters are saved" in first
+    assert "accuracy" not in second and "saved" not in second
     assert_close(serialization.from_bytes(wanted, path.read_bytes()), wanted)
 
 
@@ -140,7 +142,7 @@ def test_a_wrong_environment_is_one_clear_line(monkeypatch, capsys, environment,
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as exit_info:
-        demo.main([])
+        command.main([])
     assert exit_info.value.code == 2
     line = f"gruflax.demo: error: joining the other processes: {complaint}\n"
     assert capsys.readouterr().err == line

@@ -1,5 +1,7 @@
 """The house: which room imports which, what is not imported, and Keras' signatures."""
 
+import datetime
+import importlib.metadata
 import inspect
 import pathlib
 import re
@@ -68,13 +70,42 @@ def test_the_functional_core_imports_jax_and_numpy_only():
         assert not others & set(found), file
 
 
-def test_importing_gruflax_imports_nothing_that_is_asked_for_elsewhere():
-    code = "import sys, gruflax; print(*(name for name in sys.modules if 'gruflax' in name))"
+def modules_after(code):
+    """The modules that a new interpreter has imported after some code."""
+    code = f"import sys; {code}; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    names = found.stdout.split()
+    return set(found.stdout.split())
+
+
+def test_using_a_layer_imports_nothing_that_is_asked_for_elsewhere():
+    names = {name for name in modules_after("import gruflax; gruflax.GRU") if "gruflax" in name}
     assert "gruflax.linen.gru" in names
     absent = ("cudnn", "nnx", "bench", "convert", "compat", "plot", "demo", "datasets")
     assert not [name for name in names if set(name.split(".")) & set(absent)]
+
+
+def test_a_name_is_imported_when_it_is_used():
+    assert "jax" not in modules_after("import gruflax")
+    names = modules_after("import gruflax; gruflax.gru_sequence, gruflax.functional.gru_cell_step")
+    assert "jax" in names and "flax" not in names
+
+
+def test_every_public_name_is_there_and_no_other():
+    assert set(gruflax.__all__) <= set(dir(gruflax))
+    for name in gruflax.__all__:
+        assert getattr(gruflax, name).__name__ == name
+    assert gruflax.linen.GRU is gruflax.GRU
+    for absent in ("GRUs", "jax", "nonsense"):
+        with pytest.raises(AttributeError, match=f"'gruflax' has no attribute '{absent}'"):
+            getattr(gruflax, absent)
+
+
+def test_the_version_is_that_of_the_package_and_of_the_changelog():
+    assert importlib.metadata.version("gruflax") == gruflax.__version__
+    changelog = (PACKAGE.parent / "CHANGELOG.md").read_text()
+    version, date = re.search(r"^## \[(\d\S*)\] - (\S+)$", changelog, re.MULTILINE).groups()
+    assert version == gruflax.__version__
+    assert datetime.date.fromisoformat(date) >= datetime.date(2026, 11, 25)
 
 
 def test_files_are_neither_long_nor_tiny():

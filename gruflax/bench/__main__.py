@@ -1,12 +1,11 @@
-"""Runs the benchmark: `python -m gruflax.bench`."""
+"""Runs the benchmark."""
 
-import sys
-
-from gruflax.bench.command import main
+from gruflax.options import exit_on_interrupt
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("gruflax.bench: interrupted")
+    exit_on_interrupt("gruflax.bench")
+    # Only now: what it imports takes a second, and may be interrupted too.
+    from gruflax.bench.command import main
+
+    main()
