@@ -1,6 +1,6 @@
 """Pictures of a GRU: its gates over time, and which steps a mask lets count.
 
-They need matplotlib (`pip install 'gruflax[notebooks]'`). The colour-blind can tell the colours
+They need matplotlib (of the extra `[notebooks]`). The colour-blind can tell the colours
 apart.
 """
 
@@ -153,7 +153,9 @@ def load_matplotlib(module: str) -> Any:
     try:
         importlib.import_module("matplotlib")
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'gruflax[notebooks]'") from error
+        raise ImportError(
+            "plots need matplotlib: pip install matplotlib, or gruflax with its extra [notebooks]."
+        ) from error
     return importlib.import_module(f"matplotlib.{module}")
 
 

@@ -122,5 +122,7 @@ def test_wrong_masks_raise(shape):
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for draw in (lambda: plot.load_matplotlib("figure"), lambda: plot.mask([True])):
-        with pytest.raises(ImportError, match=r"pip install 'gruflax\[notebooks\]'"):
+        with pytest.raises(
+            ImportError, match=r"pip install matplotlib, or gruflax with its extra .notebooks"
+        ):
             draw()

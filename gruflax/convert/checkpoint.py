@@ -80,7 +80,10 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError("needs safetensors: pip install 'gruflax[convert]'.") from error
+        raise ImportError(
+            "checkpoints need safetensors: pip install safetensors, or gruflax with its "
+            "extra [convert]."
+        ) from error
     return safetensors
 
 

@@ -64,7 +64,9 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("Keras files need h5py: pip install 'gruflax[convert]'.") from error
+        raise ImportError(
+            "Keras files need h5py: pip install h5py, or gruflax with its extra [convert]."
+        ) from error
     return h5py
 
 

@@ -121,7 +121,9 @@ def import_onnx() -> Any:
         import onnx
         import onnx.numpy_helper
     except ImportError as error:
-        raise ImportError("ONNX models need onnx: pip install 'gruflax[convert]'.") from error
+        raise ImportError(
+            "ONNX models need onnx: pip install onnx, or gruflax with its extra [convert]."
+        ) from error
     return onnx
 
 

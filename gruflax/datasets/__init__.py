@@ -9,3 +9,12 @@ from gruflax.datasets.mauna_loa_co2 import (
     WeeklyCO2 as WeeklyCO2,
     load_mauna_loa_co2 as load_mauna_loa_co2,
 )
+
+
+__all__ = [
+    "JapaneseVowels",
+    "Utterances",
+    "WeeklyCO2",
+    "load_japanese_vowels",
+    "load_mauna_loa_co2",
+]

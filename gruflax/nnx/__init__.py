@@ -17,3 +17,21 @@ from gruflax.nnx.training import (
     total_loss as total_loss,
 )
 from gruflax.nnx.variables import from_linen as from_linen, to_linen as to_linen
+
+
+__all__ = [
+    "GRU",
+    "RNN",
+    "ActivityLoss",
+    "Bidirectional",
+    "GRUCell",
+    "RecurrentState",
+    "Stack",
+    "StackedRNNCells",
+    "apply_constraints",
+    "forget_states",
+    "from_linen",
+    "reset_states",
+    "to_linen",
+    "total_loss",
+]

@@ -3,3 +3,6 @@
 from gruflax.compat.v1.cell import GRUCell as GRUCell
 from gruflax.compat.v1.common import hard_sigmoid as hard_sigmoid
 from gruflax.compat.v1.gru import GRU as GRU
+
+
+__all__ = ["GRU", "GRUCell", "hard_sigmoid"]
