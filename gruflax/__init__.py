@@ -65,7 +65,8 @@ __all__ = [
     "total_loss",
 ]
 
-_ROOMS = ("functional", "linen")
+_ROOMS = ("functional", "linen")  # where the names are
+_MODULES = (*_ROOMS, "compat", "convert", "datasets", "hosts", "nnx", "plot")
 # Until 0.3: the names of 0.1.
 _RENAMED = {"Trace": "GateActivations", "trace": "gate_activations"}
 
@@ -75,7 +76,7 @@ def __getattr__(name: str) -> Any:
         new = _RENAMED[name]
         warnings.warn(f"gruflax.{name} is now gruflax.{new}.", DeprecationWarning, stacklevel=2)
         name = new
-    if name in _ROOMS:
+    if name in _MODULES:
         return importlib.import_module(f"gruflax.{name}")
     for room in _ROOMS if name in __all__ else ():
         module = importlib.import_module(f"gruflax.{room}")
@@ -86,4 +87,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

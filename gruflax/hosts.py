@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
-# How many processes there are: by JAX' own names, and as Slurm's and Open MPI's launchers say it.
+# How many processes there are: by JAX's own names, and as Slurm's and Open MPI's launchers say it.
 _COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 

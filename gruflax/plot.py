@@ -25,7 +25,7 @@ def gates(
     units: Sequence[int] | None = None,
     parts: Sequence[str] = PARTS,
 ) -> np.ndarray:
-    """Draws heat maps of one sequence's gates, candidate and state: a row a unit, a column a step.
+    """Draws heat maps of a sequence: a row per unit, a column per step, a map per gate or state.
 
     Args:
         activations: what `gruflax.gate_activations` returns for one sequence: arrays `[t, u]`.
@@ -94,7 +94,7 @@ def _draw_part(axes: Any, part: str, array: np.ndarray, units: Sequence[int] | N
 
 
 def mask(mask: ArrayLike, axes: Any = None) -> Any:
-    """Draws which steps of some sequences count: a row a sequence, a column a step.
+    """Draws which steps of some sequences count: a row per sequence, a column per step.
 
     Args:
         mask: `[n, t]` or `[t]`, any dtype; True (or non-zero) where the step counts.

@@ -109,7 +109,7 @@ def test_the_demo_takes_its_processes_from_the_environment(tmp_path):
     path = tmp_path / "speakers.msgpack"
     options = ["--units", str(UNITS), "--epochs", "1", "--seed", "2", "--output", str(path)]
     first, second = run_twice(["-m", "gruflax.demo", *options])
-    assert "4 of 2 processes" in first and "parameters are saved" in first
+    assert "4 in 2 processes" in first and "parameters are saved" in first
     assert "accuracy" not in second and "saved" not in second
     assert_close(serialization.from_bytes(wanted, path.read_bytes()), wanted)
 

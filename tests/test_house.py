@@ -94,7 +94,7 @@ def test_every_public_name_is_there_and_no_other():
     assert set(gruflax.__all__) <= set(dir(gruflax))
     for name in gruflax.__all__:
         assert getattr(gruflax, name).__name__ == name
-    assert gruflax.linen.GRU is gruflax.GRU
+    assert gruflax.linen.GRU is gruflax.GRU and gruflax.hosts.join and gruflax.nnx.GRU
     for absent in ("GRUs", "jax", "nonsense"):
         with pytest.raises(AttributeError, match=f"'gruflax' has no attribute '{absent}'"):
             getattr(gruflax, absent)

@@ -1,45 +1,79 @@
-"""The README's examples run as they stand."""
+"""The README: its length, its links, and each example alone, pasted into an interpreter, twice."""
 
-import contextlib
 import pathlib
 import re
+import subprocess
+import sys
 
-import jax
-import numpy as np
+import pytest
 
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text()
+BLOCKS = re.findall(
+    r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE
+)
+
+# What must hold of the names that an example defines.
+RESULTS = {
+    "A masked classifier": "(logits.argmax(axis=-1) == test.labels).mean() > 0.9",
+    "State from call to call": "outputs.shape == (32, 29, 64) and "
+    "not variables['recurrent_state']['h'].any()",
+    "Resets inside a sequence, for reinforcement learning": "outputs.shape == (32, 29, 64) and "
+    "h.shape == (32, 64) and reset[:, 1:].any() and not reset[:, 0].any()",
+    "NNX": "outputs.shape == (32, 29, 64) and weights['params']['kernel'].shape == (12, 192)",
+    "The functional core": "outputs.shape == (29, 32, 64) and state.shape == (32, 64)",
+}
+
+# Reads lines as the interpreter's prompt does, but stops at the first error.
+PROMPT = """
+import code, sys
+
+class Prompt(code.InteractiveConsole):
+    def showtraceback(self):
+        raise
+
+    def showsyntaxerror(self, filename=None, **options):
+        raise
+
+    def write(self, data):
+        pass
+
+prompt = Prompt()
+for line in (*sys.argv[1].splitlines(), *sys.argv[1].splitlines()):
+    more = prompt.push(line)
+assert not more and eval(sys.argv[2], prompt.locals)
+"""
 
 
-def run_examples(folder):
-    """Returns what the README's examples define, run one after the other in an empty folder."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 16
-    names = {}
-    with (
-        contextlib.chdir(folder),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        for block in blocks:
-            exec(compile(block, "README.md", "exec"), names)
-    return names
+def test_every_section_with_an_example_is_tested():
+    assert [heading for heading, _ in BLOCKS] == list(RESULTS)
+    assert len(BLOCKS) == TEXT.count("```python")
 
 
-def test_examples_run(tmp_path):
-    names = run_examples(tmp_path)
-    assert names["logits"].shape == (32, 9)
-    assert names["outputs"].shape == (32, 29, 64)
+@pytest.mark.parametrize(("heading", "block"), BLOCKS, ids=[heading for heading, _ in BLOCKS])
+def test_an_example_runs_alone_and_twice(tmp_path, heading, block):
+    assert len([line for line in block.splitlines() if line.strip()]) <= 15
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROMPT, block, RESULTS[heading]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert not list(tmp_path.iterdir())
 
-    # Layers go through transformations.
-    assert names["answers"].shape == (5, 32, 29, 12)
-    model, x = names["Deep"](), names["x"]
-    variables = model.init(jax.random.key(0), x)
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(variables)} == {4}
-    assert model.apply(variables, x).shape == (32, 29, 12)
 
-    # Checkpoints and deployment.
-    assert names["variables"]["recurrent_state"]["h"].shape[-1] == 64
-    outputs, h = names["gru"].apply(names["params"], names["x"])
-    np.testing.assert_allclose(names["outputs"], outputs, atol=1e-6)
-    assert names["output"].shape == (1, 1, 64) and names["h"].shape == (1, 64)
+def test_it_is_read_in_a_minute():
+    assert len(TEXT.splitlines()) <= 250
+
+
+def test_its_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", TEXT)
+    assert len(links) > 20
+    for link in links:
+        if link.startswith("#"):
+            assert f"# {link[1:].replace('-', ' ')}" in TEXT.lower()
+        else:
+            assert (README.parent / link).is_file(), link

@@ -81,7 +81,7 @@ class Case:
         return _normal(self.batch, self.time, self.features)
 
     def lengths(self) -> np.ndarray | None:
-        """Returns `[b]` int32, the valid steps a sequence; None without a mask."""
+        """Returns `[b]` int32, the valid steps per sequence; None without a mask."""
         if not self.masked:
             return None
         draw = np.random.default_rng(1).integers((self.time + 1) // 2, self.time + 1, self.batch)

@@ -103,7 +103,7 @@ def build_parser() -> Parser:
     what.add_argument(
         "--step",
         action="store_true",
-        help="one step a call at batch 1 instead: the overhead of calling, against flax.linen's "
+        help="one step per call at batch 1 instead: the overhead of calling, against flax.linen's "
         "cell",
     )
     add(
@@ -124,7 +124,7 @@ def build_parser() -> Parser:
         nargs="+",
         default=[],
         metavar="K",
-        help="times the chunked loop with so many steps a chunk too",
+        help="times the chunked loop with so many steps per chunk too",
     )
     add(
         "--masks",

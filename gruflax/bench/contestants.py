@@ -175,7 +175,7 @@ LOOP_PEERS = tuple(
 
 
 def chunk_peer(steps: int) -> Peer:
-    """Makes the contestant that is the chunked loop with so many steps a chunk."""
+    """Makes the contestant that is the chunked loop with so many steps per chunk."""
     return Peer(
         f"gruflax (chunked {steps})", GRUFLAX, functools.partial(_make, "chunked", chunk=steps)
     )

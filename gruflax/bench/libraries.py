@@ -188,7 +188,7 @@ def make_torch(case: Case, mode: str) -> Program:
 
 
 def _onnx_model(case: Case) -> bytes:
-    """Writes a GRU with gruflax' parameters as an ONNX model."""
+    """Writes a GRU with gruflax's parameters as an ONNX model."""
     from gruflax.convert import to_onnx
     from gruflax.linen import GRU
 
@@ -198,7 +198,7 @@ def _onnx_model(case: Case) -> bytes:
 
 
 def make_onnxruntime(case: Case, mode: str) -> Program:
-    """Makes an onnxruntime session with gruflax' parameters; inputs and outputs stay bound."""
+    """Makes an onnxruntime session with gruflax's parameters; inputs and outputs stay bound."""
     import onnxruntime
 
     device = "cuda" if case.device == "gpu" else "cpu"

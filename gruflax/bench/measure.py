@@ -97,7 +97,7 @@ def _warm_up(run: Callable[[], Any], clock: Clock) -> float:
 
 
 def _sample(run: Callable[[], Any], estimate: float, clock: Clock) -> float:
-    """Returns the seconds a call, from as many calls as one sample needs."""
+    """Returns the seconds per call, from as many calls as one sample needs."""
     calls = min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(estimate, 1e-9)))
     if estimate < SETTLE_SECONDS:
         time.sleep(SETTLE_SECONDS)
@@ -146,7 +146,7 @@ class Group(NamedTuple):
 
 
 class DisagreementError(Exception):
-    """Two of gruflax' loops gave different numbers."""
+    """Two of gruflax's loops gave different numbers."""
 
 
 def measure_group(
@@ -208,7 +208,7 @@ def _first_line(error: Exception) -> str:
 
 
 def check_agreement(case: Case, mode: str, outcomes: Mapping[str, Any]) -> None:
-    """Checks that gruflax' loops give the same numbers, before any is timed.
+    """Checks that gruflax's loops give the same numbers, before any is timed.
 
     In 16 bits only outputs and losses are compared: long sums of gradients depend on their order.
     """

@@ -80,7 +80,7 @@ def find_targets(groups: Sequence[Group]) -> list[Target]:
         rival = next(peer.name for peer in STEP_PEERS if peer.kind == JAX_PEER)
         for peer in STEP_PEERS:
             if peer.kind == GRUFLAX:
-                name = f"one step a call ({kind}): {rival} / {peer.name}"
+                name = f"one step per call ({kind}): {rival} / {peer.name}"
                 targets += _comparison(name, steps, _times(rival, peer.name))
     return targets
 

@@ -72,7 +72,7 @@ def to_linen(source: Any, variables: Mapping[str, Any] | None = None) -> dict[st
         variables: of the module; None where `source` is params.
 
     Raises:
-        ValueError: the GRU has `reset_after=False`, or activations that differ from Flax' defaults.
+        ValueError: the GRU has `reset_after=False`, or activations other than Flax's.
     """
     weights = cell_weights(source, variables, "flax.linen", reset_after=True)
     merged, candidate = merged_bias(weights.biases())

@@ -56,7 +56,7 @@ def to_haiku(source: Any, variables: Mapping[str, Any] | None = None) -> Params:
 
 
 def _flipped(array: Any) -> np.ndarray:
-    """Changes the sign of the update gate: Haiku's 1 is a new state, gruflax' 1 the old one."""
+    """Changes the sign of the update gate: Haiku's 1 is a new state, gruflax's 1 the old one."""
     flipped = np.array(array)
     units = flipped.shape[-1] // 3
     flipped[..., :units] *= -1

@@ -31,7 +31,7 @@ def from_onnx(source: Any, name: str | Sequence[str] | None = None, **fields: An
     """Converts a GRU node of an ONNX model.
 
     Exact, bit by bit, with `linear_before_reset`; without it the two biases are added up. The gates
-    are in gruflax' order and the update gate has its sign; the matrices are transposed.
+    are in gruflax's order and the update gate has its sign; the matrices are transposed.
 
     What the node takes from outside, `sequence_lens` and `initial_h`, is `seq_lengths` and
     `initial_state` of the call. A node with direction "bidirectional" becomes a

@@ -89,7 +89,7 @@ def to_onnx_activation(identifier: Any) -> Activation:
     if isinstance(function, Parametric):
         return function.activation
     raise ValueError(
-        f"activation must be one that ONNX has, {[each.name for each in _NAMED]}, "
+        f"activation must be one that ONNX has, {sorted({each.name for each in _NAMED})}, "
         f"got {activations.serialize(identifier)!r}."
     )
 

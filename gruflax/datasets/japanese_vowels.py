@@ -10,9 +10,9 @@ class Utterances(NamedTuple):
     """Right-padded utterances of one split.
 
     Attributes:
-        values: `[n, t, 12]` float32, LPC cepstrum coefficients a frame (no unit); zeros from the
+        values: `[n, t, 12]` float32, LPC cepstrum coefficients per frame (no unit); zeros from the
             utterance's length on.
-        lengths: `[n]` int32, frames an utterance.
+        lengths: `[n]` int32, frames per utterance.
         labels: `[n]` int32, the speaker, 0 to 8.
     """
 
@@ -25,8 +25,8 @@ class JapaneseVowels(NamedTuple):
     """The two splits of Japanese Vowels, padded to the same length.
 
     Attributes:
-        train: 270 utterances of 7 to 26 frames, 30 a speaker.
-        test: 370 utterances of 7 to 29 frames, 24 to 88 a speaker.
+        train: 270 utterances of 7 to 26 frames, 30 per speaker.
+        test: 370 utterances of 7 to 29 frames, 24 to 88 per speaker.
     """
 
     train: Utterances

@@ -100,7 +100,7 @@ def _summary(outcome: Outcome) -> Table:
     table.add_row("parameters", f"{sum(leaf.size for leaf in leaves):,}")
     table.add_row("device", f"{device.platform} ({device.device_kind})")
     if jax.process_count() > 1:
-        table.add_row("devices in all", f"{jax.device_count()} of {jax.process_count()} processes")
+        table.add_row("devices in all", f"{jax.device_count()} in {jax.process_count()} processes")
     return table
 
 

@@ -76,7 +76,7 @@ class GRUConfig:
 
     @property
     def dropout_mask_count(self) -> int:
-        """How many dropout masks of each kind are drawn: one for all gates, or one a gate."""
+        """How many dropout masks of each kind are drawn: one for all gates, or one per gate."""
         return 3 if self.implementation == 1 else 1
 
     @property

@@ -24,7 +24,7 @@ class DropoutMasks(NamedTuple):
 
     Attributes:
         inputs: `[n, ..., f]`, or None for no input dropout; n is 1 (one mask for all gates) or 3
-            (one a gate, z r h).
+            (one per gate, z r h).
         recurrent: `[n, ..., u]`, or None for no recurrent dropout.
         recurrent_weights: `[u, 3u]`, of the recurrent kernel, or None.
     """

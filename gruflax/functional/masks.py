@@ -12,7 +12,7 @@ def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
     """Marks the first `seq_lengths` steps of each sequence.
 
     Args:
-        seq_lengths: `[...]` integers in [0, time], valid steps a sequence. Traced ones, which
+        seq_lengths: `[...]` integers in [0, time], valid steps per sequence. Traced ones, which
             nobody can see, are clipped to that range.
         time: number of steps.
 

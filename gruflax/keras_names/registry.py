@@ -111,7 +111,7 @@ def _plain(value: Any) -> Any:
         # JSON knows no tuples, and a list would make the object unhashable.
         return tuple(value)
     if isinstance(value, Mapping) and value.get("class_name") == "SeedGenerator":
-        # Keras' draws JAX' keys do not repeat anyway: a seed is what it began with.
+        # Keras' draws JAX's keys do not repeat anyway: a seed is what it began with.
         return (value.get("config") or {}).get("seed")
     return value
 

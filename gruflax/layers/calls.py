@@ -24,7 +24,7 @@ def refuse_training(layer: Any, training: Any) -> None:
 
 
 def other_system(module: Any) -> str:
-    """Says of a module which of Flax' two systems it is of, for the errors of the other one."""
+    """Says of a module which of Flax's two systems it is of, for the errors of the other one."""
     if isinstance(module, nnx.Module):
         return ": this is an NNX module, for gruflax.nnx"
     return ": this is a linen module, for gruflax" if isinstance(module, nn.Module) else ""

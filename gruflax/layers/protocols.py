@@ -1,4 +1,4 @@
-"""What code for modules of either of Flax' systems asks of them."""
+"""What code for modules of either of Flax's systems asks of them."""
 
 from typing import Any, Protocol
 

@@ -15,7 +15,7 @@ from gruflax.linen.parameters import GRUFields, VariantFields, declare_params, d
 class GRUCell(GRUFields, VariantFields, nn.RNNCellBase):
     """One step of a GRU: Keras' `GRUCell` as a `flax.linen` RNN cell.
 
-    It runs wherever Flax' cells run: in `flax.linen.RNN`, `nn.Bidirectional`, `nn.scan`,
+    It runs wherever Flax's cells run: in `flax.linen.RNN`, `nn.Bidirectional`, `nn.scan`,
     `nn.vmap`, and in `gruflax.RNN`, which takes its fast loop. Parameters: `kernel` [f, 3u],
     `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or [3u]; columns z | r | h.
 

@@ -17,7 +17,7 @@ from gruflax.linen.parameters import at_step, sow_weight_losses
 
 def initial_carry(cell: nn.RNNCellBase, inputs: ArrayLike, time_major: bool) -> Any:
     """Returns a cell's state before the first step of `inputs`."""
-    # Flax' cells begin with zeros unless told otherwise; nn.RNN uses this key too.
+    # Flax's cells begin with zeros unless told otherwise; nn.RNN uses this key too.
     shape = step_shape(inputs, cell.num_feature_axes, time_major)
     return cell.initialize_carry(jax.random.key(0), shape)
 

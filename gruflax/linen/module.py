@@ -58,7 +58,7 @@ class Module(nn.Module):
             return
         calls = (vars(base).get("__call__") for base in cls.__mro__[1:])
         inherited = next((call for call in calls if call is not None), None)
-        # Flax' transformations wrap the method that they lift; a method of the user's is another.
+        # Flax's transformations wrap the method that they lift; a method of the user's is another.
         if inherited is not None and inspect.unwrap(own) is inspect.unwrap(inherited):
             cls.__call__ = _with_static_flags(own)
 

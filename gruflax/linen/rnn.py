@@ -17,7 +17,7 @@ from gruflax.linen.stacked_cells import StackedRNNCells, sequence_of
 
 
 class RNN(Layer):
-    """Runs a cell over a sequence: Keras' `RNN` for Flax' cells.
+    """Runs a cell over a sequence: Keras' `RNN` for Flax's cells.
 
     A `gruflax.GRUCell` takes the same fast loop as `gruflax.GRU`; any other
     `flax.linen.RNNCellBase`, with one state or several, goes through `nn.scan`. The cell's

@@ -17,7 +17,7 @@ from gruflax.linen.serialization import Configurable
 
 
 class StackedRNNCells(Configurable, nn.RNNCellBase):
-    """Cells on top of each other that are one cell: Keras' `StackedRNNCells` for Flax' cells.
+    """Cells on top of each other that are one cell: Keras' `StackedRNNCells` for Flax's cells.
 
     The state is a tuple of the cells' states. `gruflax.RNN` runs it cell by cell over the whole
     sequence, `gruflax.GRUCell`s by their fast loop. The cells' parameters are under `cells_0`,

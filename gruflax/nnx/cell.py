@@ -20,7 +20,7 @@ class GRUCell(GRUWeights, nnx.RNNCellBase):
         state = cell.initialize_carry(x.shape)
         state, output = cell(state, x)
 
-    It runs wherever Flax' cells run: in `flax.nnx.RNN`, `nnx.Bidirectional`, `nnx.scan`, and in
+    It runs wherever Flax's cells run: in `flax.nnx.RNN`, `nnx.Bidirectional`, `nnx.scan`, and in
     `gruflax.nnx.RNN`, which takes its fast loop. Arguments and parameters: see `GRUWeights`.
 
     Dropout masks are drawn at each call: `flax.nnx.RNN` drops anew at every step;

@@ -117,7 +117,7 @@ class Layer(nnx.Module):
 
 def initial_carry(cell: Cell, input_shape: tuple[int, ...]) -> Any:
     """Returns a cell's own initial state for steps of a shape."""
-    # Flax' cells begin with zeros unless told otherwise; nnx.RNN uses this stream too.
+    # Flax's cells begin with zeros unless told otherwise; nnx.RNN uses this stream too.
     return cell.initialize_carry(input_shape, nnx.RngStream(0, tag="carry"))
 
 

@@ -17,7 +17,7 @@ from gruflax.nnx.stacked_cells import StackedRNNCells, sequence_of
 
 
 class RNN(Layer):
-    """Runs a cell over a sequence: Keras' `RNN` for Flax' NNX cells.
+    """Runs a cell over a sequence: Keras' `RNN` for Flax's NNX cells.
 
         rnn = gruflax.nnx.RNN(nnx.LSTMCell(4, 8, rngs=rngs), return_sequences=True)
         outputs = rnn(inputs, seq_lengths=lengths)

@@ -155,8 +155,8 @@ def test_targets_of_known_times():
             ),
             "forward (float32): onnxruntime / gruflax (auto)": 0.5,
             "temporary memory of value_and_grad (float32): flax.linen / gruflax (auto)": 4.5,
-            "one step a call (float32): flax.linen.GRUCell / gruflax.gru_cell_step": 2.0,
-            "one step a call (float32): flax.linen.GRUCell / gruflax.GRU (stateful)": 0.5,
+            "one step per call (float32): flax.linen.GRUCell / gruflax.gru_cell_step": 2.0,
+            "one step per call (float32): flax.linen.GRUCell / gruflax.GRU (stateful)": 0.5,
         }
     )
 

@@ -133,7 +133,7 @@ def write_legacy(path, layers, config=True, scope=""):
 
 
 def tensorflow_1(x, drawn, **arguments):
-    """A layer of TensorFlow 1 as gruflax' own has it, which is tested against recorded arrays."""
+    """A layer of TensorFlow 1 as gruflax's own has it, which is tested against recorded arrays."""
     gru = v1.GRU(5, return_sequences=True, **arguments)
     params = drawn(gru.init(jax.random.key(0), x))["params"]
     order = [name for name in ("kernel", "recurrent_kernel", "bias") if name in params]

@@ -15,7 +15,7 @@ X = RANDOM.normal(size=(3, 7, 4)).astype(np.float32)
 H0 = RANDOM.normal(size=(3, 5)).astype(np.float32)
 MASK = RANDOM.random(size=(3, 7)) < 0.6
 RESET = RANDOM.random(size=(3, 7)) < 0.3
-# Dropout masks a gate, as implementation 1 draws them.
+# Dropout masks per gate, as implementation 1 draws them.
 DROPPED = gruflax.DropoutMasks(
     2.0 * (RANDOM.random((3, 3, 4)) < 0.5), 2.0 * (RANDOM.random((3, 3, 5)) < 0.5)
 )

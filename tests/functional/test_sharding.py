@@ -81,7 +81,7 @@ def test_parts_of_a_batch_that_are_not_even(mesh, loop):
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_shardings_in_types(loop):
-    """A mesh of explicit axes, JAX' default: the zeros of the first state lie like the batch."""
+    """A mesh of explicit axes, JAX's default: the zeros of the first state lie like the batch."""
     wanted = gradients(loop)(PARAMS, X, MASK)
     with jax.set_mesh(jax.make_mesh((8,), ("data",))):
         x, mask = jax.device_put((X, MASK), P("data"))

@@ -1,4 +1,4 @@
-"""Ensembles, scanned layers and checkpointing: gruflax under Flax' and JAX' transformations."""
+"""Ensembles, scanned layers and checkpointing: gruflax under Flax's and JAX's transformations."""
 
 import dataclasses
 import functools

@@ -55,7 +55,7 @@ def test_foreign_cells_keep_their_streams():
     rnn = grunnx.RNN(cells(ForeignGRU, dropout=0.5))
     first, second = rnn(X), rnn(X)
     assert np.abs(first - second).max() > 0.01
-    # A first-output probe draws nothing: 7 steps a call.
+    # A first-output probe draws nothing: 7 steps per call.
     assert rnn.cell.dropout_stream.count.get_value() == 14
     still = rnn(X, deterministic=True)
     np.testing.assert_allclose(still, gruflax.gru_sequence(rnn.cell.params, X)[1], atol=1e-6)

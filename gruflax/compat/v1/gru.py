@@ -23,7 +23,7 @@ class GRU(V1Module, Layer):
     follows v1 where `gruflax.GRU` follows Keras 3: "hard_sigmoid", zeros as the output before the
     first valid step, lists of outputs, an activity loss divided by the batch size, clamped rates.
 
-    Dropout masks are drawn once a call. Masks in the collection "dropout_masks" are used instead:
+    Dropout masks are drawn once per call. Masks in the collection "dropout_masks" are used instead:
     `inputs` and `recurrent`, each an array or a list of three (z, r, h), `[b, f]` and `[b, u]`.
 
     The order of the fields is v1's, which has neither `seed` nor the variants of later years.
