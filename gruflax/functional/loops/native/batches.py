@@ -1,4 +1,4 @@
-"""`jax.vmap` of a call: a mapped axis becomes one more batch axis."""
+"""The axes of a call's arrays, and its `jax.vmap`: a mapped axis becomes one more batch axis."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,26 @@ import jax.numpy as jnp
 from gruflax.functional.call import Call
 
 
-_STEPS = ("inputs", "valid", "reset")
+WEIGHTS = ("kernel", "recurrent_kernel", "bias")
+MAPPED = ("inputs", "valid", "reset", "initial_state", "reset_state", "masks")
+
+
+def batch_axes(call: Call) -> tuple[str, ...]:
+    """Names the batch axes of a call."""
+    return tuple(f"batch_{axis}" for axis in range(call.initial_state.ndim - 1))
+
+
+def array_axes(name: str, batch: tuple[str, ...], time_major: bool) -> tuple[str, ...]:
+    """Names the axes of a call's array or result; arrays share "time" and the names of `batch`."""
+    steps = ("time", *batch) if time_major else (*batch, "time")
+    first, last = f"{name}_first", f"{name}_last"
+    if name in WEIGHTS or name == "params":
+        return first, last
+    if name.endswith("state"):
+        return *batch, last
+    if name.endswith("masks"):
+        return first, *batch, last
+    return steps if name in ("valid", "reset") else (*steps, last)
 
 
 def axes_of(mapped: Any) -> Any:
@@ -19,9 +38,9 @@ def axes_of(mapped: Any) -> Any:
 
 def folded(call: Call, mapped: Call, size: int) -> Call:
     """Makes a call of many with the same parameters, mapped over axis 0 where `mapped` says so."""
-    names = (*_STEPS, "initial_state", "reset_state", "masks")
-    parts = {name: getattr(call, name) for name in names}
-    mapped_parts = {name: getattr(mapped, name) for name in names}
+    parts, mapped_parts = (
+        {name: getattr(each, name) for name in MAPPED} for each in (call, mapped)
+    )
     return dataclasses.replace(call, **folded_parts(call, parts, mapped_parts, size))
 
 
@@ -45,8 +64,8 @@ def unfolded(call: Call, outputs: jax.Array | None, state: jax.Array) -> tuple[A
 
 
 def _axis(call: Call, name: str) -> int:
-    """Returns where a field has its first batch axis."""
-    return int(name == "masks" or (call.time_major and name in (*_STEPS, "outputs")))
+    """Returns where an array has its first batch axis."""
+    return array_axes(name, ("mapped",), call.time_major).index("mapped")
 
 
 def _fold(array: jax.Array, mapped: bool, size: int, axis: int) -> jax.Array:

@@ -17,6 +17,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gruflax.functional.call import Call
+from gruflax.functional.loops.native.batches import WEIGHTS, array_axes, batch_axes
 from gruflax.functional.loops.native.conditions import activation_number
 from gruflax.functional.loops.native.library import BACKWARD, FORWARD
 from gruflax.functional.sharding import vary_with, varying_axes
@@ -24,7 +25,6 @@ from gruflax.functional.sharding import vary_with, varying_axes
 
 Arrays = dict[str, jax.Array]
 
-WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 # Bits of the attributes: which operands are there of those that may be absent, and which gradients
 # are wanted.
 _OPTIONAL = ("bias", "valid", "reset", "input_masks", "state_masks", "doutputs", "dstate")
@@ -90,11 +90,10 @@ def _run(
         "activation": np.int32(activation_number(call.config.activation)),
         "recurrent_activation": np.int32(activation_number(call.config.recurrent_activation)),
     }
-    axes = ["batch_" + str(axis) for axis in range(call.initial_state.ndim - 1)]
-    axes.insert(call.time_axis, "time")
     form = target, tuple(operands), results, tuple(attributes.items())
     # What a device has of a `jax.shard_map` is its part already.
-    run = _whole(*form) if varying_axes(call.inputs) else _partitioned(*form, tuple(axes))
+    whole = varying_axes(call.inputs)
+    run = _whole(*form) if whole else _partitioned(*form, batch_axes(call), call.time_major)
     return dict(zip(results, run(*operands.values()), strict=True))
 
 
@@ -121,29 +120,31 @@ def _partitioned(
     names: tuple[str, ...],
     results: tuple[str, ...],
     attributes: tuple[Any, ...],
-    axes: tuple[str, ...],
+    batch: tuple[str, ...],
+    time_major: bool,
 ) -> Callable[..., tuple[jax.Array, ...]]:
     """Makes the kernel's call of a form that every device runs on its part of the batch.
 
-    `axes` are the batch axes and that of time. Weights and time are whole on every device; the
-    gradients of the weights are added up.
+    Weights and time are whole on every device; the gradients of the weights are added up.
     """
 
     run = _whole(target, names, results, attributes)
+    axes = {name: array_axes(name, batch, time_major) for name in (*names, *results)}
 
     def partition(mesh, operands, _):
         inputs = operands[names.index("inputs")]
-        spec = (*inputs.sharding.spec, *(None,) * len(axes))
         over = {
             axis: devices
-            for axis, devices, size in zip(axes, spec, inputs.shape, strict=False)
+            for axis, devices, size in zip(
+                axes["inputs"], inputs.sharding.spec, inputs.shape, strict=False
+            )
             # Uneven parts are padded with rows that would count in the gradients of the weights.
-            if axis != "time" and size % _count(mesh, devices) == 0
+            if axis in batch and size % _count(mesh, devices) == 0
         }
         used = tuple(jax.tree.leaves(list(over.values())))
 
         def sharding(name):
-            return NamedSharding(mesh, PartitionSpec(*map(over.get, _axes_of(name, axes))))
+            return NamedSharding(mesh, PartitionSpec(*map(over.get, axes[name])))
 
         def local(*operands):
             found = zip(results, run(*operands), strict=True)
@@ -154,16 +155,13 @@ def _partitioned(
 
         return mesh, local, tuple(map(sharding, results)), tuple(map(sharding, names))
 
-    operand_axes, result_axes = (
-        [_axes_of(name, axes) for name in each] for each in (names, results)
-    )
-    every = dict.fromkeys(axis for each in (*operand_axes, *result_axes) for axis in each)
-    rule = " -> ".join(", ".join(map(" ".join, each)) for each in (operand_axes, result_axes))
+    rule = (", ".join(" ".join(axes[name]) for name in each) for each in (names, results))
+    every = dict.fromkeys(axis for each in axes.values() for axis in each)
     call = custom_partitioning(run)
     call.def_partition(
         partition=partition,
-        sharding_rule=rule,
-        need_replication_factors=tuple(axis for axis in every if not axis.startswith("batch")),
+        sharding_rule=" -> ".join(rule),
+        need_replication_factors=tuple(axis for axis in every if axis not in batch),
     )
     return call
 
@@ -171,16 +169,3 @@ def _partitioned(
 def _count(mesh: jax.sharding.Mesh, devices: Any) -> int:
     """Returns over how many devices an axis of a spec goes."""
     return math.prod(mesh.shape[name] for name in jax.tree.leaves(devices))
-
-
-def _axes_of(name: str, axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Names the axes of an operand or a result; only batch axes are shared by name."""
-    batch = tuple(axis for axis in axes if axis != "time")
-    own = name + "_own"
-    if name in WEIGHTS:
-        return (name + "_first", own)
-    if name.endswith("state"):
-        return (*batch, own)
-    if name.endswith("masks"):
-        return (name + "_first", *batch, own)
-    return axes if name in ("valid", "reset") else (*axes, own)

@@ -25,7 +25,14 @@ from jax.sharding import PartitionSpec
 from gruflax.functional.call import Call
 from gruflax.functional.loops.chunked import chunked_loop, is_zero, made_zeros
 from gruflax.functional.loops.native import calls
-from gruflax.functional.loops.native.batches import axes_of, folded, unfolded
+from gruflax.functional.loops.native.batches import (
+    MAPPED,
+    array_axes,
+    axes_of,
+    batch_axes,
+    folded,
+    unfolded,
+)
 from gruflax.functional.loops.native.conditions import gradients_run_well
 from gruflax.functional.loops.native.tangent import tangent
 from gruflax.functional.sharding import vary_with
@@ -42,26 +49,20 @@ def native_loop(call: Call) -> States:
     if not sharding.mesh.are_all_axes_explicit:
         return _varying(call)
     # Where the types tell how the batch lies, each device runs its part.
-    axes = list(sharding.spec[: call.initial_state.ndim])
-    axes[call.time_axis] = None
-    batch = axes[: call.time_axis] + axes[call.time_axis + 1 :]
-    steps, state, mask = (*axes, None), (*batch, None), (None, *batch, None)
-    fields = {"inputs": steps, "valid": axes, "reset": axes}
-    fields |= {"initial_state": state, "reset_state": state, "params": (), "masks": mask}
-    specs = dataclasses.replace(
-        call,
-        **{
-            name: jax.tree.map(lambda _, spec=spec: PartitionSpec(*spec), getattr(call, name))
-            for name, spec in fields.items()
-        },
-    )
-    outputs = PartitionSpec(*steps) if call.return_sequences else None
-    run = jax.shard_map(
-        _varying,
-        mesh=sharding.mesh,
-        in_specs=(specs,),
-        out_specs=(outputs, PartitionSpec(*state)),
-    )
+    batch = batch_axes(call)
+    lies = dict(zip(array_axes("inputs", batch, call.time_major), sharding.spec, strict=True))
+
+    def spec(name):
+        axes = array_axes(name, batch, call.time_major)
+        return PartitionSpec(*(lies[axis] if axis in batch else None for axis in axes))
+
+    specs = {
+        name: jax.tree.map(lambda _, name=name: spec(name), getattr(call, name))
+        for name in (*MAPPED, "params")
+    }
+    specs = dataclasses.replace(call, **specs)
+    results = spec("outputs") if call.return_sequences else None, spec("state")
+    run = jax.shard_map(_varying, mesh=sharding.mesh, in_specs=(specs,), out_specs=results)
     return run(jax.tree.map(jax.sharding.reshard, call, specs))
 
 

@@ -17,7 +17,13 @@ from jax.interpreters import ad, batching, mlir
 from gruflax.functional.call import Call
 from gruflax.functional.loops.chunked import chunked_loop, chunked_tangent
 from gruflax.functional.loops.native import calls
-from gruflax.functional.loops.native.batches import axes_of, folded, folded_parts, unfolded
+from gruflax.functional.loops.native.batches import (
+    WEIGHTS,
+    axes_of,
+    folded,
+    folded_parts,
+    unfolded,
+)
 
 
 # {field of `Call`: tangents, or gradients}.
@@ -127,7 +133,7 @@ def _portable_gradients(
 def _native_gradients(
     wanted: tuple[str, ...], call: Call, outputs: jax.Array, doutputs: Cotangent, dstate: Cotangent
 ) -> Parts:
-    names = calls.WEIGHTS if "params" in wanted else ()
+    names = WEIGHTS if "params" in wanted else ()
     found = calls.backward(call, outputs, doutputs, dstate, (*wanted, *names))
     params = {name: found.pop(name) for name in names if name in found}
     return {**found, "params": params} if params else found
