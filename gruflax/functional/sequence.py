@@ -57,8 +57,8 @@ def gru_sequence(
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
             columns z | r | h.
-        inputs: `[..., t, f]` with any number of batch axes. None is legal too, as in Flax: `[t, f]`
-            is one sequence, and a forgotten axis of time looks the same.
+        inputs: `[..., t, f]` with any number of batch axes. Without one, `[t, f]` is one sequence,
+            as in Flax: a forgotten axis looks the same.
         config: the GRU.
         initial_state: `[..., u]`; None is the learned one of `params`, else zeros.
         mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the state
@@ -98,8 +98,8 @@ def gru_sequence(
         ValueError: a shape or a value does not fit, or `loop` is unknown or cannot run this; the
             message names the argument.
 
-    Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the README says which
-    one this follows.
+    Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the guide to migrating
+    (`notebooks/10_migrating.ipynb`) says which one this follows.
     """
     check_flags(
         unroll=unroll,
