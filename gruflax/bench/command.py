@@ -74,14 +74,14 @@ def build_parser() -> Parser:
         prog="gruflax.bench",
         usage="python -m gruflax.bench [options]",
         description="Times gruflax against the GRUs of the libraries that are installed: the same "
-        "shapes, dtypes and work, interleaved in one process, each warm, compiled and with as many "
-        "threads. Close other programs first; the full run takes some minutes.",
+        "shapes, dtypes and work, interleaved in one process, each warm, compiled and with the "
+        "same number of threads. Close other programs first; the full run takes some minutes.",
         epilog="The ratio of a contestant is the time of the best of the other JAX libraries over "
-        "its own: above 1 is faster than all of them. 'middle half' is from the first to the third "
-        "quartile, 'compile' the time of tracing and compiling, 'memory' the peak temporary memory "
-        "that the compiler planned and the native loop's own. A share is that of a GRU's products "
-        "per second in those of a large square product; training counts each product twice more "
-        "for the gradients, and once for what is recomputed.",
+        "its own: above 1 it is faster than all of them. 'middle half' is from the first to the "
+        "third quartile, 'compile' the time of tracing and compiling, 'memory' the peak temporary "
+        "memory that the compiler planned and the native loop's own. A share is that of a GRU's "
+        "products per second in those of a large square product; training counts each product "
+        "twice more for the gradients, and once for what is recomputed.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -124,7 +124,7 @@ def build_parser() -> Parser:
         nargs="+",
         default=[],
         metavar="K",
-        help="times the chunked loop with so many steps per chunk too",
+        help="also times the chunked loop with each of these numbers of steps per chunk",
     )
     add(
         "--masks",

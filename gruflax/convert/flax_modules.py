@@ -88,7 +88,7 @@ def to_linen(source: Any, variables: Mapping[str, Any] | None = None) -> dict[st
 def from_nnx(cell: Any) -> Params:
     """Converts the parameters of a `flax.nnx.GRUCell`; exact, bit by bit.
 
-    NNX' cell has no recurrent bias: that row is zeros.
+    NNX's cell has no recurrent bias: that row is zeros.
 
         params = from_nnx(nnx.GRUCell(12, 64, rngs=nnx.Rngs(0)))
         outputs, state = gruflax.gru_sequence(params, x)
@@ -118,7 +118,7 @@ def from_nnx(cell: Any) -> Params:
 def to_nnx(source: Any, variables: Mapping[str, Any] | None = None) -> dict[str, Params]:
     """Converts to the parameters of a `flax.nnx.GRUCell`: `{"dense_i": ..., "dense_h": ...}`.
 
-    As `to_linen`; NNX' cell has no recurrent bias at all.
+    As `to_linen`; NNX's cell has no recurrent bias at all.
 
         cell = nnx.GRUCell(12, 64, rngs=nnx.Rngs(0))
         nnx.update(cell, to_nnx(gru, variables))

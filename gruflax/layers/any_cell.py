@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
+from gruflax.layers.protocols import State
 from gruflax.layers.states import fitted_states
 
 
@@ -21,8 +22,8 @@ class Steps(NamedTuple):
 
 
 # One step of a cell: `(state, x) -> (state, output)`.
-Step = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
-Sequence = Callable[..., tuple[jax.Array, Any]]
+Step = Callable[[State, jax.Array], tuple[Any, jax.Array]]
+Sequence = Callable[..., tuple[jax.Array, State]]
 
 
 def time_axis(num_feature_axes: int, time_major: bool) -> int:
@@ -46,19 +47,19 @@ def loop_cell(
     loop: Callable[[Callable[..., Any], Any, Steps], tuple[Any, Any]],
     abstract_step: Step,
     inputs: ArrayLike,
-    zeros: Any,
+    zeros: State,
     num_feature_axes: int,
     *,
-    initial_state: Any = None,
+    initial_state: State = None,
     mask: ArrayLike | None = None,
     seq_lengths: ArrayLike | None = None,
     reset: ArrayLike | None = None,
-    reset_state: Any = None,
+    reset_state: State = None,
     go_backwards: bool = False,
     time_major: bool = False,
     return_sequences: bool = True,
     zero_output_for_mask: bool = False,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, State]:
     """Runs any cell over a sequence, with the masks and resets of a GRU.
 
     A masked step before the first valid one has the carried state as its output if the cell's state
@@ -104,8 +105,8 @@ def run_stacked(
     inputs: ArrayLike,
     num_feature_axes: int,
     *,
-    initial_state: Any = None,
-    reset_state: Any = None,
+    initial_state: State = None,
+    reset_state: State = None,
     go_backwards: bool = False,
     time_major: bool = False,
     return_sequences: bool = True,
@@ -137,11 +138,11 @@ def run_stacked(
     return outputs, tuple(states)
 
 
-def _fitted(name: str, given: Any, zeros: Any) -> Any:
+def _fitted(name: str, given: State, zeros: State) -> State:
     return zeros if given is None else fitted_states(name, given, zeros)
 
 
-def _first_output(step: Step, state: Any, inputs: jax.Array) -> jax.Array:
+def _first_output(step: Step, state: State, inputs: jax.Array) -> jax.Array:
     """What a cell's output is before it has made one."""
     x = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
     _, output = jax.eval_shape(step, state, x)
@@ -151,5 +152,5 @@ def _first_output(step: Step, state: Any, inputs: jax.Array) -> jax.Array:
     return jnp.zeros(output.shape, output.dtype)
 
 
-def _select(condition: jax.Array, chosen: Any, other: Any) -> Any:
+def _select(condition: jax.Array, chosen: State, other: State) -> State:
     return jax.tree.map(lambda one, two: where_steps(condition, one, two), chosen, other)

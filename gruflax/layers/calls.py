@@ -1,11 +1,9 @@
 """How a layer is called: inputs by position, everything else by keyword."""
 
-from typing import Any
-
 from flax import linen as nn, nnx
 
 
-def refuse_positional(layer: Any, by_position: tuple[Any, ...], first: str = "mask") -> None:
+def refuse_positional(layer: object, by_position: tuple[object, ...], first: str = "mask") -> None:
     """Raises a TypeError where a call of a layer has more than its inputs by position."""
     if by_position:
         raise TypeError(
@@ -14,7 +12,7 @@ def refuse_positional(layer: Any, by_position: tuple[Any, ...], first: str = "ma
         )
 
 
-def refuse_training(layer: Any, training: Any) -> None:
+def refuse_training(layer: object, training: object) -> None:
     """Raises a TypeError where an NNX layer is called with `training`."""
     if training is not None:
         raise TypeError(
@@ -23,7 +21,7 @@ def refuse_training(layer: Any, training: Any) -> None:
         )
 
 
-def other_system(module: Any) -> str:
+def other_system(module: object) -> str:
     """Says of a module which of Flax's two systems it is of, for the errors of the other one."""
     if isinstance(module, nnx.Module):
         return ": this is an NNX module, for gruflax.nnx"

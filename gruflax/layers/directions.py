@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.masks import combined_mask, where_steps
 from gruflax.layers.any_cell import time_axis
-from gruflax.layers.protocols import Returning
+from gruflax.layers.protocols import Returning, State
 
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
@@ -45,7 +45,7 @@ def check_merge_mode(merge_mode: str | None) -> None:
         raise ValueError(f"merge_mode must be one of {MERGE_MODES}, got {merge_mode!r}.")
 
 
-def state_halves(name: str, states: Any) -> tuple[Any, Any]:
+def state_halves(name: str, states: State) -> tuple[State, State]:
     """Splits states into those of the first and those of the second direction, as Keras does."""
     if states is None:
         return None, None

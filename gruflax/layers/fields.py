@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gruflax.functional.checks import brief, check_flags
 from gruflax.functional.config import RATES, GRUConfig
@@ -50,7 +51,7 @@ FLAGS = (
 KINDS = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
 
 
-def option(module: Any, parameter: str, kind: str):
+def option(module: object, parameter: str, kind: str):
     """Looks up an option of one parameter, such as the constraint of `recurrent_kernel`."""
     if parameter not in ROLES:
         return None
@@ -58,7 +59,7 @@ def option(module: Any, parameter: str, kind: str):
     return KINDS[kind].get(getattr(module, field), field)
 
 
-def initializer_of(module: Any, parameter: str) -> Callable[..., Any]:
+def initializer_of(module: object, parameter: str) -> Callable[..., Any]:
     """Looks up what draws one parameter: `f(key, shape, dtype)`."""
     # None is what Keras' `add_weight` makes of it.
     default = "zeros" if parameter == "initial_state" else "glorot_uniform"
@@ -93,7 +94,7 @@ def config_of(module: GRULike) -> GRUConfig:
     )
 
 
-def drops(module: Any) -> bool:
+def drops(module: object) -> bool:
     """Returns whether a module with some of a GRU's rates draws anything at random in training."""
     return any(getattr(module, rate, 0) for rate in RATES)
 
@@ -105,12 +106,12 @@ def each_member(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
     return function
 
 
-def check_layer_fields(layer: Any) -> None:
+def check_layer_fields(layer: object) -> None:
     """Checks what any layer over a sequence has; names its `activity_regularizer`."""
     check_flags(**{name: getattr(layer, name) for name in FLAGS if hasattr(layer, name)})
-    if hasattr(layer, "activity_regularizer"):
-        found = regularizers.identify(layer.activity_regularizer, "activity_regularizer")
-        layer.activity_regularizer = found
+    field = "activity_regularizer"
+    if hasattr(layer, field):
+        setattr(layer, field, regularizers.identify(getattr(layer, field), field))
 
 
 def settle_fields(module: GRULike) -> None:
@@ -133,7 +134,7 @@ def settle_fields(module: GRULike) -> None:
         raise TypeError(f"seed must be an integer or None, got {brief(seed)}.")
 
 
-def refuse_learned_state(cell: Any) -> None:
+def refuse_learned_state(cell: object) -> None:
     """Raises a ValueError where a stateful layer's cell, or one of its cells, learns a state."""
     if getattr(cell, "learn_initial_state", False):
         raise ValueError(
@@ -144,7 +145,7 @@ def refuse_learned_state(cell: Any) -> None:
         refuse_learned_state(each)
 
 
-def _check_dtype(field: str, dtype: Any) -> None:
+def _check_dtype(field: str, dtype: DTypeLike | None) -> None:
     if dtype is None:
         return
     try:

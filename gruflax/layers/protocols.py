@@ -8,6 +8,10 @@ from jax.typing import ArrayLike, DTypeLike
 from gruflax.functional.config import Activation
 
 
+# What cells carry from step to step: an array `[..., u]`, or any pytree of arrays.
+State = Any
+
+
 class GRULike(Protocol):
     """A cell or a layer with the fields of a GRU, under Keras' names."""
 
@@ -49,6 +53,6 @@ class RecurrentLayer(Returning, Protocol):
     activity_regularizer: Any
     step_cell: Any
 
-    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, Any]:
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, State]:
         """Returns the outputs, all or the last one, and the last state."""
         ...

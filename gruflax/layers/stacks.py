@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
-from gruflax.layers.protocols import Returning
+from gruflax.layers.protocols import Returning, State
 
 
 def check_stack(layers: Any, kinds: tuple[type, ...], names: str) -> None:
@@ -40,7 +40,7 @@ def run_stack(
     run: Callable[[int, Any, Any], Any],
     drop: Callable[[int, Any], Any],
     inputs: ArrayLike,
-    initial_state: Any,
+    initial_state: State,
     marks: tuple[Any, ...],
 ) -> Any:
     """Runs layers one after the other: the last outputs, and with `return_state` all states.
@@ -61,7 +61,7 @@ def run_stack(
     return (outputs, tuple(states)) if layers[-1].return_state else outputs
 
 
-def one_each(name: str, states: Any, count: int) -> tuple | list:
+def one_each(name: str, states: State, count: int) -> tuple | list:
     """Returns states as one entry for each layer, None for those that are not given."""
     if states is None:
         return (None,) * count
@@ -92,7 +92,7 @@ def check_cells(cells: Any, kind: type, name: str) -> None:
 
 
 def step_cells(
-    steps: Sequence[Callable[[Any, Any], tuple[Any, Any]]], name: str, states: Any, inputs: Any
+    steps: Sequence[Callable[[Any, Any], tuple[Any, Any]]], name: str, states: State, inputs: Any
 ) -> tuple[Any, Any]:
     """Steps each cell, the lowest first: the new states, nested as they were, and the output."""
     if not isinstance(states, (tuple, list)) or len(states) != len(steps):

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gruflax.layers.protocols import State
 
-def single_state(name: str, states: Any) -> Any:
+
+def single_state(name: str, states: State) -> State:
     """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is."""
     if not isinstance(states, (tuple, list)):
         return states
@@ -17,17 +19,17 @@ def single_state(name: str, states: Any) -> Any:
     return states[0]
 
 
-def nested_like(states: Any, state: jax.Array) -> Any:
+def nested_like(states: State, state: jax.Array) -> State:
     """Returns the one state of a GRU nested as `states` were given."""
     return type(states)([state]) if isinstance(states, (tuple, list)) else state
 
 
-def as_tuple(state: Any) -> tuple:
+def as_tuple(state: State) -> tuple:
     """Returns a cell's state as a tuple of states."""
     return tuple(state) if isinstance(state, (tuple, list)) else (state,)
 
 
-def check_states(given: Any, wanted: Any, name: str, remedy: str = "") -> None:
+def check_states(given: State, wanted: State, name: str, remedy: str = "") -> None:
     """Raises a ValueError unless two pytrees hold equally many arrays of equal shapes."""
     shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (given, wanted)]
     if len(shapes[0]) != len(shapes[1]):
@@ -40,12 +42,12 @@ def check_states(given: Any, wanted: Any, name: str, remedy: str = "") -> None:
 _REMEDY = "a stateful layer keeps its batch size until forget_states"
 
 
-def check_stored(stored: Any, zeros: Any) -> None:
+def check_stored(stored: State, zeros: State) -> None:
     """Raises a ValueError unless the state that a stateful layer keeps fits the inputs' shapes."""
     check_states(stored, zeros, "the stored state", _REMEDY)
 
 
-def fitted_states(name: str, given: Any, wanted: Any) -> Any:
+def fitted_states(name: str, given: State, wanted: State) -> State:
     """Fits states into a cell's nesting: Keras puts the one state of a cell into a list."""
     check_states(given, wanted, name)
     leaves, treedef = jax.tree.flatten(wanted)
@@ -56,7 +58,7 @@ def fitted_states(name: str, given: Any, wanted: Any) -> Any:
     return jax.tree.unflatten(treedef, new)
 
 
-def replaced_states(stored: Any, states: Any) -> Any:
+def replaced_states(stored: State, states: State) -> State:
     """Returns `stored` with new values: zeros, or those of `states`."""
     if states is None:
         return jax.tree.map(jnp.zeros_like, stored)
@@ -77,7 +79,7 @@ def path_order(path: tuple[Any, ...]) -> list[tuple[str, int]]:
 
 
 def beginnings(
-    stored: Any, fresh: Any, initial_state: Any, reset: Any, reset_state: Any
+    stored: State, fresh: State, initial_state: State, reset: Any, reset_state: State
 ) -> dict[str, Any]:
     """Returns what a stateful layer's call begins with, and what a reset in it goes back to.
 

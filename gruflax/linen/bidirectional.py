@@ -15,6 +15,7 @@ from gruflax.layers.directions import (
     run_directions,
     state_halves,
 )
+from gruflax.layers.protocols import State
 from gruflax.linen.gru import GRU
 from gruflax.linen.rnn import RNN
 from gruflax.linen.serialization import Configurable
@@ -94,7 +95,7 @@ class Bidirectional(Pair, Resettable, Configurable):
             reset=reset,
         )
 
-    def reset_states(self, states: Any = None) -> None:
+    def reset_states(self, states: State = None) -> None:
         """Resets both states, to zeros or to the forward layer's and then the backward one's."""
         for layer, half in zip(self._layers, state_halves("states", states), strict=True):
             layer.reset_states(half)

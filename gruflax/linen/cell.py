@@ -1,13 +1,12 @@
 """The GRU cell as a Flax module."""
 
-from typing import Any
-
 import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
 from gruflax.functional.step import gru_cell_step
 from gruflax.layers.fields import Identifier
+from gruflax.layers.protocols import State
 from gruflax.layers.states import nested_like, single_state
 from gruflax.linen.parameters import GRUFields, VariantFields, declare_params, dropout_key, step_key
 
@@ -71,7 +70,7 @@ class GRUCell(GRUFields, VariantFields, nn.RNNCellBase):
     @nn.compact
     def __call__(
         self, states: ArrayLike | tuple | list, inputs: ArrayLike, training: bool = False
-    ) -> tuple[Any, jax.Array]:
+    ) -> tuple[State, jax.Array]:
         """Takes one step.
 
         Args:

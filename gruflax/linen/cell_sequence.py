@@ -11,11 +11,12 @@ from jax.typing import ArrayLike
 
 from gruflax.layers.any_cell import loop_cell, step_shape
 from gruflax.layers.fields import ROLES
+from gruflax.layers.protocols import State
 from gruflax.linen.module import noted_constraints
 from gruflax.linen.parameters import at_step, sow_weight_losses
 
 
-def initial_carry(cell: nn.RNNCellBase, inputs: ArrayLike, time_major: bool) -> Any:
+def initial_carry(cell: nn.RNNCellBase, inputs: ArrayLike, time_major: bool) -> State:
     """Returns a cell's state before the first step of `inputs`."""
     # Flax's cells begin with zeros unless told otherwise; nn.RNN uses this key too.
     shape = step_shape(inputs, cell.num_feature_axes, time_major)
@@ -30,7 +31,7 @@ def cell_sequence(
     time_major: bool = False,
     unroll: bool = False,
     **options: Any,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, State]:
     """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind.
 
     The "dropout" stream gives the same key at every step; zoneout makes another one of it.

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from gruflax.keras_names import regularizers
 from gruflax.layers.calls import refuse_positional
-from gruflax.layers.protocols import Cell, RecurrentLayer
+from gruflax.layers.protocols import Cell, RecurrentLayer, State
 from gruflax.layers.states import as_tuple, beginnings
 from gruflax.linen.cell_sequence import initial_carry
 from gruflax.linen.serialization import Configurable
@@ -35,9 +35,9 @@ class Layer(Resettable, Configurable):
         mask: ArrayLike | None = None,
         seq_lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
-        reset_state: Any = None,
+        reset_state: State = None,
         training: bool = False,
-        initial_state: Any = None,
+        initial_state: State = None,
     ) -> Any:
         """Runs the layer over a sequence.
 
@@ -88,7 +88,7 @@ class Layer(Resettable, Configurable):
             store_state(self, state)
         return self.results(outputs, state, mask)
 
-    def results(self, outputs: jax.Array, state: Any, mask: Any) -> Any:
+    def results(self, outputs: jax.Array, state: State, mask: Any) -> Any:
         """Returns what a call returns, its activity loss sown."""
         layer = cast(RecurrentLayer, self)
         result = (outputs, *as_tuple(state)) if layer.return_state else outputs

@@ -35,7 +35,7 @@ class StaticFlag:
         return self.value
 
 
-def as_flag(name: str, value: Any) -> bool:
+def as_flag(name: str, value: object) -> bool:
     """Returns the bool of a flag of a call, or raises a TypeError; None is False, as in Keras."""
     value = value.value if isinstance(value, StaticFlag) else value
     if value is None:

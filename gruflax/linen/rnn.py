@@ -11,6 +11,7 @@ from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
 from gruflax.layers.calls import other_system
 from gruflax.layers.fields import Identifier, check_layer_fields, refuse_learned_state
+from gruflax.layers.protocols import State
 from gruflax.layers.states import as_tuple
 from gruflax.linen.layer import Layer
 from gruflax.linen.stacked_cells import StackedRNNCells, sequence_of
@@ -68,7 +69,7 @@ class RNN(Layer):
         """Returns the cell."""
         return self.cell
 
-    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, Any]:
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, State]:
         """Runs the cell over a sequence: `(outputs, state)`."""
         return sequence_of(self.step_cell)(inputs, **options)
 

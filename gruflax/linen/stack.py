@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from gruflax.functional.config import checked_rate
 from gruflax.functional.dropout import dropout_mask
 from gruflax.layers.calls import refuse_positional
+from gruflax.layers.protocols import State
 from gruflax.layers.stacks import check_stack, one_each, run_stack
 from gruflax.linen.bidirectional import Bidirectional
 from gruflax.linen.gru import GRU
@@ -76,7 +77,7 @@ class Stack(Module):
         key = dropout_key(self, training) if self.dropout and len(self.layers) > 1 else None
         keys = None if key is None else jax.random.split(key, len(self.layers) - 1)
 
-        def run(index: int, inputs: Any, initial_state: Any) -> Any:
+        def run(index: int, inputs: Any, initial_state: State) -> Any:
             return self.layers[index](inputs, initial_state=initial_state, **options)
 
         def drop(index: int, outputs: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from gruflax.functional.params import check_size
 from gruflax.layers import stacks
 from gruflax.layers.any_cell import run_stacked
+from gruflax.layers.protocols import State
 from gruflax.linen.cell import GRUCell
 from gruflax.linen.cell_sequence import cell_sequence, initial_carry, taken_options
 from gruflax.linen.serialization import Configurable
@@ -38,7 +39,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
 
     def __call__(
         self, states: tuple | list, inputs: ArrayLike, training: bool = False
-    ) -> tuple[Any, jax.Array]:
+    ) -> tuple[State, jax.Array]:
         """Takes one step: `(states, output)`, the states a tuple or list of the cells' states.
 
         Raises:
@@ -84,6 +85,6 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
         return self.cells[0].num_feature_axes
 
 
-def sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
+def sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, State]]:
     """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
     return stacks.sequence_of(cell, (GRUCell, StackedRNNCells), cell_sequence)

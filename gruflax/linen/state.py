@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gruflax.layers.protocols import State
 from gruflax.layers.states import check_stored, replaced_states
 
 
 COLLECTION = "recurrent_state"
 
 
-def load_state(layer: nn.Module, zeros: Any) -> Any:
+def load_state(layer: nn.Module, zeros: State) -> State:
     """Reads what the last call left behind."""
     if not layer.has_variable(COLLECTION, "h"):
         return None
@@ -22,7 +23,7 @@ def load_state(layer: nn.Module, zeros: Any) -> Any:
     return stored
 
 
-def store_state(layer: nn.Module, state: Any) -> None:
+def store_state(layer: nn.Module, state: State) -> None:
     """Keeps a state for the next call, where the collection may be written; zeros at init."""
     if layer.is_initializing():
         state = jax.tree.map(jnp.zeros_like, state)
@@ -42,7 +43,7 @@ def forget_states(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in variables.items() if name != COLLECTION}
 
 
-def reset_states(variables: dict[str, Any], states: Any = None) -> dict[str, Any]:
+def reset_states(variables: dict[str, Any], states: State = None) -> dict[str, Any]:
     """Resets every stateful layer of a model: a pure function, fit for jit.
 
     Args:
@@ -71,7 +72,7 @@ class Resettable(nn.Module):
     `layer.apply(variables, method="reset_states", mutable=["recurrent_state"])`.
     """
 
-    def reset_states(self, states: Any = None) -> None:
+    def reset_states(self, states: State = None) -> None:
         """Resets the stored state, to zeros or to `states`: `[..., u]`, or a tuple or list of it.
 
         Raises:

@@ -1,13 +1,13 @@
 """The GRU cell as an NNX module."""
 
 import dataclasses
-from typing import Any
 
 import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
 from gruflax.functional.step import gru_cell_step
+from gruflax.layers.protocols import State
 from gruflax.layers.states import nested_like, single_state
 from gruflax.nnx.weights import GRUWeights, Streams
 
@@ -36,7 +36,7 @@ class GRUCell(GRUWeights, nnx.RNNCellBase):
         *,
         deterministic: bool | None = None,
         rngs: Streams | None = None,
-    ) -> tuple[Any, jax.Array]:
+    ) -> tuple[State, jax.Array]:
         """Takes one step.
 
         Args:

@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from gruflax.layers.any_cell import Steps, loop_cell, step_shape
+from gruflax.layers.protocols import State
 from gruflax.nnx.layer import initial_carry
 
 
@@ -22,7 +23,7 @@ def cell_sequence(
     time_major: bool = False,
     unroll: bool = False,
     **options: Any,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, State]:
     """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind."""
     call = taken_options(cell, deterministic=deterministic, rngs=rngs)
 
@@ -47,7 +48,7 @@ def cell_sequence(
 
 
 def scan_cell(
-    one_step: Any, cell: nnx.RNNCellBase, carry: Any, steps: Steps, unroll: bool
+    one_step: Any, cell: nnx.RNNCellBase, carry: State, steps: Steps, unroll: bool
 ) -> tuple[Any, Any]:
     """Scans `(cell, carry, now) -> (carry, output)` over steps `[t, ...]`: `(carry, outputs)`.
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from gruflax.layers.any_cell import step_shape
 from gruflax.layers.calls import refuse_positional, refuse_training
 from gruflax.layers.fields import Identifier, check_layer_fields
-from gruflax.layers.protocols import Cell, RecurrentLayer
+from gruflax.layers.protocols import Cell, RecurrentLayer, State
 from gruflax.layers.states import as_tuple, beginnings
 from gruflax.nnx.state import load_state, reset_states, store_state
 from gruflax.nnx.training import sow_activity_loss
@@ -51,8 +51,8 @@ class Layer(nnx.Module):
         mask: ArrayLike | None = None,
         seq_lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
-        reset_state: Any = None,
-        initial_state: Any = None,
+        reset_state: State = None,
+        initial_state: State = None,
         deterministic: bool | None = None,
         rngs: Streams | None = None,
         training: None = None,
@@ -105,7 +105,7 @@ class Layer(nnx.Module):
             raise AttributeError(f"Layer must be stateful, got stateful={self.stateful}.")
         store_state(self, self._fresh(jax.ShapeDtypeStruct(tuple(input_shape), "float32")))
 
-    def reset_states(self, states: Any = None) -> None:
+    def reset_states(self, states: State = None) -> None:
         """Resets the stored state, see `gruflax.nnx.reset_states`."""
         reset_states(self, states)
 
@@ -115,7 +115,7 @@ class Layer(nnx.Module):
         return initial_carry(cell, shape)
 
 
-def initial_carry(cell: Cell, input_shape: tuple[int, ...]) -> Any:
+def initial_carry(cell: Cell, input_shape: tuple[int, ...]) -> State:
     """Returns a cell's own initial state for steps of a shape."""
     # Flax's cells begin with zeros unless told otherwise; nnx.RNN uses this stream too.
     return cell.initialize_carry(input_shape, nnx.RngStream(0, tag="carry"))

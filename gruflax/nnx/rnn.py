@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from gruflax.functional.checks import brief
 from gruflax.layers.calls import other_system
 from gruflax.layers.fields import refuse_learned_state
+from gruflax.layers.protocols import State
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.layer import Layer, rebuilt
 from gruflax.nnx.stacked_cells import StackedRNNCells, sequence_of
@@ -56,7 +57,7 @@ class RNN(Layer):
         """Returns the cell."""
         return self.cell
 
-    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, Any]:
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, State]:
         """Runs the cell over a sequence: a GRUCell's own way, or the one for any cell."""
         return sequence_of(self.cell)(inputs, **options)
 

@@ -11,6 +11,7 @@ from gruflax.functional.checks import check_flags
 from gruflax.functional.config import checked_rate
 from gruflax.functional.dropout import dropout_mask
 from gruflax.layers.calls import refuse_positional, refuse_training
+from gruflax.layers.protocols import State
 from gruflax.layers.stacks import check_stack, run_stack
 from gruflax.nnx.bidirectional import Bidirectional
 from gruflax.nnx.layer import Layer
@@ -87,7 +88,7 @@ class Stack(nnx.Module):
         layers, streams = self.layers, each_streams(rngs, 2 * self.count)
         options = {"mask": mask, "seq_lengths": seq_lengths, "reset": reset}
 
-        def run(index: int, inputs: Any, initial_state: Any) -> Any:
+        def run(index: int, inputs: Any, initial_state: State) -> Any:
             own = {"deterministic": deterministic, "rngs": streams[index]}
             return layers[index](inputs, initial_state=initial_state, **own, **options)
 

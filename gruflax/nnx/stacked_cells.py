@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from gruflax.layers import stacks
 from gruflax.layers.any_cell import run_stacked, step_shape
+from gruflax.layers.protocols import State
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.cell_sequence import cell_sequence, taken_options
 from gruflax.nnx.layer import initial_carry
@@ -53,7 +54,7 @@ class StackedRNNCells(nnx.RNNCellBase):
         *,
         deterministic: bool | None = None,
         rngs: Streams | None = None,
-    ) -> tuple[Any, jax.Array]:
+    ) -> tuple[State, jax.Array]:
         """Takes one step: `(carry, output)`, the carry a tuple or list of the cells' states.
 
         `deterministic` and `rngs` are those of `gruflax.nnx.GRUCell`.
@@ -98,6 +99,6 @@ class StackedRNNCells(nnx.RNNCellBase):
         )
 
 
-def sequence_of(cell: nnx.RNNCellBase) -> Callable[..., tuple[jax.Array, Any]]:
+def sequence_of(cell: nnx.RNNCellBase) -> Callable[..., tuple[jax.Array, State]]:
     """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
     return stacks.sequence_of(cell, (GRUCell, StackedRNNCells), cell_sequence)

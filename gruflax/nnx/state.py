@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from gruflax.layers.protocols import State
 from gruflax.layers.states import check_stored, path_order, replaced_states
 
 
@@ -12,7 +13,7 @@ class RecurrentState(nnx.Variable):
     """What a stateful layer begins its next call with: `[..., u]`, or a pytree of such states."""
 
 
-def load_state(layer: Any, zeros: Any) -> Any:
+def load_state(layer: Any, zeros: State) -> State:
     """Reads what the last call left behind."""
     if not hasattr(layer, "h"):
         return None
@@ -21,7 +22,7 @@ def load_state(layer: Any, zeros: Any) -> Any:
     return stored
 
 
-def store_state(layer: Any, state: Any) -> None:
+def store_state(layer: Any, state: State) -> None:
     """Keeps a state in the attribute `h`, for the next call."""
     if hasattr(layer, "h"):
         layer.h.set_value(state)
@@ -40,7 +41,7 @@ def forget_states(module: nnx.Module) -> None:
             del layer.h
 
 
-def reset_states(module: nnx.Module, states: Any = None) -> None:
+def reset_states(module: nnx.Module, states: State = None) -> None:
     """Resets every stateful layer of a model, in place.
 
     Args:

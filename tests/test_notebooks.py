@@ -1,0 +1,49 @@
+"""The notebooks as they are stored: executed, quiet, their pictures large enough to be read."""
+
+import base64
+import json
+import pathlib
+import struct
+
+import pytest
+
+
+FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PICTURES = sorted(FOLDER.glob("pictures/*.png"))
+
+
+def width(png):
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">I", png[16:20])[0]
+
+
+def test_they_are_ten_and_each_has_its_picture():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 11)]
+    assert [path.stem for path in PICTURES] == [path.stem for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_executed_in_order_and_without_complaints(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert outputs
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    top = "".join(cells[0]["source"])
+    for heading in ("What it shows.", "How long it takes.", "What to try next."):
+        assert f"**{heading}**" in top
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_pictures_are_at_least_1000_pixels_wide_and_the_readme_shows_one(path):
+    cells = json.loads(path.read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    found = [
+        output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})
+    ]
+    pictures = [base64.b64decode("".join(each)) for each in found]
+    assert pictures and min(map(width, pictures)) >= 1000
+    assert (FOLDER / "pictures" / f"{path.stem}.png").read_bytes() in pictures
