@@ -10,8 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The suite compiles far longer than it computes.
 flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if metadata.version("jaxlib").startswith("0.10."):
-    # Later ones stop at a flag that they no longer know.
-    flags += " --xla_cpu_use_fusion_emitters=false"
+    # Later ones stop at a flag that they no longer know. Every core has a process that compiles.
+    flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", flags)
 # Tests compile much that others have compiled: all processes of a run share what they have. The
 # folder goes with the process that made it, which is the one that starts the others.
