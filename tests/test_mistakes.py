@@ -48,7 +48,21 @@ class Unhashable:
         return x
 
 
+class OtherLayer:
+    """What has the methods of a Keras layer and is none."""
+
+    def get_config(self):
+        return 3
+
+    def get_weights(self):
+        return [P["kernel"], P["recurrent_kernel"]]
+
+
 TYPE_ERRORS = {
+    "inputs must be (..., time, 3) floats, got int32 (2, 6): token ids need an embedding": lambda: (
+        seq(inputs=np.ones((2, 6), np.int32))
+    ),
+    "module must be a gruflax.GRU or GRUCell, got Dense": lambda: convert.to_haiku(nn.Dense(3), V),
     "activation must be hashable, for it is static under jit, got Unhashable": lambda: gruflax.GRU(
         4, activation=Unhashable()
     ),
@@ -240,6 +254,7 @@ VALUE_ERRORS = {
     "mask must be right-padded to be told by lengths, got gaps.": lambda: gruflax.mask_to_lengths(
         np.array([[0, 1, 1]])
     ),
+    "the layer's config must be a dict, got 3.": lambda: convert.from_keras(OtherLayer()),
     "features must be a positive integer, got 0.": lambda: gruflax.init_gru_params(K, 0, 4),
     "inputs must have 3 axes, got shape (6, 3).": lambda: v1.GRU(4).init(K, X[0]),
     "inputs must have shape (..., time, 3), got (2, 6, 2):": lambda: gruflax.gate_activations(

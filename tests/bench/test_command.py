@@ -119,6 +119,7 @@ def error_of(capsys, *options):
         (["--shapes", "a,b,c,d"], "four positive integers"),
         (["--peers", "jaxgru"], "--peers: must be one of flax.linen, flax.nnx, haiku, equinox"),
         (["--seconds", "0"], "--seconds: must be seconds, above 0, up to 86400, not '0'"),
+        (["--seconds", "ten"], "--seconds: must be seconds, above 0, up to 86400, not 'ten'"),
         (["--seconds", "nan"], "--seconds: must be seconds, above 0, up to 86400, not 'nan'"),
         (["--masks", "some"], "--masks: must be one of off, on, both, not 'some'"),
         (["--dtypes", "int8"], "--dtypes: must be one of float32, bfloat16, float16, float64"),
@@ -153,6 +154,19 @@ def test_a_disagreement_ends_the_run(capsys, monkeypatch):
         command.main(["--quick"])
     assert exit_info.value.code == 1
     assert capsys.readouterr().err == "gruflax.bench: error: a and b differ\n"
+
+
+def test_what_cannot_be_written_in_the_end_is_one_clear_line(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def run(*arguments):
+        folder.rmdir()
+        return []
+
+    monkeypatch.setattr(command, "run", run)
+    status, written = error_of(capsys, "--json", str(folder / "file"))
+    assert status == 2 and written.startswith("argument --json: ")
 
 
 def test_help_explains_every_option(capsys):

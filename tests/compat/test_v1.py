@@ -348,6 +348,15 @@ def test_errors(call, message):
         layer.apply({"params": params_of(layer, X)}, **call)
 
 
+def test_no_steps():
+    layer = v1.GRU(5, return_sequences=True, return_state=True)
+    params = params_of(layer, X)
+    mask = np.ones((3, 0), bool)
+    outputs, state = layer.apply({"params": params}, X[:, :0], mask, initial_state=H0)
+    assert outputs.shape == (3, 0, 5)
+    np.testing.assert_array_equal(state, H0)
+
+
 def test_nan_at_masked_steps_goes_nowhere():
     mask = oracle.golden_mask("gaps")
     poisoned = np.where(mask[..., None], X, np.nan).astype(np.float32)

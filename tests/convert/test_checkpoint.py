@@ -129,6 +129,14 @@ def test_what_cannot_be_saved_leaves_the_file(model, tmp_path):
     assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_cannot_be_replaced_stays_alone(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.mkdir()
+    with pytest.raises(OSError):
+        convert.save_safetensors(path, {"params": {"a": np.zeros(3)}})
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_orbax(model, x, tmp_path, equal):
     """The README's recipe."""

@@ -71,6 +71,32 @@ def test_files(suffix, model, tmp_path, x, equal, close):
         close(module.apply(variables, inputs), theirs(inputs))
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_stacked_cells(suffix, tmp_path, x, drawn, equal, close):
+    # Eleven, for "gru_cell_10" comes before "gru_cell_2" where names are sorted.
+    cells = [keras.layers.GRUCell(3, use_bias=index != 1) for index in range(11)]
+    stacked = keras.layers.RNN(keras.layers.StackedRNNCells(cells), name="deep")
+    model = keras.Sequential([keras.Input((None, 4)), stacked])
+    model.set_weights(drawn(model.get_weights()))
+    model.save(tmp_path / f"model{suffix}")
+    module, variables = convert.from_keras(tmp_path / f"model{suffix}")
+    equal(convert.to_keras(module, variables), stacked.get_weights())
+    close(module.apply(variables, x), stacked(x))
+
+
+def test_lists_of_names_that_keras_cut(model, tmp_path, equal):
+    """As it does from 64 KiB on, an attribute's most."""
+    path = tmp_path / "model.h5"
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        attributes = file["model_weights"].attrs
+        names = attributes.pop("layer_names")
+        attributes["layer_names0"], attributes["layer_names1"] = names[:2], names[2:]
+    _, variables = convert.from_keras(path, "pair")
+    wanted = convert.from_keras(layer_of(model, "pair"))[1]
+    equal(variables, wanted)
+
+
 def test_choice_of_the_layer(model, tmp_path, equal):
     model.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=r"layers: \['cell', 'first', 'pair', 'second'\], got No"):

@@ -164,6 +164,19 @@ def test_file(tmp_path, x, drawn, equal):
         convert.from_onnx(tmp_path / "missing.onnx")
 
 
+def test_weights_in_constant_nodes(x, drawn, equal):
+    """As some exporters write them."""
+    gru = gruflax.GRU(5)
+    variables = made(gru, x, drawn)
+    graph = convert.to_onnx(gru, variables).graph
+    nodes = [
+        onnx.helper.make_node("Constant", [], [array.name], value=array)
+        for array in graph.initializer
+    ]
+    graph = onnx.helper.make_graph([*nodes, *graph.node], "gru", graph.input, graph.output)
+    equal(convert.from_onnx(onnx.helper.make_model(graph))[1], variables)
+
+
 def test_biases_are_added_up_before_the_reset(x, drawn, close):
     gru = gruflax.GRU(5, reset_after=False)
     model = convert.to_onnx(gru, made(gru, x, drawn))
@@ -183,7 +196,10 @@ def test_errors(x, drawn):
     refused(gruflax.GRU(5, activation="gelu"), "activation must be one that ONNX has, .*'gelu'")
     refused(gruflax.GRU(5, stateful=True), "ONNX has no stateful GRU")
     refused(gruflax.GRU(5, param_dtype="bfloat16"), "weights must be one of .*, got bfloat16")
-    gru = gruflax.GRU(5)
+    gru, after = gruflax.GRU(5), gruflax.GRU(5, reset_after=False)
+    before = after.clone(go_backwards=True)
+    refused(Bidirectional(gru, backward_layer=before), "both directions must have the same")
+    refused(Bidirectional(before, backward_layer=after), "forward layer .* must not go backwards")
     variables = made(gru, x, drawn)
     with pytest.raises(ValueError, match="opset must be an integer from 14 on, got 13"):
         convert.to_onnx(gru, variables, opset=13)

@@ -56,6 +56,12 @@ def test_dropout_streams():
         jax.jit(lambda flag: run(training=flag))(True)
 
 
+def test_initialization_needs_no_key_for_dropout():
+    layer = gruflax.GRU(5, dropout=0.5, recurrent_dropout=0.5)
+    outputs, variables = layer.init_with_output(KEY, X, training=True)
+    np.testing.assert_array_equal(outputs, layer.apply(variables, X, training=None))
+
+
 def test_two_calls_draw_two_masks_and_one_call_one():
     class Model(nn.Module):
         @nn.compact
