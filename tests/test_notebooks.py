@@ -13,6 +13,14 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PICTURES = sorted(FOLDER.glob("pictures/*.png"))
 
 
+def cells_of(path):
+    return json.loads(path.read_text())["cells"]
+
+
+def outputs_of(path):
+    return [output for cell in cells_of(path) for output in cell.get("outputs", [])]
+
+
 def width(png):
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     return struct.unpack(">I", png[16:20])[0]
@@ -25,10 +33,9 @@ def test_they_are_ten_and_each_has_its_picture():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_is_executed_in_order_and_without_complaints(path):
-    cells = json.loads(path.read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
-    outputs = [output for cell in code for output in cell["outputs"]]
+    cells, outputs = cells_of(path), outputs_of(path)
+    counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
+    assert counts == list(range(1, len(counts) + 1))
     assert outputs
     assert not [output for output in outputs if output.get("name") == "stderr"]
     assert not [output for output in outputs if output["output_type"] == "error"]
@@ -39,11 +46,7 @@ def test_it_is_executed_in_order_and_without_complaints(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_its_pictures_are_at_least_1000_pixels_wide_and_the_readme_shows_one(path):
-    cells = json.loads(path.read_text())["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    found = [
-        output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})
-    ]
-    pictures = [base64.b64decode("".join(each)) for each in found]
+    found = [output.get("data", {}).get("image/png") for output in outputs_of(path)]
+    pictures = [base64.b64decode("".join(each)) for each in found if each]
     assert pictures and min(map(width, pictures)) >= 1000
     assert (FOLDER / "pictures" / f"{path.stem}.png").read_bytes() in pictures

@@ -22,7 +22,7 @@ class Steps(NamedTuple):
 
 
 # One step of a cell: `(state, x) -> (state, output)`.
-Step = Callable[[State, jax.Array], tuple[Any, jax.Array]]
+Step = Callable[[State, jax.Array], tuple[State, jax.Array]]
 Sequence = Callable[..., tuple[jax.Array, State]]
 
 

@@ -106,12 +106,12 @@ def each_member(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
     return function
 
 
-def check_layer_fields(layer: object) -> None:
+def check_layer_fields(layer: Any) -> None:
     """Checks what any layer over a sequence has; names its `activity_regularizer`."""
     check_flags(**{name: getattr(layer, name) for name in FLAGS if hasattr(layer, name)})
-    field = "activity_regularizer"
-    if hasattr(layer, field):
-        setattr(layer, field, regularizers.identify(getattr(layer, field), field))
+    if hasattr(layer, "activity_regularizer"):
+        found = regularizers.identify(layer.activity_regularizer, "activity_regularizer")
+        layer.activity_regularizer = found
 
 
 def settle_fields(module: GRULike) -> None:

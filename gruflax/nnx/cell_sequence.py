@@ -49,7 +49,7 @@ def cell_sequence(
 
 def scan_cell(
     one_step: Any, cell: nnx.RNNCellBase, carry: State, steps: Steps, unroll: bool
-) -> tuple[Any, Any]:
+) -> tuple[State, Any]:
     """Scans `(cell, carry, now) -> (carry, output)` over steps `[t, ...]`: `(carry, outputs)`.
 
     The cell's parameters stay, its other variables are carried and updated.
