@@ -348,12 +348,13 @@ def test_errors(call, message):
         layer.apply({"params": params_of(layer, X)}, **call)
 
 
-def test_no_steps():
-    layer = v1.GRU(5, return_sequences=True, return_state=True)
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_no_steps(return_sequences):
+    layer = v1.GRU(5, return_sequences=return_sequences, return_state=True)
     params = params_of(layer, X)
     mask = np.ones((3, 0), bool)
     outputs, state = layer.apply({"params": params}, X[:, :0], mask, initial_state=H0)
-    assert outputs.shape == (3, 0, 5)
+    assert outputs.shape == ((3, 0, 5) if return_sequences else (3, 5))
     np.testing.assert_array_equal(state, H0)
 
 
