@@ -93,7 +93,8 @@ def _summary(outcome: Outcome) -> Table:
     """Puts the results of a run in a table."""
     leaves = jax.tree.leaves(outcome.params)
     (device,) = leaves[0].devices()
-    table = Table(show_header=False, caption="Accuracies are without dropout.")
+    # Without an edge every row fits into 40 columns.
+    table = Table(show_header=False, show_edge=False, caption="Accuracies are without dropout.")
     table.add_row("test accuracy", _share(outcome.correct))
     table.add_row("train accuracy", _share(outcome.train_correct))
     table.add_row("seconds in all", f"{outcome.seconds:.1f}")
