@@ -1,10 +1,13 @@
 """cuDNN's GRU in NumPy, on addresses, by the formulas of its documentation."""
 
+import contextlib
 import ctypes
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 
+from gruflax.functional.loops.cudnn.library import CudnnError, load_cudnn
 from gruflax.functional.loops.cudnn.problem import Problem, Sizes
 
 
@@ -26,6 +29,8 @@ class NumpyCudnn:
         self.calls = []
 
     def sizes(self, problem: Problem) -> Sizes:
+        if 0 in problem[:4] or problem.time > 65_535:
+            raise CudnnError(f"cuDNN refuses {problem}")
         item, u, f = jnp.dtype(problem.dtype).itemsize, problem.units, problem.features
         counts = [u * f] * 3 + [u * u] * 3 + [u] * 6
         starts = np.cumsum([2, *(count + 3 for count in counts)]) * item
@@ -104,3 +109,36 @@ class NumpyCudnn:
             dh = dh * i + sum(d @ w for d, w in zip(of_state, recurrent, strict=True))
         at(dstate, b, u)[...] = dh
         gates[...] = np.nan
+
+
+class RecordedCudnn:
+    """cuDNN itself, on a GPU, with the list of calls that the stand-in has."""
+
+    def __init__(self):
+        self.calls, self.sizes = [], load_cudnn().sizes
+
+    def forward(self, stream, problem, *addresses):
+        self.calls.append(("forward", problem))
+        load_cudnn().forward(stream, problem, *addresses)
+
+    def backward(self, stream, problem, *addresses):
+        self.calls.append(("backward", problem))
+        load_cudnn().backward(stream, problem, *addresses)
+
+
+@contextlib.contextmanager
+def in_place_of_cudnn(stand_in):
+    """Has the loop call a stand-in; a NumPy cuDNN on a platform that passes for a GPU."""
+    room = "gruflax.functional.loops.cudnn"
+    changes = {"calls.load_cudnn": lambda: stand_in, "loop.load_cudnn": lambda: stand_in}
+    if isinstance(stand_in, NumpyCudnn):
+        changes |= {
+            "calls._stream": lambda context: 0,
+            "calls._address": lambda buffer: np.asarray(buffer).ctypes.data,
+            "calls._on_a_gpu": lambda *arrays: list(arrays),
+            "conditions._platform_conditions": lambda dtype: {},
+        }
+    with contextlib.ExitStack() as stack:
+        for name, change in changes.items():
+            stack.enter_context(mock.patch(f"{room}.{name}", change))
+        yield stand_in

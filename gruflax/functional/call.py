@@ -51,6 +51,7 @@ from gruflax.functional.sharding import sharded_like, vary_with
         "return_sequences",
         "zero_output_for_mask",
         "chunk",
+        "inner_unroll",
     ],
 )
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Call:
         return_sequences: whether the state after every step is wanted.
         zero_output_for_mask: whether outputs are zeros at masked steps.
         chunk: steps per chunk of a loop that works on chunks; None lets it choose.
+        inner_unroll: steps that one turn of the loop inside of a chunk computes.
     """
 
     params: Params
@@ -90,6 +92,7 @@ class Call:
     return_sequences: bool = True
     zero_output_for_mask: bool = False
     chunk: int | None = None
+    inner_unroll: int = 1
 
     @property
     def time(self) -> Any:

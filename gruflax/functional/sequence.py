@@ -144,7 +144,8 @@ def choose_loop(
         from gruflax.functional.loops.cudnn.loop import check_cudnn, cudnn_loop
 
         check_cudnn(call, unroll=unroll)
-        chosen = cudnn_loop
+        # cuDNN refuses arrays without numbers.
+        chosen = cudnn_loop if 0 not in (*call.inputs.shape, *call.initial_state.shape) else chosen
     if loop == "native":
         check_native(call, unroll=unroll)
     if unroll or call.time in (0, 1):

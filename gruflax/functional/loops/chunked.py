@@ -90,7 +90,7 @@ def _forward(
     forward, _ = products.choose_products(products.rows_of(call), _units(call))
     if forward and call.config.reset_after and call.masks.recurrent is None:
         params = {**params, "recurrent_kernel": params["recurrent_kernel"].T}
-        dot = products.kernel_first_dot
+        dot = products.on_cpus(products.kernel_first_dot, products.transposed_dot)
     read, x = products.chunk_reader(call, by_chunk)
     masks = None if call.masks.inputs is None else call.masks.inputs[:, None]
     one_step = functools.partial(
@@ -110,7 +110,8 @@ def _forward(
             return h, h if call.return_sequences else None
 
         # One array per gate: XLA's CPU code for a slice of a packed one is not vectorised.
-        return lax.scan(body, h, (split_gates(x), valid, reset, updated))
+        steps = split_gates(x), valid, reset, updated
+        return lax.scan(body, h, steps, unroll=call.inner_unroll)
 
     _, *marks = steps_of(call.ordered())
     body = functools.partial(chunk, params, call.reset_state)

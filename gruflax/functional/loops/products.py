@@ -1,5 +1,6 @@
-"""The matrix products of the chunked loop, each in the form that XLA:CPU computes fastest."""
+"""The matrix products of the chunked loop, on CPUs each in the form that XLA computes fastest."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from jax import lax
 
 from gruflax.functional.call import Call
 from gruflax.functional.params import GATES
+from gruflax.functional.step import Dot
 
 
 def flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
@@ -47,17 +49,34 @@ def kernel_first_backward_dot(
     return lax.dot_general(columns, kernel, (((0,), (0,)), ((), ())), precision=precision)
 
 
+def transposed_dot(
+    state: jax.Array, transposed_kernel: jax.Array, precision: lax.PrecisionLike = None
+) -> jax.Array:
+    """Computes the same in the plain form."""
+    return jnp.dot(state, transposed_kernel.T, precision=precision)
+
+
+def on_cpus(dot: Dot, elsewhere: Dot = jnp.dot) -> Dot:
+    """Returns a product that has one form on CPUs, and another where it is lowered for others."""
+
+    def product(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
+        here, there = (functools.partial(each, precision=precision) for each in (dot, elsewhere))
+        return lax.platform_dependent(x, kernel, cpu=here, default=there)
+
+    return product
+
+
 # Measured: with more rows, or fewer units forward, the plain form is as fast or faster.
 _MOST_ROWS, _WIDE_UNITS = 32, 512
 
 
 def choose_products(rows: int, units: int) -> tuple[bool, bool]:
-    """Chooses whether the recurrent kernel is a step's left factor: forward, backward.
+    """Chooses whether on CPUs the recurrent kernel is a step's left factor: forward, backward.
 
-    It is on a CPU with few rows, where XLA would rearrange the kernel at every step; forward only
-    where the kernel is large, for it costs a transposed copy of it.
+    It is with few rows, where XLA would rearrange the kernel at every step; forward only where the
+    kernel is large, for it costs a transposed copy of it.
     """
-    few = 1 < rows <= _MOST_ROWS and jax.default_backend() == "cpu"
+    few = 1 < rows <= _MOST_ROWS
     return few and units >= _WIDE_UNITS, few
 
 

@@ -74,7 +74,7 @@ def tangent_states(call: Call, states: jax.Array, dcall: Call) -> tuple[jax.Arra
             dh = linear_step(start_anew(dh, reset, dfresh), terms)
             return dh, dh
 
-        dh, dstates = lax.scan(body, dh, (terms, reset))
+        dh, dstates = lax.scan(body, dh, (terms, reset), unroll=call.inner_unroll)
         return (states[-1], dh), dstates
 
     arrays, tangents = ((each.params, each.masks, each.reset_state) for each in (call, dcall))
@@ -160,7 +160,7 @@ class _Given(NamedTuple):
         """Returns `dh -> dh R`, in the form whose transpose is fast."""
         units = self.h.shape[-1]
         _, backward = products.choose_products(products.rows_of(self.call), units)
-        dot = products.kernel_first_backward_dot if backward else jnp.dot
+        dot = products.on_cpus(products.kernel_first_backward_dot) if backward else jnp.dot
         return lambda dh: project(dh, kernel, None, mask, self.call.precision, dot)
 
 

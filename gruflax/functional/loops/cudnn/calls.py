@@ -9,6 +9,8 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.buffer_callback import buffer_callback
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 from gruflax.functional.loops.cudnn.library import load_cudnn
 from gruflax.functional.loops.cudnn.problem import Problem
@@ -105,15 +107,38 @@ def _called(
             *map(_address, arguments),
         )
 
-    raw = [jax.ShapeDtypeStruct(each.shape, _raw_dtype(each.dtype)) for each in results]
+    types = [jax.ShapeDtypeStruct(each.shape, _raw_dtype(each.dtype)) for each in results]
     called = buffer_callback(
-        callback, raw, input_output_aliases={index: index for index in range(changed)}
+        callback, types, input_output_aliases={index: index for index in range(changed)}
     )
-    found = called(*(lax.bitcast_convert_type(each, _raw_dtype(each.dtype)) for each in inputs))
+    raw = [lax.bitcast_convert_type(each, _raw_dtype(each.dtype)) for each in inputs]
+    found = called(*_on_a_gpu(*raw))
     return [
         vary_with(lax.bitcast_convert_type(array, like.dtype), inputs)
         for array, like in zip(found, results, strict=True)
     ]
+
+
+def _on_a_gpu(*arrays: jax.Array) -> list[jax.Array]:
+    """Returns the same arrays in a program that cannot be lowered but for a GPU."""
+    return _on_a_gpu_p.bind(*arrays)
+
+
+def _refuse(context: Any, *_: Any) -> Any:
+    platforms = ", ".join(map(repr, context.module_context.platforms))
+    raise ValueError(
+        "loop='cudnn' or use_cudnn=True cannot be met: the platform must be a GPU with CUDA, it is "
+        f"{platforms}."
+    )
+
+
+# A callback would be lowered for a CPU as well, and get addresses that cuDNN cannot read.
+_on_a_gpu_p = Primitive("gru_on_a_gpu")
+_on_a_gpu_p.multiple_results = True
+_on_a_gpu_p.def_impl(jax.jit(_on_a_gpu))
+_on_a_gpu_p.def_abstract_eval(lambda *types: types)
+mlir.register_lowering(_on_a_gpu_p, _refuse)
+mlir.register_lowering(_on_a_gpu_p, lambda _, *arrays: arrays, platform="cuda")
 
 
 def _raw_dtype(dtype: Any) -> Any:

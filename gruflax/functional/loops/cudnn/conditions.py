@@ -1,9 +1,16 @@
 """When a GRU can run in cuDNN."""
 
 import jax
+import jax.numpy as jnp
 
 from gruflax.functional.call import Call
-from gruflax.functional.loops.cudnn.library import has_cudnn
+from gruflax.functional.loops.cudnn.library import has_cudnn, load_cudnn
+
+
+# cuDNN refuses longer sequences.
+_MOST_STEPS = 65_535
+# The least version of cuDNN and compute capability of a GPU that have bfloat16.
+_BFLOAT16_VERSION, _BFLOAT16_CAPABILITY = 91300, 8.0
 
 
 def unmet_conditions(call: Call, *, unroll: bool) -> list[str]:
@@ -12,7 +19,7 @@ def unmet_conditions(call: Call, *, unroll: bool) -> list[str]:
     Source: the conditions that Keras' `GRU` lists for its cuDNN path, but for the one that a mask
     be right-padded: any mask will do here.
     """
-    config, masks = call.config, call.masks
+    config, masks, sizes = call.config, call.masks, call.inputs.shape
     conditions = {
         "activation must be 'tanh'": config.activation == "tanh",
         "recurrent_activation must be 'sigmoid'": config.recurrent_activation == "sigmoid",
@@ -25,7 +32,11 @@ def unmet_conditions(call: Call, *, unroll: bool) -> list[str]:
         "zoneout must be 0": config.zoneout == 0 and call.updated is None,
         "unroll must be False": not unroll,
         "reset must be None": call.reset is None,
-        **_platform_conditions(),
+        "sizes must not be symbols": all(isinstance(size, int) for size in sizes),
+        f"there must be at most {_MOST_STEPS:,} steps": (
+            not isinstance(call.time, int) or call.time <= _MOST_STEPS
+        ),
+        **_platform_conditions(call.inputs.dtype),
     }
     return [clause for clause, met in conditions.items() if not met]
 
@@ -37,9 +48,20 @@ def check_cudnn(call: Call, *, unroll: bool) -> None:
         raise ValueError(f"loop='cudnn' or use_cudnn=True cannot be met: {'; '.join(unmet)}.")
 
 
-def _platform_conditions() -> dict[str, bool]:
-    platform = jax.default_backend()
-    return {
-        f"the platform must be a GPU, it is {platform!r}": platform == "gpu",
-        "cuDNN 9 must be installed": has_cudnn(),
-    }
+def _platform_conditions(dtype: jnp.dtype) -> dict[str, bool]:
+    gpus = _gpus()
+    there = {"JAX must find a GPU": bool(gpus), "cuDNN 9 must be installed": has_cudnn()}
+    if dtype != jnp.bfloat16 or not all(there.values()):
+        return there
+    version = load_cudnn().version
+    capability = min((gpu.compute_capability for gpu in gpus), key=float)
+    enough = version >= _BFLOAT16_VERSION and float(capability) >= _BFLOAT16_CAPABILITY
+    clause = "bfloat16 must have cuDNN 9.13 and compute capability 8.0 or later"
+    return {f"{clause}, got cuDNN {version} and {capability}": enough}
+
+
+def _gpus() -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
+    try:
+        return jax.local_devices(backend="gpu")
+    except RuntimeError:
+        return []

@@ -19,9 +19,10 @@ SONAME = "libcudnn.so.9"
 
 _GRU, _LINEAR_INPUT, _UNIDIRECTIONAL, _DOUBLE_BIAS = 3, 0, 0, 2
 _INFERENCE, _TRAINING = 0, 1
-_SEQUENCE_MAJOR_UNPACKED, _PADDED_IO, _ADD_GRADIENTS = 0, 1, 0
-_DEFAULT_MATH, _FMA_MATH = 0, 3
-_STANDARD_ALGORITHM = 0
+_UNPACKED, _PACKED, _ADD_GRADIENTS = 0, 1, 0
+_PADDED_IO = {_UNPACKED: 1, _PACKED: 0}
+_MATH = {"default": 0, "tensor_op": 1, "fma": 3}
+_ALGORITHMS = ("standard", "persist_static", "persist_dynamic", "persist_static_small_h")
 _FLOAT = 0
 _DATA_TYPES = {"float32": _FLOAT, "float64": 1, "float16": 2, "bfloat16": 9}
 
@@ -30,13 +31,20 @@ class CudnnError(RuntimeError):
     """A call of cuDNN that failed."""
 
 
+class _Handle(NamedTuple):
+    """cuDNN's state for one stream, of one device, and the lock of who calls with it."""
+
+    pointer: ctypes.c_void_p
+    lock: threading.Lock
+
+
 class Cudnn:
     """cuDNN's GRU, with device memory given by address."""
 
     def __init__(self, library: ctypes.CDLL):
         self._library = library
-        self._handles: dict[int, ctypes.c_void_p] = {}
-        self._lock = threading.Lock()
+        self._handles: dict[int, _Handle] = {}
+        self._making = threading.Lock()
         library.cudnnGetErrorString.restype = ctypes.c_char_p
         library.cudnnGetVersion.restype = ctypes.c_size_t
         self.sizes = functools.cache(self._sizes)
@@ -70,8 +78,8 @@ class Cudnn:
             *_space(sizes.reserve, reserve),
         )
         arguments = mode, _address(lengths), *sequences, *states_and_cells, *spaces
-        with self._lock:
-            self._call("cudnnRNNForward", handle, made.gru, *arguments)
+        with handle.lock:
+            self._call("cudnnRNNForward", handle.pointer, made.gru, *arguments)
 
     def backward(
         self,
@@ -103,9 +111,9 @@ class Cudnn:
             *(*before, made.states, _address(states)),
             *(*_space(sizes.weights, dweights), *spaces),
         )
-        with self._lock:
-            self._call("cudnnRNNBackwardData_v8", handle, made.gru, *of_data)
-            self._call("cudnnRNNBackwardWeights_v8", handle, made.gru, *of_weights)
+        with handle.lock:
+            self._call("cudnnRNNBackwardData_v8", handle.pointer, made.gru, *of_data)
+            self._call("cudnnRNNBackwardWeights_v8", handle.pointer, made.gru, *of_weights)
 
     def _prepared(self, problem: Problem, stream: int):
         return self.sizes(problem), self._descriptors(problem), self._handle(stream)
@@ -113,18 +121,22 @@ class Cudnn:
     def _sizes(self, problem: Problem) -> Sizes:
         handle, made = self._handle(0), self._descriptors(problem)
         weights, workspace, reserve = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_size_t()
-        with self._lock:
-            self._call("cudnnGetRNNWeightSpaceSize", handle, made.gru, ctypes.byref(weights))
+        with handle.lock:
+            self._call(
+                "cudnnGetRNNWeightSpaceSize", handle.pointer, made.gru, ctypes.byref(weights)
+            )
             self._call(
                 "cudnnGetRNNTempSpaceSizes",
-                handle,
+                handle.pointer,
                 made.gru,
                 _TRAINING if problem.training else _INFERENCE,
                 made.x,
                 ctypes.byref(workspace),
                 ctypes.byref(reserve),
             )
-            places = [self._place(handle, made, weights, layer) for layer in range(2 * GATES)]
+            places = [
+                self._place(handle.pointer, made, weights, layer) for layer in range(2 * GATES)
+            ]
         matrices, biases = zip(*places, strict=True)
         return Sizes(weights.value, (*matrices, *biases), workspace.value, reserve.value)
 
@@ -162,26 +174,30 @@ class Cudnn:
             # Left as it is made, it drops nothing.
             dropout=self._create("cudnnCreateDropoutDescriptor"),
         )
-        kind = _DATA_TYPES[problem.dtype]
-        exact = problem.dtype == "float32" and not problem.tensor_cores
+        kind, settings = _DATA_TYPES[problem.dtype], problem.settings
+        layout = _PACKED if settings.packed else _UNPACKED
         self._call(
             "cudnnSetRNNDescriptor_v8",
             made.gru,
-            _STANDARD_ALGORITHM,
+            _ALGORITHMS.index(settings.algorithm),
             _GRU,
             _DOUBLE_BIAS,
             _UNIDIRECTIONAL,
             _LINEAR_INPUT,
             kind,
             kind if problem.dtype == "float64" else _FLOAT,
-            _FMA_MATH if exact else _DEFAULT_MATH,
+            _MATH[settings.math or _usual_math(problem)],
             problem.features,
             problem.units,
             problem.units,
             1,
             made.dropout,
-            _PADDED_IO,
+            _PADDED_IO[layout],
         )
+        if settings.algorithm == "persist_dynamic":
+            # Its kernels are compiled for a batch size.
+            handle = self._handle(0).pointer
+            self._call("cudnnBuildRNNDynamic", handle, made.gru, problem.batch)
         lengths = (ctypes.c_int * problem.batch)(*[problem.time] * problem.batch)
         filling = ctypes.c_double(0.0)
         for descriptor, size in ((made.x, problem.features), (made.states, problem.units)):
@@ -189,7 +205,7 @@ class Cudnn:
                 "cudnnSetRNNDataDescriptor",
                 descriptor,
                 kind,
-                _SEQUENCE_MAJOR_UNPACKED,
+                layout,
                 problem.time,
                 problem.batch,
                 size,
@@ -207,20 +223,24 @@ class Cudnn:
         self._call(name, ctypes.byref(result))
         return result
 
-    def _handle(self, stream: int) -> ctypes.c_void_p:
+    def _handle(self, stream: int) -> _Handle:
         """Returns the handle of a stream; made on its first call, when its device is current."""
-        with self._lock:
+        with self._making:
             if stream not in self._handles:
-                handle = self._create("cudnnCreate")
-                self._call("cudnnSetStream", handle, _address(stream))
-                self._handles[stream] = handle
+                pointer = self._create("cudnnCreate")
+                self._call("cudnnSetStream", pointer, _address(stream))
+                self._handles[stream] = _Handle(pointer, threading.Lock())
             return self._handles[stream]
 
     def _call(self, name: str, *arguments) -> None:
         status = getattr(self._library, name)(*arguments)
         if status:
             text = self._library.cudnnGetErrorString(status).decode()
-            raise CudnnError(f"{name} failed: {text} ({status}); cuDNN {self.version}.")
+            reason = ctypes.create_string_buffer(1024)
+            self._library.cudnnGetLastErrorString(reason, ctypes.c_size_t(len(reason)))
+            raise CudnnError(
+                f"{name} failed: {text} ({status}); cuDNN {self.version}. {reason.value.decode()}"
+            )
 
 
 class _Descriptors(NamedTuple):
@@ -231,6 +251,13 @@ class _Descriptors(NamedTuple):
     matrix: ctypes.c_void_p
     bias: ctypes.c_void_p
     dropout: ctypes.c_void_p
+
+
+def _usual_math(problem: Problem) -> str:
+    """Chooses the units that multiply, as PyTorch does."""
+    if problem.dtype in ("float16", "bfloat16"):
+        return "tensor_op"
+    return "fma" if problem.dtype == "float32" and not problem.tensor_cores else "default"
 
 
 def _address(value: int) -> ctypes.c_void_p:

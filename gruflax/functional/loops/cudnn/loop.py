@@ -6,9 +6,11 @@ its standard algorithm is asked for; under `jax.vmap` a training step is one cal
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gruflax.functional.call import Call
@@ -16,14 +18,14 @@ from gruflax.functional.config import GRUConfig
 from gruflax.functional.loops.cudnn import calls
 from gruflax.functional.loops.cudnn.conditions import check_cudnn as check_cudnn
 from gruflax.functional.loops.cudnn.library import load_cudnn
-from gruflax.functional.loops.cudnn.problem import Problem
+from gruflax.functional.loops.cudnn.problem import Problem, Settings
 from gruflax.functional.loops.cudnn.weight_space import pack, unpack
 from gruflax.functional.params import split_bias, split_gates
 from gruflax.functional.sharding import vary_with
 from gruflax.functional.step import project, step
 
 
-def cudnn_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
+def cudnn_loop(call: Call, settings: Settings = Settings()) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call in cuDNN: `(outputs [..., t, u] or None, the last state [..., u])`.
 
     First derivatives backwards are cuDNN's; those of derivatives are taken of a scan. cuDNN has no
@@ -34,8 +36,8 @@ def cudnn_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     units = call.initial_state.shape[-1]
     x = first.inputs if mask is None else first.inputs * mask
     x, state = x.reshape(time, -1, features), call.initial_state.reshape(-1, units)
-    tensor_cores = _allows_tf32(call.precision)
-    problem = Problem(time, x.shape[1], features, units, x.dtype.name, tensor_cores)
+    sizes = time, x.shape[1], features, units
+    problem = Problem(*sizes, x.dtype.name, _allows_tf32(call.precision), settings=settings)
     weights = pack(call.params, load_cudnn().sizes(problem))
     weights, state, x = (vary_with(each, weights, state, x) for each in (weights, state, x))
     run = functools.partial(_run, problem)
@@ -113,22 +115,35 @@ def _gradients_jvp(problem, primals, tangents):
 def _scanned(problem: Problem, weights: jax.Array, state: jax.Array, x: jax.Array) -> jax.Array:
     """Computes the states `[t, b, u]` by a scan."""
     params = unpack(weights, problem, load_cudnn().sizes(problem))
-    config = GRUConfig()
+    config, precision = GRUConfig(), None if problem.tensor_cores else lax.Precision.HIGHEST
     b, _ = split_bias(params, config)
 
     def one_step(h, x):
-        h, _ = step(params, split_gates(project(x, params["kernel"], b)), h, config)
+        x = split_gates(project(x, params["kernel"], b, precision=precision))
+        h, _ = step(params, x, h, config, precision=precision)
         return h, h
 
     return lax.scan(one_step, state, x)[1]
 
 
-_EXACT = (lax.Precision.HIGHEST, "highest", "float32", lax.DotAlgorithmPreset.F32_F32_F32)
-
-
 def _allows_tf32(precision: lax.PrecisionLike) -> bool:
-    """Returns whether JAX would compute float32 products in TF32."""
+    """Returns whether products of float32 may be as inexact as TF32 makes them."""
     if precision is None:
         precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    factors = precision if isinstance(precision, tuple) else (precision,)
-    return any(factor not in _EXACT for factor in factors)
+    # A `DotAlgorithm` is a tuple too.
+    one = not isinstance(precision, (tuple, list)) or isinstance(precision, lax.DotAlgorithm)
+    return not all(map(_is_finer_than_tf32, [precision] if one else list(precision)))
+
+
+# By these names, as strings or members, JAX asks for at least what float32 has; and by presets that
+# add up products of several parts, such as BF16_BF16_F32_X6, for nearly that.
+_FULL = ("HIGHEST", "FLOAT32", "F32_F32_F32", "F64_F64_F64")
+_IN_PARTS = ("_X3", "_X6", "_X9")
+
+
+def _is_finer_than_tf32(precision: Any) -> bool:
+    if isinstance(precision, lax.DotAlgorithm):
+        rounded = np.dtype(precision.lhs_precision_type)
+        return precision.num_primitive_operations > 1 or rounded in (np.float32, np.float64)
+    name = str(getattr(precision, "name", precision)).upper()
+    return name in _FULL or name.endswith(_IN_PARTS)

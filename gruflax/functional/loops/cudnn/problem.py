@@ -3,6 +3,21 @@
 from typing import NamedTuple
 
 
+class Settings(NamedTuple):
+    """What cuDNN leaves to its caller: the same numbers, at another speed.
+
+    Attributes:
+        algorithm: "standard", "persist_static", "persist_dynamic" or "persist_static_small_h".
+        math: "default", "tensor_op" or "fma"; None follows the dtype and the precision.
+        packed: whether sequences are described as packed; all are of one length, so that the data
+            are the same.
+    """
+
+    algorithm: str = "standard"
+    math: str | None = None
+    packed: bool = False
+
+
 class Problem(NamedTuple):
     """What a call is prepared for: hashable.
 
@@ -14,6 +29,7 @@ class Problem(NamedTuple):
         dtype: "float32", "float64", "float16" or "bfloat16".
         tensor_cores: whether float32 products may be computed in TF32.
         training: whether the backward pass will follow.
+        settings: how it is computed.
     """
 
     time: int
@@ -23,6 +39,7 @@ class Problem(NamedTuple):
     dtype: str
     tensor_cores: bool = True
     training: bool = False
+    settings: Settings = Settings()
 
 
 class Sizes(NamedTuple):

@@ -1,20 +1,13 @@
-"""cuDNN's place is taken by NumPy, so that all but its own calls runs on a CPU."""
+"""Where there is no GPU, NumPy takes cuDNN's place: all but its own calls runs on a CPU."""
 
-import numpy as np
+import jax
 import pytest
-from numpy_cudnn import NumpyCudnn
-
-
-PLACE = "gruflax.functional.loops.cudnn"
+from numpy_cudnn import NumpyCudnn, RecordedCudnn, in_place_of_cudnn
 
 
 @pytest.fixture
-def cudnn(monkeypatch):
-    """A NumPy cuDNN on a platform that passes for one with a GPU."""
-    reference = NumpyCudnn()
-    for module in ("calls", "loop"):
-        monkeypatch.setattr(f"{PLACE}.{module}.load_cudnn", lambda: reference)
-    monkeypatch.setattr(f"{PLACE}.calls._stream", lambda context: 0)
-    monkeypatch.setattr(f"{PLACE}.calls._address", lambda buffer: np.asarray(buffer).ctypes.data)
-    monkeypatch.setattr(f"{PLACE}.conditions._platform_conditions", dict)
-    return reference
+def cudnn():
+    """cuDNN on a GPU, elsewhere a NumPy cuDNN; `calls` lists what was called."""
+    stand_in = RecordedCudnn() if jax.default_backend() == "gpu" else NumpyCudnn()
+    with in_place_of_cudnn(stand_in):
+        yield stand_in

@@ -1,12 +1,14 @@
 """cuDNN's functions get what its header says; no GPU is needed for that."""
 
 import ctypes
+import itertools
+import threading
 
 import pytest
 
 from gruflax.functional.loops.cudnn import library
 from gruflax.functional.loops.cudnn.library import Cudnn, CudnnError, has_cudnn, load_cudnn
-from gruflax.functional.loops.cudnn.problem import Problem
+from gruflax.functional.loops.cudnn.problem import Problem, Settings
 
 
 PROBLEM = Problem(5, 3, 4, 6, "bfloat16", tensor_cores=False, training=True)
@@ -26,6 +28,7 @@ HEADER = {
     "seqLengthArray paddingFill",
     "cudnnGetRNNWeightParams": "handle rnnDesc pseudoLayer weightSpaceSize weightSpace linLayerID "
     "mDesc mAddr bDesc bAddr",
+    "cudnnBuildRNNDynamic": "handle rnnDesc miniBatch",
     "cudnnGetRNNTempSpaceSizes": "handle rnnDesc fwdMode xDesc workSpaceSize reserveSpaceSize",
 }
 
@@ -36,6 +39,7 @@ class Recorder:
     def __init__(self, version=90100, failing=()):
         self.calls, self.made, self.failing = [], 0, failing
         self.cudnnGetErrorString = lambda status: b"CUDNN_STATUS_NOT_SUPPORTED"
+        self.cudnnGetLastErrorString = self.explain
         self.cudnnGetVersion = lambda: version
 
     def __getattr__(self, name):
@@ -60,6 +64,11 @@ class Recorder:
             return 0
 
         return function
+
+    @staticmethod
+    def explain(buffer, size):
+        assert size.value == len(buffer)
+        buffer.value = b"dataType == CUDNN_DATA_BFLOAT16"
 
     def named(self, name):
         return [arguments for called, arguments in self.calls if called == name]
@@ -92,7 +101,7 @@ def test_descriptors():
         "inputMode": 0,
         "dataType": 9,
         "mathPrec": 0,
-        "mathType": 0,
+        "mathType": 1,
         "inputSize": 4,
         "hiddenSize": 6,
         "projSize": 6,
@@ -109,9 +118,16 @@ def test_descriptors():
 
 @pytest.mark.parametrize(
     ("dtype", "tensor_cores", "math_type"),
-    [("float32", True, 0), ("float32", False, 3), ("float16", False, 0), ("float64", True, 0)],
+    [
+        ("float32", True, 0),
+        ("float32", False, 3),
+        ("float16", False, 1),
+        ("bfloat16", True, 1),
+        ("float64", True, 0),
+    ],
 )
-def test_tf32_is_a_matter_of_float32(dtype, tensor_cores, math_type):
+def test_what_multiplies(dtype, tensor_cores, math_type):
+    """TF32 is a matter of float32; 16 bits are one of tensor cores."""
     recorder = Recorder()
     Cudnn(recorder).sizes(PROBLEM._replace(dtype=dtype, tensor_cores=tensor_cores))
     (gru,) = recorder.named("cudnnSetRNNDescriptor_v8")
@@ -160,8 +176,33 @@ def test_passes():
 
 def test_a_refusal_is_an_error_with_its_name():
     cudnn = Cudnn(Recorder(failing=("cudnnSetRNNDescriptor_v8",)))
-    with pytest.raises(CudnnError, match=r"SetRNNDescriptor_v8 failed: .*SUPPORTED \(3000\)"):
+    wanted = r"v8 failed: .*SUPPORTED \(3000\); cuDNN 90100. dataType == CUDNN_DATA_BFLOAT16"
+    with pytest.raises(CudnnError, match=wanted):
         cudnn.sizes(PROBLEM)
+
+
+def test_settings():
+    recorder = Recorder()
+    settings = Settings("persist_dynamic", "fma", packed=True)
+    Cudnn(recorder).sizes(PROBLEM._replace(settings=settings))
+    (gru,) = recorder.named("cudnnSetRNNDescriptor_v8")
+    assert (gru["algo"], gru["mathType"], gru["auxFlags"]) == (2, 3, 0)
+    assert [each["layout"] for each in recorder.named("cudnnSetRNNDataDescriptor")] == [1, 1]
+    (built,) = recorder.named("cudnnBuildRNNDynamic")
+    assert (built["rnnDesc"], built["miniBatch"]) == (gru["rnnDesc"], 3)
+
+
+def test_devices_do_not_wait_for_each_other():
+    """Two streams are in cuDNN at the same time."""
+    recorder, both = Recorder(), threading.Barrier(2, timeout=30)
+    recorder.cudnnRNNForward = lambda *arguments: both.wait() and 0
+    cudnn = Cudnn(recorder)
+    threads = [threading.Thread(target=cudnn.forward, args=(s, PROBLEM, *[0] * 7)) for s in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not both.broken
 
 
 @pytest.mark.parametrize("version", [None, 8900])
@@ -178,11 +219,38 @@ def test_missing_or_old(version, monkeypatch):
     assert not has_cudnn()
 
 
-@pytest.mark.skipif(not has_cudnn(), reason="cuDNN is not installed: its own checks are not asked")
+needs_cudnn = pytest.mark.skipif(
+    not has_cudnn(), reason="cuDNN is not installed: its own checks are not asked"
+)
+SIZES = ((1, 1, 1, 1), (5, 3, 4, 6), (65_535, 1, 1, 1), (7, 33, 129, 193), (200, 64, 128, 1024))
+# One of them is compiled on a GPU when it is described.
+ALGORITHMS = ("standard", "persist_static", "persist_static_small_h")
+
+
+@needs_cudnn
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-def test_cudnn_takes_the_descriptors(dtype):
+def test_cudnn_takes_every_descriptor(dtype):
     """cuDNN checks descriptors without a GPU: wrong enumerations or sizes are refused."""
-    cudnn = load_cudnn()
-    assert cudnn._describe(PROBLEM._replace(dtype=dtype)).gru.value
-    with pytest.raises(CudnnError, match="cudnnSetRNNDescriptor_v8 failed"):
-        cudnn._describe(PROBLEM._replace(dtype=dtype, units=0))
+    algorithms = ALGORITHMS[:1] if dtype == "float64" else ALGORITHMS
+    maths = (None, "default", "tensor_op", "fma")
+    settings = [Settings(*each) for each in itertools.product(algorithms, maths, (True, False))]
+    flags = (True, False)
+    for sizes, tensor_cores, training, each in itertools.product(SIZES, flags, flags, settings):
+        problem = Problem(*sizes, dtype, tensor_cores, training, each)
+        assert load_cudnn()._describe(problem).gru.value
+
+
+@needs_cudnn
+@pytest.mark.parametrize(
+    ("change", "failed", "reason"),
+    [
+        ({"units": 0}, "cudnnSetRNNDescriptor_v8", "hiddenSize < 1"),
+        ({"features": 0}, "cudnnSetRNNDescriptor_v8", "inputSize < 1"),
+        ({"batch": 0}, "cudnnSetRNNDataDescriptor", "batchSize <= 0"),
+        ({"time": 65_536}, "cudnnSetRNNDataDescriptor", "NOT_SUPPORTED"),
+        ({"dtype": "float64", "settings": Settings("persist_static")}, "_v8", "NOT_SUPPORTED"),
+    ],
+)
+def test_cudnn_refuses_and_says_why(change, failed, reason):
+    with pytest.raises(CudnnError, match=f"{failed} failed: .*{reason}"):
+        load_cudnn()._describe(PROBLEM._replace(**change))

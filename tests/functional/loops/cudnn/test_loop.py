@@ -11,8 +11,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import gruflax
 import gruflax.nnx
+from gruflax.functional.loops.cudnn import calls
 
 
+ON_A_GPU = calls._on_a_gpu
 B, T, F, U = 3, 5, 4, 6
 RANDOM = np.random.default_rng(3)
 X, H = RANDOM.normal(size=(B, T, F)), RANDOM.normal(size=(B, U))
@@ -103,6 +105,25 @@ def test_short_sequences(steps, cudnn, x64):
     equal(found, wanted)
 
 
+@pytest.mark.parametrize("empty", ["batch", "mapped"])
+def test_nothing_to_run(empty, cudnn, x64):
+    """cuDNN refuses an empty batch."""
+    x, h = jnp.zeros((0, T, F)), jnp.zeros((0, U))
+
+    def total(loop, params, x, h):
+        outputs, state = gruflax.gru_sequence(params, x, initial_state=h, loop=loop)
+        return (outputs**2).sum() + (state**2).sum()
+
+    def modes(loop):
+        gradient = jax.value_and_grad(functools.partial(total, loop), (0, 1, 2))
+        if empty == "mapped":
+            mapped = jax.vmap(gradient, (None, 0, 0))
+            return jax.jit(mapped)(drawn(), x[:, None], h[:, None])
+        return jax.jit(gradient)(drawn(), x, h)
+
+    equal(modes("cudnn"), modes("scan"))
+
+
 def test_vmap_over_data_is_one_call(cudnn, x64):
     xs = jnp.stack([X, 2 * X])
     found, wanted = (
@@ -158,6 +179,20 @@ def test_second_derivatives(cudnn, x64):
     equal(*map(modes, ("cudnn", "scan")))
 
 
+@pytest.mark.parametrize("precision", [None, "highest"])
+def test_second_derivatives_are_as_precise(precision, cudnn):
+    """The scan behind them multiplies as exactly as the first ones."""
+    x, h = X.astype("float32"), H.astype("float32")
+
+    def slope(h):
+        return jax.grad(lambda h: loss("cudnn", drawn("float32"), x, h, precision=precision))(h)
+
+    text = str(jax.make_jaxpr(lambda h: jax.jvp(slope, (h,), (h,)))(h))
+    assert text.count("dot_general[") >= 4
+    exact = text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+    assert exact == (text.count("dot_general[") if precision else 0)
+
+
 def test_forward_mode_raises(cudnn):
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda h: loss("cudnn", drawn("float32"), X, h), (H,), (H,))
@@ -202,11 +237,17 @@ def test_a_batch_in_shards(cudnn, x64):
     equal(modes("cudnn"), modes("scan"))
 
 
-def test_lowers_for_a_gpu(cudnn):
-    run = jax.jit(jax.grad(functools.partial(loss, "cudnn")))
-    traced = run.trace(drawn("float32"), X.astype("float32"), H.astype("float32"))
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("xla_buffer_python_gpu_callback") == 2
+def test_other_platforms_refuse(cudnn, x64, monkeypatch):
+    """Arrays of a CPU do not reach cuDNN, also where there is a GPU."""
+    monkeypatch.setattr(calls, "_on_a_gpu", ON_A_GPU)
+    traced = jax.jit(functools.partial(loss, "cudnn")).trace(drawn(), X, H)
+    traced.lower(lowering_platforms=("cuda",))
+    for platform in ("cpu", "tpu", "rocm"):
+        wanted = f"the platform must be a GPU with CUDA, it is '{platform}'"
+        with pytest.raises(ValueError, match=wanted):
+            traced.lower(lowering_platforms=(platform,))
+    with jax.default_device(jax.devices("cpu")[0]), pytest.raises(ValueError, match="it is 'cpu'"):
+        loss("cudnn", drawn(), X, H)
 
 
 def test_layers_ask_for_it(cudnn):
@@ -233,6 +274,14 @@ def test_auto_does_not(cudnn):
         ("default", "float32", True),
         (None, "float32", False),
         ("tensorfloat32", None, True),
+        ("F32_F32_F32", None, False),
+        (None, "F32_F32_F32", False),
+        (jax.lax.DotAlgorithmPreset.F32_F32_F32, None, False),
+        (jax.lax.DotAlgorithmPreset.TF32_TF32_F32, None, True),
+        ("TF32_TF32_F32_X3", None, False),
+        (jax.lax.DotAlgorithm(np.float32, np.float32, np.float32), None, False),
+        (jax.lax.DotAlgorithm(jnp.bfloat16, jnp.bfloat16, np.float32), None, True),
+        (("highest", "default"), None, True),
     ],
 )
 def test_tf32_follows_the_precision(precision, default, allowed, cudnn):
