@@ -6,7 +6,6 @@ its standard algorithm is asked for; under `jax.vmap` a training step is one cal
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,24 +125,20 @@ def _scanned(problem: Problem, weights: jax.Array, state: jax.Array, x: jax.Arra
     return lax.scan(one_step, state, x)[1]
 
 
-def _allows_tf32(precision: lax.PrecisionLike) -> bool:
-    """Returns whether products of float32 may be as inexact as TF32 makes them."""
-    if precision is None:
-        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    # A `DotAlgorithm` is a tuple too.
-    one = not isinstance(precision, (tuple, list)) or isinstance(precision, lax.DotAlgorithm)
-    return not all(map(_is_finer_than_tf32, [precision] if one else list(precision)))
-
-
-# By these names, as strings or members, JAX asks for at least what float32 has; and by presets that
-# add up products of several parts, such as BF16_BF16_F32_X6, for nearly that.
+# By these names, as strings or members, JAX asks for what float32 has; by presets that add up
+# products of several parts, such as BF16_BF16_F32_X6, for nearly that.
 _FULL = ("HIGHEST", "FLOAT32", "F32_F32_F32", "F64_F64_F64")
 _IN_PARTS = ("_X3", "_X6", "_X9")
 
 
-def _is_finer_than_tf32(precision: Any) -> bool:
+def _allows_tf32(precision: lax.PrecisionLike) -> bool:
+    """Returns whether products of float32 may be as inexact as TF32 makes them."""
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(precision, lax.DotAlgorithm):
         rounded = np.dtype(precision.lhs_precision_type)
-        return precision.num_primitive_operations > 1 or rounded in (np.float32, np.float64)
+        return precision.num_primitive_operations == 1 and rounded not in (np.float32, np.float64)
+    if isinstance(precision, (tuple, list)):
+        return any(map(_allows_tf32, precision))
     name = str(getattr(precision, "name", precision)).upper()
-    return name in _FULL or name.endswith(_IN_PARTS)
+    return name not in _FULL and not name.endswith(_IN_PARTS)
