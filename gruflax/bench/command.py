@@ -92,7 +92,7 @@ def build_parser() -> Parser:
         nargs="+",
         metavar="B,T,F,U",
         help="batch,time,features,units of each case, instead of those of the full run, six on a "
-        "CPU and five larger ones on a GPU",
+        "CPU and six larger ones on a GPU",
     )
     what.add_argument(
         "--scaling",

@@ -66,7 +66,7 @@ def interleave(
     and runs once more, untimed, before each sample. A sample of a short one is the mean over
     several calls.
     """
-    estimates = {name: _warm_up(run, clock) for name, run in runs.items()}
+    estimates = {name: warm_up(run, clock) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     order, shuffle = list(runs), random.Random(0).shuffle
     collects = gc.isenabled()
@@ -77,7 +77,7 @@ def interleave(
         for done in range(1, MOST_ROUNDS + 1):
             shuffle(order)
             for name in order:
-                samples[name].append(_sample(runs[name], estimates[name], clock))
+                samples[name].append(sample(runs[name], estimates[name], clock))
             spent = clock() - start
             report(min(1.0, max(spent / seconds, done / MOST_ROUNDS)))
             if spent >= seconds and done >= LEAST_ROUNDS:
@@ -88,7 +88,7 @@ def interleave(
     return samples
 
 
-def _warm_up(run: Callable[[], Any], clock: Clock) -> float:
+def warm_up(run: Callable[[], Any], clock: Clock) -> float:
     """Runs twice, and returns the seconds of the second time."""
     run()
     start = clock()
@@ -96,7 +96,7 @@ def _warm_up(run: Callable[[], Any], clock: Clock) -> float:
     return clock() - start
 
 
-def _sample(run: Callable[[], Any], estimate: float, clock: Clock) -> float:
+def sample(run: Callable[[], Any], estimate: float, clock: Clock) -> float:
     """Returns the seconds per call, from as many calls as one sample needs."""
     calls = min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(estimate, 1e-9)))
     if estimate < SETTLE_SECONDS:
