@@ -18,8 +18,9 @@ from record import Record, one_line, options, platform, stand_in_for_cudnn
 
 PATHS = ("cudnn", "chunked", "use_cudnn", "scan")
 DTYPES = ("float32", "bfloat16", "float16")
-# The largest relative error of an array; products in TF32 are as exact as those in float16.
-TOLERANCES = {"float32": 3e-5, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1}
+# The largest relative error of an array, two to six times that of the scan on a CPU. Products in
+# TF32 are as exact as those in float16, and far beyond what float32 is allowed.
+TOLERANCES = {"float32": 1e-5, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1}
 # What cuDNN has not, and says so: by a ValueError, or JAX' own TypeError of forward mode.
 REFUSED = ("cannot be met", "forward-mode")
 

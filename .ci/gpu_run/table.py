@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from record import options
 
 
 Facts = dict[str, Any]
+# How far apart losses of the same parameters may be, in 16 bits too.
+LOSSES = 1e-2
 
 
 def read(path: pathlib.Path) -> dict[str, list[Facts]]:
@@ -119,24 +122,39 @@ def race(facts: list[Facts]) -> str:
             rows.append((label, *(show(found.get(name)) for name in names)))
         parts.append(columns(rows))
     why = dict.fromkeys(f"{f['name']}: {f['error'][:160]}" for f in timed if "error" in f)
-    differ = [f for f in facts if f.get("losses_differ", 0) > 1e-2]
+    differ = [f for f in facts if f.get("losses_differ", 0) > LOSSES]
     parts += list(why)[:8]
     parts += [f"LOSSES DIFFER {f['case']} {f['dtype']}: {f['losses_differ']:.1e}" for f in differ]
     return "\n".join(parts)
 
 
-STAGES = {
-    "card": card,
-    "exactness": exactness,
-    "speed": race,
-    "members": race,
-    "algorithms": race,
-}
+RACES = ("speed", "members", "algorithms")
+STAGES = {"card": card, "exactness": exactness, **dict.fromkeys(RACES, race)}
+
+
+def failures(facts: dict[str, list[Facts]], dry: bool) -> int:
+    """Counts what is wrong; only in a dry run must every contestant run that is installed."""
+    count = sum(
+        fact.get("verdict") in ("WRONG", "FAILED")
+        or "died" in fact
+        or fact.get("losses_differ", 0) > LOSSES
+        or bool(fact.get("ended"))
+        for each in facts.values()
+        for fact in each
+    )
+    errors = [
+        fact["error"]
+        for stage in RACES
+        for fact in facts[stage]
+        if "name" in fact and "error" in fact
+    ]
+    return count + (sum("No module named" not in error for error in errors) if dry else 0)
 
 
 def main() -> None:
     """Prints the table; what cannot be shown of one stage hides no other."""
-    facts = read(options().folder / "results.jsonl")
+    chosen = options()
+    facts = read(chosen.folder / "results.jsonl")
     for stage, show in STAGES.items():
         ends = [fact for fact in facts[stage] if "ended" in fact]
         end = f"exit {ends[0]['ended']}, {ends[0]['seconds']} s" if ends else "not run to its end"
@@ -145,6 +163,9 @@ def main() -> None:
             print(show(facts[stage]))
         except Exception as error:
             print(f"cannot be shown: {type(error).__name__}: {error}")
+    wrong = failures(facts, chosen.dry)
+    print(f"\n=== {wrong} wrong")
+    sys.exit(min(wrong, 1))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,10 @@ def check_cudnn(call: Call, *, unroll: bool) -> None:
 
 def _platform_conditions(dtype: jnp.dtype) -> dict[str, bool]:
     gpus = _gpus()
-    there = {"JAX must find a GPU": bool(gpus), "cuDNN 9 must be installed": has_cudnn()}
+    there = {
+        "the platform must be a GPU, and JAX finds none": bool(gpus),
+        "cuDNN 9 must be installed": has_cudnn(),
+    }
     if dtype != jnp.bfloat16 or not all(there.values()):
         return there
     version = load_cudnn().version
