@@ -24,6 +24,15 @@ def version(package: str) -> str | None:
         return None
 
 
+def smi() -> str:
+    """Returns what the driver says of the card."""
+    command = ["nvidia-smi", f"--query-gpu={SMI}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return one_line(error)
+
+
 def median_seconds(run: Callable[[], jax.Array]) -> float:
     """Returns the median time of a call, each one waited for."""
     jax.block_until_ready(run())
@@ -59,8 +68,7 @@ def main() -> None:
     record = Record("card", chosen.folder)
     record(python=sys.version.split()[0], **{name: version(name) for name in PACKAGES})
     if not chosen.dry:
-        command = ["nvidia-smi", f"--query-gpu={SMI}", "--format=csv,noheader"]
-        record(nvidia_smi=subprocess.run(command, capture_output=True, text=True).stdout.strip())
+        record(nvidia_smi=smi())
     device = jax.devices()[0]
     capability = getattr(device, "compute_capability", None)
     record(device=device.device_kind, platform=device.platform, compute_capability=capability)

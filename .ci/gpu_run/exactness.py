@@ -4,25 +4,34 @@ Where full precision is asked for, the error says whether it was given: TF32 kee
 factor, and float32 23.
 """
 
+import collections
+import json
 import multiprocessing
+import os
 import pathlib
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import numpy as np
 from cases import CASES, Case, draw, largest_error, loss_of, program_of, reference
-from record import Record, one_line, options, platform, stand_in_for_cudnn
+from record import Record, is_deadly, one_line, options, platform, stand_in_for_cudnn
 
 
 PATHS = ("cudnn", "chunked", "use_cudnn", "scan")
 DTYPES = ("float32", "bfloat16", "float16")
-# The largest relative error of an array, two to six times that of the scan on a CPU. Products in
-# TF32 are as exact as those in float16, and far beyond what float32 is allowed.
-TOLERANCES = {"float32": 1e-5, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1}
+# The largest relative error of an array. On a CPU the scan and the chunked loop have at most 2e-6,
+# 5e-3 and 4e-2; products in TF32 are as exact as those in float16.
+TOLERANCES = {"float32": 5e-5, "TF32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1}
 # What cuDNN has not, and says so: by a ValueError, or JAX' own TypeError of forward mode.
-REFUSED = ("cannot be met", "forward-mode")
+REFUSED = {
+    "resets": "reset must be None",
+    "reset before": "reset_after must be True",
+    "forward mode": "forward-mode",
+}
+# A process that died is started again, without what it died of.
+ATTEMPTS = 3
 
 
 def judge(case: Case, dtype: str, error: float) -> dict[str, str]:
@@ -30,20 +39,22 @@ def judge(case: Case, dtype: str, error: float) -> dict[str, str]:
     kind = "TF32" if dtype == "float32" and case.precision is None else dtype
     facts = {"verdict": "right" if error <= TOLERANCES[kind] else "WRONG"}
     if dtype == "float32":
-        facts["products"] = "float32" if error <= TOLERANCES["float32"] else "TF32 or worse"
+        limits = {"float32": 1e-5, "unclear": TOLERANCES["float32"]}
+        names = (name for name, limit in limits.items() if error <= limit)
+        facts["products"] = next(names, "TF32 or worse")
     return facts
 
 
 def compare(case: Case, dtype: str, path: str, dry: bool) -> dict[str, object]:
     """Computes one case on the device, and says how far it is from the reference."""
-    arrays = draw(case, dtype, dry)
     try:
+        arrays = draw(case, dtype, dry)
         run = program_of(case.change, loss_of(case, path, arrays.weights))
         found = jax.block_until_ready(run(*arrays.arguments))
-    except Exception as error:
-        refused = any(clause in str(error) for clause in REFUSED)
-        return {"verdict": "refused" if refused else "FAILED", "reason": one_line(error)}
-    error = largest_error(found, reference(case, arrays))
+        error = largest_error(found, reference(case, arrays))
+    except Exception as failure:
+        known = "cudnn" in path and REFUSED.get(case.name, "nothing") in str(failure)
+        return {"verdict": "refused" if known else "FAILED", "reason": one_line(failure)}
     return {"error": error, **judge(case, dtype, error)}
 
 
@@ -56,8 +67,22 @@ def jobs(path: str, dry: bool) -> list[tuple[Case, str]]:
     return [*((case, "float32") for case in mine), *((mine[0], dtype) for dtype in DTYPES[1:])]
 
 
-def run_path(path: str, folder: pathlib.Path, dry: bool) -> None:
-    """Compares all cases of one loop; several compile at a time."""
+def jobs_left(path: str, folder: pathlib.Path, dry: bool) -> list[tuple[Case, str]]:
+    """Lists what is not judged yet; what was begun before a process died comes last, and once."""
+    begun, judged = collections.Counter(), set()
+    for line in (folder / "results.jsonl").read_text().splitlines():
+        fact = json.loads(line)
+        if fact.get("path") == path and "case" in fact:
+            key = fact["case"], fact["dtype"]
+            begun[key] += "begun" in fact
+            judged |= {key} if "verdict" in fact else set()
+    keys = {(case.name, dtype): (case, dtype) for case, dtype in jobs(path, dry)}
+    left = [key for key in keys if key not in judged and begun[key] < 2]
+    return [keys[key] for key in sorted(left, key=begun.__getitem__)]
+
+
+def run_path(path: str, folder: pathlib.Path, dry: bool, threads: int) -> None:
+    """Compares the cases of one loop that are left; several compile at a time."""
     warnings.filterwarnings("ignore", "Some donated buffers")
     record = Record("exactness", folder)
     if dry:
@@ -65,32 +90,46 @@ def run_path(path: str, folder: pathlib.Path, dry: bool) -> None:
 
     def one(job: tuple[Case, str]) -> None:
         case, dtype = job
+        names = {"path": path, "case": case.name, "dtype": dtype}
+        record(**names, begun=True)
         start = time.monotonic()
         with jax.default_device(jax.devices(platform(dry))[0]):
             facts = compare(case, dtype, path, dry)
-        record(path=path, case=case.name, dtype=dtype, **facts, seconds=time.monotonic() - start)
+        record(**names, **facts, seconds=time.monotonic() - start)
+        if is_deadly(str(facts.get("reason", ""))):
+            os._exit(3)
 
-    # One call of the stand-in at a time: NumPy's array of a buffer needs the lock of Python.
-    with ThreadPoolExecutor(1 if dry else 4) as pool:
-        list(pool.map(one, jobs(path, dry)))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, jobs_left(path, folder, dry)))
+
+
+def watch_path(path: str, folder: pathlib.Path, dry: bool) -> None:
+    """Runs a process for one loop; after one that died, another one that takes no risks."""
+    for attempt in range(ATTEMPTS):
+        # One call of NumPy's cuDNN at a time: its arrays of buffers need the lock of Python.
+        threads = 1 if dry or attempt else 4
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=run_path, args=(path, folder, dry, threads))
+        process.start()
+        process.join()
+        if not process.exitcode:
+            return
+        Record("exactness", folder)(path=path, died=process.exitcode)
 
 
 def main() -> None:
     """Runs the stage."""
     chosen = options()
-    record = Record("exactness", chosen.folder)
-    start = multiprocessing.get_context("spawn").Process
-    processes = {
-        path: start(target=run_path, args=(path, chosen.folder, chosen.dry)) for path in PATHS
-    }
-    for process in processes.values():
-        process.start()
-    for path, process in processes.items():
-        process.join()
-        if process.exitcode:
-            record(path=path, died=process.exitcode)
+    Record("exactness", chosen.folder)(planned=len(jobs(PATHS[0], chosen.dry)))
+    watchers = [
+        threading.Thread(target=watch_path, args=(path, chosen.folder, chosen.dry))
+        for path in PATHS
+    ]
+    for watcher in watchers:
+        watcher.start()
+    for watcher in watchers:
+        watcher.join()
 
 
 if __name__ == "__main__":
-    np.seterr(all="ignore")
     main()

@@ -7,6 +7,7 @@ the order is new in each round, and the median counts. Only the processes are mo
 import contextlib
 import importlib
 import multiprocessing
+import os
 import random
 import statistics
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 from contestants import DRY, EVERYONE, SAME
-from record import Record, one_line, stand_in_for_cudnn
+from record import Record, is_deadly, one_line, stand_in_for_cudnn
 
 from gruflax.bench.case import Case, environment
 from gruflax.bench.measure import LEAST_ROUNDS, sample, warm_up
@@ -41,23 +42,23 @@ def peak_bytes(case: Case, anew: bool = False) -> int | None:
 
 def build(make: Any, case: Case, mode: str, programs: dict[str, Any]) -> dict[str, Any]:
     """Compiles a program, runs it once, and says what that took; its loss is to compare."""
-    before, start = peak_bytes(case, anew=True), time.perf_counter()
+    start = time.perf_counter()
     with environment(case):
         programs["now"] = program = make(case, mode)
+        # What compiling and drawing took is not the program's.
+        before = peak_bytes(case, anew=True)
         outcome = program.run()
     seconds, after = time.perf_counter() - start, peak_bytes(case)
+    facts = {"build_seconds": seconds, "compile_seconds": program.compile_seconds}
+    # JAX counts from the start of a process: only what rises above all before is known.
+    facts["peak_bytes"] = after if after is not None and after > (before or 0) else None
+    leaves = jax.tree.leaves(outcome)
+    if program.temp_bytes is None or not isinstance(leaves[0], jax.Array):
+        return facts
     # Outputs, or a loss and its gradients.
-    first = jax.tree.leaves(outcome)[0]
-    known = isinstance(first, jax.Array)
-    check = float(np.mean(np.square(np.asarray(first, np.float64)))) if known else None
-    raised = after is not None and (before is None or after > before)
-    return {
-        "build_seconds": seconds,
-        "compile_seconds": program.compile_seconds,
-        "planned_bytes": program.temp_bytes,
-        "peak_bytes": after if raised else None,
-        "check": check,
-    }
+    results = sum(leaf.nbytes for leaf in leaves)
+    check = float(np.mean(np.square(np.asarray(leaves[0], np.float64))))
+    return {**facts, "planned_bytes": program.temp_bytes + results, "check": check}
 
 
 def work(pipe: Any, name: str, dry: bool) -> None:
@@ -85,6 +86,8 @@ def work(pipe: Any, name: str, dry: bool) -> None:
                 pipe.send(sample(programs["now"].run, *details, time.perf_counter))
         except Exception as error:
             pipe.send({"error": one_line(error)})
+            if is_deadly(one_line(error)):
+                os._exit(3)
 
 
 class Worker:
@@ -103,12 +106,12 @@ class Worker:
         theirs.close()
         self.ready = False
 
-    def tell(self, *order: Any) -> None:
-        """Gives an order."""
+    def tell(self, until: float, *order: Any) -> None:
+        """Gives an order, once the process has started."""
         if not self.process.is_alive():
             self.start()
         if not self.ready:
-            self.ready = self.answer(time.monotonic() + START) == "ready"
+            self.ready = self.answer(min(until, time.monotonic() + START)) == "ready"
         with contextlib.suppress(OSError):
             # Of one that died its answer tells.
             self.pipe.send(order)
@@ -159,7 +162,10 @@ class Race:
     def _build(self, case: Case, mode: str) -> dict[str, Any]:
         """Has all build at the same time, where that is not timed."""
         for worker in self.workers.values():
-            worker.tell("build", case, mode)
+            if not worker.process.is_alive():
+                worker.start()
+        for worker in self.workers.values():
+            worker.tell(self.deadline, "build", case, mode)
         until = time.monotonic() + min(self.build_seconds, self.left())
         return {name: worker.answer(until) for name, worker in self.workers.items()}
 
@@ -183,7 +189,7 @@ class Race:
         return samples
 
     def _ask(self, name: str, *order: Any) -> Any:
-        self.workers[name].tell(*order)
+        self.workers[name].tell(self.deadline, *order)
         return self.workers[name].answer(time.monotonic() + min(CUT, self.left()))
 
 

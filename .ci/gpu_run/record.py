@@ -34,7 +34,19 @@ def brief(value: Any) -> str:
 
 def one_line(error: BaseException) -> str:
     """Returns what an error says, in one line that is not too long."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    text = " ".join(str(error).split())
+    # XLA puts a callback's traceback before what cuDNN said.
+    at = max(0, text.rfind("CudnnError"))
+    return f"{type(error).__name__}: {text[at:]}"[:300]
+
+
+# After these CUDA does nothing more in a process.
+_DEADLY = ("CUDA_ERROR", "illegal", "misaligned", "EXECUTION_FAILED")
+
+
+def is_deadly(reason: str) -> bool:
+    """Returns whether all that a process asks of a GPU fails after such an error."""
+    return any(word in reason for word in _DEADLY)
 
 
 def options() -> argparse.Namespace:

@@ -72,7 +72,7 @@ def exactness(facts: list[Facts]) -> str:
             rows.append((f"{path}, {dtype}", *kinds, f"{max(right, default=0):.1e}"))
     bad = [
         f"{fact['verdict']} {fact['path']} {fact['dtype']} {fact['case']}: "
-        + (f"{fact['error']:.2e}" if "error" in fact else fact["reason"][:150])
+        + (f"{fact['error']:.2e}" if "error" in fact else fact["reason"][:120])
         for fact in judged
         if fact["verdict"] in ("WRONG", "FAILED")
     ]
@@ -81,9 +81,10 @@ def exactness(facts: list[Facts]) -> str:
         for fact in judged
         if "products" in fact and fact["case"].startswith("large")
     ]
-    more = [f"... and {len(bad) - 15} more, in results.jsonl"] if len(bad) > 15 else []
+    more = [f"... and {len(bad) - 8} more, in results.jsonl"] if len(bad) > 8 else []
     died = [f"DIED {fact['path']}: {fact['died']}" for fact in facts if "died" in fact]
-    return "\n".join([columns(rows), *died, *bad[:15], *more, *products])
+    planned = [f"{fact['planned']} planned for each loop" for fact in facts if "planned" in fact]
+    return "\n".join([columns(rows), *planned, *died, *bad[:8], *more, *products])
 
 
 def milliseconds(fact: Facts | None) -> str:
@@ -97,10 +98,9 @@ def milliseconds(fact: Facts | None) -> str:
 
 
 def megabytes(fact: Facts | None) -> str:
-    """Returns the peak of the device, or in brackets what the compiler planned beside arguments."""
-    if fact and "peak_bytes" in fact:
-        return f"{fact['peak_bytes'] / 2**20:.0f}"
-    return f"({fact['planned_bytes'] / 2**20:.0f})" if fact and "planned_bytes" in fact else "-"
+    """Returns what JAX' compiler planned and the results, or the peak of torch's allocator."""
+    known = [name for name in ("planned_bytes", "peak_bytes") if fact and name in fact]
+    return f"{fact[known[0]] / 2**20:.0f}" if fact and known else "-"
 
 
 def race(facts: list[Facts]) -> str:
@@ -109,7 +109,7 @@ def race(facts: list[Facts]) -> str:
     names = distinct(timed, "name")
     keys = list(dict.fromkeys((f["case"], f["dtype"], f["mode"]) for f in timed))
     short = {"value_and_grad": "train", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-    tables = {"ms": milliseconds, "MiB at the peak (or planned)": megabytes}
+    tables = {"ms": milliseconds, "MiB": megabytes}
     parts = []
     for title, show in tables.items():
         rows = [(title, *names)]
@@ -121,9 +121,9 @@ def race(facts: list[Facts]) -> str:
             label = f"{case[1:-1].replace(' ', '')} {short[dtype]} {short.get(mode, mode)}"
             rows.append((label, *(show(found.get(name)) for name in names)))
         parts.append(columns(rows))
-    why = dict.fromkeys(f"{f['name']}: {f['error'][:160]}" for f in timed if "error" in f)
+    why = dict.fromkeys(f"{f['name']}: {f['error'][:120]}" for f in timed if "error" in f)
     differ = [f for f in facts if f.get("losses_differ", 0) > LOSSES]
-    parts += list(why)[:8]
+    parts += list(why)[:5]
     parts += [f"LOSSES DIFFER {f['case']} {f['dtype']}: {f['losses_differ']:.1e}" for f in differ]
     return "\n".join(parts)
 

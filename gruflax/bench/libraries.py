@@ -153,6 +153,8 @@ def make_torch(case: Case, mode: str) -> Program:
     dtype = getattr(torch, case.dtype)
     torch.manual_seed(0)
     gru = torch.nn.GRU(case.features, case.units, batch_first=True, device=device, dtype=dtype)
+    # Out of training, cuDNN keeps nothing for a backward pass.
+    gru.train(mode == VALUE_AND_GRAD)
     inputs: Any = torch.from_numpy(case.inputs()).to(device, dtype)
     lengths = case.lengths()
     if lengths is not None:

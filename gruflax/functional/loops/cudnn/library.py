@@ -171,8 +171,7 @@ class Cudnn:
             state=self._create("cudnnCreateTensorDescriptor"),
             matrix=self._create("cudnnCreateTensorDescriptor"),
             bias=self._create("cudnnCreateTensorDescriptor"),
-            # Left as it is made, it drops nothing.
-            dropout=self._create("cudnnCreateDropoutDescriptor"),
+            dropout=self._no_dropout(),
         )
         kind, settings = _DATA_TYPES[problem.dtype], problem.settings
         layout = _PACKED if settings.packed else _UNPACKED
@@ -216,6 +215,14 @@ class Cudnn:
         strides = (problem.batch * problem.units, problem.units, 1)
         sizes = ((ctypes.c_int * 3)(*numbers) for numbers in (shape, strides))
         self._call("cudnnSetTensorNdDescriptor", made.state, kind, 3, *sizes)
+        return made
+
+    def _no_dropout(self) -> ctypes.c_void_p:
+        """Returns a descriptor that drops nothing, and so needs no random states."""
+        made = self._create("cudnnCreateDropoutDescriptor")
+        rate, states, size, seed = ctypes.c_float(0), None, ctypes.c_size_t(0), ctypes.c_uint64(0)
+        handle = self._handle(0).pointer
+        self._call("cudnnSetDropoutDescriptor", made, handle, rate, states, size, seed)
         return made
 
     def _create(self, name: str) -> ctypes.c_void_p:

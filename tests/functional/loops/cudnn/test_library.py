@@ -29,6 +29,7 @@ HEADER = {
     "cudnnGetRNNWeightParams": "handle rnnDesc pseudoLayer weightSpaceSize weightSpace linLayerID "
     "mDesc mAddr bDesc bAddr",
     "cudnnBuildRNNDynamic": "handle rnnDesc miniBatch",
+    "cudnnSetDropoutDescriptor": "dropoutDesc handle dropout states stateSizeInBytes seed",
     "cudnnGetRNNTempSpaceSizes": "handle rnnDesc fwdMode xDesc workSpaceSize reserveSpaceSize",
 }
 
@@ -109,6 +110,9 @@ def test_descriptors():
         "auxFlags": 1,
     }
     assert {name: gru[name] for name in wanted} == wanted
+    (dropout,) = recorder.named("cudnnSetDropoutDescriptor")
+    assert dropout.pop("dropoutDesc") == gru["dropoutDesc"]
+    assert dropout.pop("handle") and not any(dropout.values())
     x, states = recorder.named("cudnnSetRNNDataDescriptor")
     assert (x["vectorSize"], states["vectorSize"]) == (4, 6)
     for each in (x, states):
@@ -227,9 +231,17 @@ SIZES = ((1, 1, 1, 1), (5, 3, 4, 6), (65_535, 1, 1, 1), (7, 33, 129, 193), (200,
 ALGORITHMS = ("standard", "persist_static", "persist_static_small_h")
 
 
+@pytest.fixture
+def real(monkeypatch):
+    """cuDNN without a handle, which asks for a GPU: its descriptor of no dropout is not set."""
+    cudnn = load_cudnn()
+    monkeypatch.setattr(cudnn, "_no_dropout", lambda: cudnn._create("cudnnCreateDropoutDescriptor"))
+    return cudnn
+
+
 @needs_cudnn
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-def test_cudnn_takes_every_descriptor(dtype):
+def test_cudnn_takes_every_descriptor(dtype, real):
     """cuDNN checks descriptors without a GPU: wrong enumerations or sizes are refused."""
     algorithms = ALGORITHMS[:1] if dtype == "float64" else ALGORITHMS
     maths = (None, "default", "tensor_op", "fma")
@@ -237,7 +249,7 @@ def test_cudnn_takes_every_descriptor(dtype):
     flags = (True, False)
     for sizes, tensor_cores, training, each in itertools.product(SIZES, flags, flags, settings):
         problem = Problem(*sizes, dtype, tensor_cores, training, each)
-        assert load_cudnn()._describe(problem).gru.value
+        assert real._describe(problem).gru.value
 
 
 @needs_cudnn
@@ -251,6 +263,6 @@ def test_cudnn_takes_every_descriptor(dtype):
         ({"dtype": "float64", "settings": Settings("persist_static")}, "_v8", "NOT_SUPPORTED"),
     ],
 )
-def test_cudnn_refuses_and_says_why(change, failed, reason):
+def test_cudnn_refuses_and_says_why(change, failed, reason, real):
     with pytest.raises(CudnnError, match=f"{failed} failed: .*{reason}"):
-        load_cudnn()._describe(PROBLEM._replace(**change))
+        real._describe(PROBLEM._replace(**change))
