@@ -4,6 +4,7 @@ The method is that of `gruflax.bench`: each is warm, a sample is a few calls tha
 the order is new in each round, and the median counts. Only the processes are more.
 """
 
+import collections
 import contextlib
 import importlib
 import multiprocessing
@@ -28,6 +29,8 @@ from gruflax.bench.measure import LEAST_ROUNDS, sample, warm_up
 # share few cores.
 START, BUILD, CUT = 60.0, 30.0, 20.0
 DRY_BUILD = 150.0
+# A contestant that was cut or died so often takes part no more: it costs the others their time.
+STRIKES = 3
 
 
 def peak_bytes(case: Case, anew: bool = False) -> int | None:
@@ -139,6 +142,7 @@ class Race:
         self.workers = {name: Worker(name, dry) for name in names}
         self.record, self.deadline = record, time.monotonic() + seconds
         self.build_seconds = DRY_BUILD if dry else BUILD
+        self.strikes: collections.Counter[str] = collections.Counter()
 
     def left(self) -> float:
         """Returns the seconds to the deadline."""
@@ -153,6 +157,7 @@ class Race:
             found = samples.get(name, [])
             if found and isinstance(found[-1], dict):
                 each = {**each, **found.pop()}
+            self.strikes[name] += each.get("error", "").startswith(("cut", "died"))
             median = statistics.median(found) if found else None
             self.record(**facts, name=name, median=median, rounds=len(found), **_known(each))
         checks = [built[name]["check"] for name in SAME & built.keys() if "check" in built[name]]
@@ -161,13 +166,14 @@ class Race:
 
     def _build(self, case: Case, mode: str) -> dict[str, Any]:
         """Has all build at the same time, where that is not timed."""
-        for worker in self.workers.values():
+        workers = {n: each for n, each in self.workers.items() if self.strikes[n] < STRIKES}
+        for worker in workers.values():
             if not worker.process.is_alive():
                 worker.start()
-        for worker in self.workers.values():
+        for worker in workers.values():
             worker.tell(self.deadline, "build", case, mode)
         until = time.monotonic() + min(self.build_seconds, self.left())
-        return {name: worker.answer(until) for name, worker in self.workers.items()}
+        return {name: worker.answer(until) for name, worker in workers.items()}
 
     def _time(self, names: list[str], seconds: float) -> dict[str, list[Any]]:
         """Takes samples in rounds; one that is cut or fails ends with what it said."""
