@@ -132,6 +132,12 @@ def test_shard_map_and_pmap(loop):
     check(loop, 2, many, params_of(), X.reshape(2, 2, T, F), MASK.reshape(2, 2, T))
 
 
+def in_shards():
+    """The inputs, their rows on two devices."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    return jax.device_put(X, NamedSharding(mesh, P("data")))
+
+
 def linen_layers():
     cell = gruflax.GRUCell(U, parent=None)
     return {
@@ -168,7 +174,7 @@ def test_linen(name):
         )
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(outputs))
 
-    lowered(jax.value_and_grad(loss, (0, 1)), variables["params"], X)
+    lowered(jax.value_and_grad(loss, (0, 1)), variables["params"], in_shards())
     lowered(mapped_over_parameters(jax.grad(loss)), variables["params"], X)
 
 
@@ -195,7 +201,7 @@ def test_nnx(name):
         outputs = nnx.merge(graph, params, jax.tree.map(jnp.copy, others))(x, mask=MASK)
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(outputs))
 
-    lowered(jax.value_and_grad(loss, (0, 1)), params, X, others)
+    lowered(jax.value_and_grad(loss, (0, 1)), params, in_shards(), others)
 
 
 @pytest.mark.parametrize("platform", ["cpu", *PLATFORMS])

@@ -33,14 +33,15 @@ DRY_BUILD = 150.0
 STRIKES = 3
 
 
-def peak_bytes(case: Case, anew: bool = False) -> int | None:
-    """Returns the most memory that this process has held on the device; torch can begin anew."""
+def memory(case: Case, anew: bool = False) -> tuple[int, int]:
+    """Returns what this process holds on the device, and the most so far; torch can begin anew."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         if anew:
             torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated()
-    return (case.jax_device.memory_stats() or {}).get("peak_bytes_in_use")
+        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    stats = case.jax_device.memory_stats() or {}
+    return stats.get("bytes_in_use", 0), stats.get("peak_bytes_in_use", 0)
 
 
 def build(make: Any, case: Case, mode: str, programs: dict[str, Any]) -> dict[str, Any]:
@@ -48,13 +49,13 @@ def build(make: Any, case: Case, mode: str, programs: dict[str, Any]) -> dict[st
     start = time.perf_counter()
     with environment(case):
         programs["now"] = program = make(case, mode)
-        # What compiling and drawing took is not the program's.
-        before = peak_bytes(case, anew=True)
+        # What compiling, drawing and the arguments took is not the program's.
+        held, before = memory(case, anew=True)
         outcome = program.run()
-    seconds, after = time.perf_counter() - start, peak_bytes(case)
+    seconds, (_, after) = time.perf_counter() - start, memory(case)
     facts = {"build_seconds": seconds, "compile_seconds": program.compile_seconds}
     # JAX counts from the start of a process: only what rises above all before is known.
-    facts["peak_bytes"] = after if after is not None and after > (before or 0) else None
+    facts["peak_bytes"] = after - held if after > before else None
     leaves = jax.tree.leaves(outcome)
     if program.temp_bytes is None or not isinstance(leaves[0], jax.Array):
         return facts

@@ -98,9 +98,10 @@ def milliseconds(fact: Facts | None) -> str:
 
 
 def megabytes(fact: Facts | None) -> str:
-    """Returns what JAX' compiler planned and the results, or the peak of torch's allocator."""
-    known = [name for name in ("planned_bytes", "peak_bytes") if fact and name in fact]
-    return f"{fact[known[0]] / 2**20:.0f}" if fact and known else "-"
+    """Returns the device's peak beside arguments; or, in brackets, what JAX' compiler planned."""
+    if fact and "peak_bytes" in fact:
+        return f"{fact['peak_bytes'] / 2**20:.0f}"
+    return f"({fact['planned_bytes'] / 2**20:.0f})" if fact and "planned_bytes" in fact else "-"
 
 
 def race(facts: list[Facts]) -> str:
@@ -115,7 +116,7 @@ def race(facts: list[Facts]) -> str:
         rows = [(title, *names)]
         for key in keys:
             case, dtype, mode = key
-            if show is megabytes and mode != "value_and_grad":
+            if show is megabytes and (dtype, mode) != ("float32", "value_and_grad"):
                 continue
             found = {f["name"]: f for f in timed if (f["case"], f["dtype"], f["mode"]) == key}
             label = f"{case[1:-1].replace(' ', '')} {short[dtype]} {short.get(mode, mode)}"
