@@ -117,6 +117,22 @@ def test_any_batch_of_sequences_of_one_length(layer, random):
             np.testing.assert_allclose(left, right, atol=2e-6)
 
 
+def test_the_product_is_chosen_where_the_bytes_run(layer, random):
+    """Of a step with few rows: one form for CPUs and one for others, in one program."""
+    gru, variables = layer
+    gru = gru.clone(loop="chunked")
+    x, h = arrays(random, 3, 7)
+
+    def loss(variables):
+        outputs, state = gru.apply(variables, x, initial_state=h)
+        return (outputs**2).sum() + state.sum()
+
+    gradient = jax.jit(jax.grad(loss))
+    data = export.export(gradient, platforms=("cpu", "cuda", "tpu"))(variables).serialize()
+    found, wanted = export.deserialize(data).call(variables), gradient(variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, wanted)
+
+
 def test_fixed_sizes_take_a_portable_loop(layer, random):
     gru, variables = layer
     x, h = arrays(random, 3, 7)

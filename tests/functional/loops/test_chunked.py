@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import gruflax
+from gruflax.functional.call import make_call
+from gruflax.functional.loops.chunked import chunked_loop
 from gruflax.functional.loops.time import chunk_length, even_length
 
 
@@ -110,6 +112,28 @@ def test_turned_products_agree_with_the_scan(name, x64, monkeypatch):
         "gruflax.functional.loops.products.choose_products", lambda *_: (True, True)
     )
     test_every_mode_agrees_with_the_scan(name, None)
+
+
+@pytest.mark.parametrize("inner_unroll", [3, 16])
+def test_the_inner_loop_can_be_unrolled(inner_unroll, x64):
+    """By a field of a call that is nobody's argument: what is timed where it may be worth it."""
+    params = gruflax.init_gru_params(jax.random.key(0), F, U, dtype="float64")
+
+    def loss(params, x, **fields):
+        outputs, state = chunked_loop(make_call(params, x, mask=MASK, chunk=5, **fields))
+        return (outputs * COTANGENT).sum() + (state**2).sum()
+
+    unrolled = functools.partial(loss, inner_unroll=inner_unroll)
+    found, wanted = (jax.jit(jax.value_and_grad(f, (0, 1))) for f in (unrolled, loss))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12),
+        found(params, X),
+        wanted(params, X),
+    )
+    text = str(found.trace(params, X).jaxpr)
+    assert f"unroll={inner_unroll}" in text and f"unroll={inner_unroll}" not in str(
+        wanted.trace(params, X).jaxpr
+    )
 
 
 def test_gradients_of_a_part_of_the_arguments(x64):

@@ -64,6 +64,15 @@ def test_no_more_steps_than_cudnn_takes(cudnn):
         assert unmet_conditions(call, unroll=False) == wanted
 
 
+def test_no_symbolic_sizes(cudnn):
+    params = gruflax.init_gru_params(jax.random.key(0), 4, 5)
+    run = jax.jit(lambda x: gruflax.gru_sequence(params, x, loop="cudnn"))
+    for shape in ("b, 3, 4", "2, t, 4"):
+        x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), "float32")
+        with pytest.raises(ValueError, match="cannot be met: sizes must not be symbols"):
+            jax.export.export(run, platforms=("cuda",))(x)
+
+
 @pytest.mark.parametrize(
     ("version", "capabilities", "met"),
     [
