@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ from numpy_cudnn import NumpyCudnn, in_place_of_cudnn
 import gruflax
 import gruflax.nnx
 from gruflax.compat import v1
+from gruflax.functional.loops.cudnn import calls
 
 
 PLATFORMS = ("cuda", "tpu")
@@ -26,6 +28,8 @@ X = np.random.default_rng(0).normal(size=(B, T, F)).astype(np.float32)
 MASK = np.random.default_rng(1).random((B, T)) < 0.7
 # The layers below take "auto".
 LOOPS = ("scan", "chunked", *oracle.NATIVE, "cudnn")
+# What the stand-in of cuDNN is without: only a program for a GPU has it.
+ON_A_GPU = mock.patch("gruflax.functional.loops.cudnn.calls._on_a_gpu", calls._on_a_gpu)
 
 
 @functools.cache
@@ -76,14 +80,16 @@ MODES = {
 }
 
 
-def check(loop, calls, function, *arguments):
-    """A program can be lowered; that of cuDNN calls it so many times, forward and backward."""
+def check(loop, times, function, *arguments):
+    """Lowers a program for each platform; that of cuDNN calls it so many times."""
     if loop != "cudnn":
-        assert CUDNN not in lowered(function, *arguments)["cuda"]
-        return
-    with in_place_of_cudnn(NumpyCudnn()):
-        text = lowered(function, *arguments, platforms=("cuda",))["cuda"]
-    assert text.count(CUDNN) == calls
+        texts = lowered(function, *arguments)
+        assert CUDNN not in texts["cuda"]
+        return texts
+    with in_place_of_cudnn(NumpyCudnn()), ON_A_GPU:
+        texts = lowered(function, *arguments, platforms=("cuda",))
+    assert texts["cuda"].count(CUDNN) == times
+    return texts
 
 
 def modes_of(loop):
@@ -96,12 +102,15 @@ CASES = [(loop, mode) for loop in LOOPS for mode in modes_of(loop)]
 
 @pytest.mark.parametrize(("loop", "mode"), CASES)
 def test_functional(loop, mode):
-    change, calls = MODES[mode]
-    check(loop, calls, change(functools.partial(total, loop)), params_of(), X)
+    change, times = MODES[mode]
+    check(loop, times, change(functools.partial(total, loop)), params_of(), X)
 
 
-@pytest.mark.parametrize("explicit", [False, True])
-@pytest.mark.parametrize("loop", LOOPS[:-1])
+# cuDNN under explicit axes needs its own `jax.shard_map`.
+SHARDS = [(loop, explicit) for loop in LOOPS for explicit in (False, True)][:-1]
+
+
+@pytest.mark.parametrize(("loop", "explicit"), SHARDS)
 def test_shards(loop, explicit):
     """Rows on two devices: the program says so, whatever they are."""
     kind = AxisType.Explicit if explicit else AxisType.Auto
@@ -111,7 +120,7 @@ def test_shards(loop, explicit):
         x, mask = jax.device_put((X, MASK), rows)
         params = jax.device_put(params_of(), NamedSharding(mesh, P()))
         run = functools.partial(total, loop)
-        texts = lowered(jax.value_and_grad(run, (0, 1)), params, x, mask)
+        texts = check(loop, 2, jax.value_and_grad(run, (0, 1)), params, x, mask)
     assert all("mhlo.num_partitions = 2" in text for text in texts.values())
 
 
@@ -216,7 +225,7 @@ def test_the_kernel_comes_first_on_cpus_only(platform):
     assert (f"-> tensor<{units}x{B}xf32>" in text) == (platform == "cpu")
 
 
-def test_no_platform_is_asked_for():
-    """The default backend is not where a program runs."""
+def test_the_default_backend_is_not_asked_for():
+    """It is not where a program runs."""
     files = (pathlib.Path(gruflax.__file__).parent / "functional").rglob("*.py")
     assert not [file for file in files if "default_backend" in file.read_text()]

@@ -12,7 +12,7 @@ def main() -> None:
     chosen = options()
     shape = (3, 6, 4, 5) if chosen.dry else (16, 64, 32, 64)
     seconds = 0.2 if chosen.dry else 3.0
-    race = Race((*VMAPPED, *STEPS), Record("members", chosen.folder), chosen.dry, 55)
+    race = Race((*VMAPPED, *STEPS), Record("members", chosen.folder), chosen.dry, 50)
     for mode in (VALUE_AND_GRAD, FORWARD):
         race.run(Case(*shape, device=platform(chosen.dry)), mode, seconds)
 

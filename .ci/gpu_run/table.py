@@ -123,9 +123,11 @@ def race(facts: list[Facts]) -> str:
             rows.append((label, *(show(found.get(name)) for name in names)))
         parts.append(columns(rows))
     why = dict.fromkeys(f"{f['name']}: {f['error'][:120]}" for f in timed if "error" in f)
-    differ = [f for f in facts if f.get("losses_differ", 0) > LOSSES]
+    differ = [f for f in facts if not f.get("losses_differ", 0) <= LOSSES]
+    skipped = [f["skipped"] for f in facts if "skipped" in f]
     parts += list(why)[:5]
     parts += [f"LOSSES DIFFER {f['case']} {f['dtype']}: {f['losses_differ']:.1e}" for f in differ]
+    parts += [f"no time for {len(skipped)}: {', '.join(skipped)}"[:400]] if skipped else []
     return "\n".join(parts)
 
 
@@ -138,7 +140,8 @@ def failures(facts: dict[str, list[Facts]], dry: bool) -> int:
     count = sum(
         fact.get("verdict") in ("WRONG", "FAILED")
         or "died" in fact
-        or fact.get("losses_differ", 0) > LOSSES
+        or not fact.get("losses_differ", 0) <= LOSSES
+        or (dry and "skipped" in fact)
         or bool(fact.get("ended"))
         for each in facts.values()
         for fact in each

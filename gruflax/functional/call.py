@@ -74,7 +74,8 @@ class Call:
         return_sequences: whether the state after every step is wanted.
         zero_output_for_mask: whether outputs are zeros at masked steps.
         chunk: steps per chunk of a loop that works on chunks; None lets it choose.
-        inner_unroll: steps that one turn of the loop inside of a chunk computes.
+        inner_unroll: steps that one turn of the loop inside of a chunk computes; nobody's argument,
+            varied only where a GPU is timed.
     """
 
     params: Params

@@ -52,7 +52,7 @@ def kernel_first_backward_dot(
 def transposed_dot(
     state: jax.Array, transposed_kernel: jax.Array, precision: lax.PrecisionLike = None
 ) -> jax.Array:
-    """Computes the same in the plain form."""
+    """Computes `h R` `[..., 3u]` in the plain form, of the kernel transposed to `[3u, u]`."""
     return jnp.dot(state, transposed_kernel.T, precision=precision)
 
 

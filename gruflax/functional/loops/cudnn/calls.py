@@ -43,8 +43,9 @@ def forward(
 
     @call.def_vmap
     def rule(count, mapped, weights, state, x):
-        if mapped[0] or problem.training:
-            # The gradient of shared weights is wanted for each, so that each has its own reserve.
+        if not count or mapped[0] or problem.training:
+            # The gradient of shared weights is wanted for each, so that each has its own reserve;
+            # and cuDNN refuses an empty batch.
             return _one_by_one(call, mapped, (weights, state, x)), (True, True)
         state, x = (
             _fold(array) if each else _fold(jnp.broadcast_to(array, (count, *array.shape)))
@@ -125,7 +126,7 @@ def _on_a_gpu(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def _refuse(context: Any, *_: Any) -> Any:
-    platforms = ", ".join(map(repr, context.module_context.platforms))
+    platforms = ", ".join(map(repr, context.platforms or context.module_context.platforms))
     raise ValueError(
         "loop='cudnn' or use_cudnn=True cannot be met: the platform must be a GPU with CUDA, it is "
         f"{platforms}."

@@ -195,8 +195,9 @@ class Cudnn:
         )
         if settings.algorithm == "persist_dynamic":
             # Its kernels are compiled for a batch size.
-            handle = self._handle(0).pointer
-            self._call("cudnnBuildRNNDynamic", handle, made.gru, problem.batch)
+            handle = self._handle(0)
+            with handle.lock:
+                self._call("cudnnBuildRNNDynamic", handle.pointer, made.gru, problem.batch)
         lengths = (ctypes.c_int * problem.batch)(*[problem.time] * problem.batch)
         filling = ctypes.c_double(0.0)
         for descriptor, size in ((made.x, problem.features), (made.states, problem.units)):
@@ -221,8 +222,9 @@ class Cudnn:
         """Returns a descriptor that drops nothing, and so needs no random states."""
         made = self._create("cudnnCreateDropoutDescriptor")
         rate, states, size, seed = ctypes.c_float(0), None, ctypes.c_size_t(0), ctypes.c_uint64(0)
-        handle = self._handle(0).pointer
-        self._call("cudnnSetDropoutDescriptor", made, handle, rate, states, size, seed)
+        handle, name = self._handle(0), "cudnnSetDropoutDescriptor"
+        with handle.lock:
+            self._call(name, made, handle.pointer, rate, states, size, seed)
         return made
 
     def _create(self, name: str) -> ctypes.c_void_p:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 class Settings(NamedTuple):
     """What cuDNN leaves to its caller: the same numbers, at another speed.
 
+    Nobody's argument: varied only where a GPU is timed.
+
     Attributes:
         algorithm: "standard", "persist_static", "persist_dynamic" or "persist_static_small_h".
         math: "default", "tensor_op" or "fma"; None follows the dtype and the precision.
