@@ -23,7 +23,9 @@ Make = Callable[[Case, str], Program]
 MEMBERS = 8
 
 
-def call_program(run: Callable[[Call], Any], call: dict[str, Any], case: Case, mode: str):
+def call_program(
+    run: Callable[[Call], Any], call: dict[str, Any], case: Case, mode: str
+) -> Program:
     """Makes the program of a loop with private options."""
 
     def apply(params: Any, inputs: Inputs) -> jax.Array:
@@ -78,7 +80,9 @@ def linen_members(case: Case, mode: str) -> Program:
     return jax_program(case, mode, apply, stacked)
 
 
-def scanned(step: Callable[[Any, jax.Array, jax.Array], Any], params: Any, case: Case, mode: str):
+def scanned(
+    step: Callable[[Any, jax.Array, jax.Array], Any], params: Any, case: Case, mode: str
+) -> Program:
     """Makes the program of a user's own scan over `step(params, state, x) -> (state, output)`."""
 
     def apply(params: Any, inputs: Inputs) -> jax.Array:
