@@ -120,7 +120,9 @@ def watch_path(path: str, folder: pathlib.Path, dry: bool) -> None:
 def main() -> None:
     """Runs the stage."""
     chosen = options()
-    Record("exactness", chosen.folder)(planned=len(jobs(PATHS[0], chosen.dry)))
+    record = Record("exactness", chosen.folder)
+    for path in PATHS:
+        record(path=path, planned=len(jobs(path, chosen.dry)))
     watchers = [
         threading.Thread(target=watch_path, args=(path, chosen.folder, chosen.dry))
         for path in PATHS

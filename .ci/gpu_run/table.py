@@ -16,14 +16,15 @@ LOSSES = 1e-2
 
 
 def read(path: pathlib.Path) -> dict[str, list[Facts]]:
-    """Reads the facts of each stage; a last line that was cut is left out."""
+    """Reads the facts of each stage; what is no fact, such as a line that was cut, is left out."""
     facts = collections.defaultdict(list)
-    for line in path.read_text().splitlines():
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for line in lines:
         try:
             fact = json.loads(line)
-        except ValueError:
+            facts[str(fact.pop("stage"))].append(fact)
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
-        facts[fact.pop("stage")].append(fact)
     return facts
 
 
@@ -83,8 +84,10 @@ def exactness(facts: list[Facts]) -> str:
     ]
     more = [f"... and {len(bad) - 8} more, in results.jsonl"] if len(bad) > 8 else []
     died = [f"DIED {fact['path']}: {fact['died']}" for fact in facts if "died" in fact]
-    planned = [f"{fact['planned']} planned for each loop" for fact in facts if "planned" in fact]
-    return "\n".join([columns(rows), *planned, *died, *bad[:8], *more, *products])
+    planned = [f"{fact['path']} {fact['planned']}" for fact in facts if "planned" in fact]
+    return "\n".join(
+        [columns(rows), f"planned: {', '.join(planned)}", *died, *bad[:8], *more, *products]
+    )
 
 
 def milliseconds(fact: Facts | None) -> str:
@@ -123,10 +126,10 @@ def race(facts: list[Facts]) -> str:
             rows.append((label, *(show(found.get(name)) for name in names)))
         parts.append(columns(rows))
     why = dict.fromkeys(f"{f['name']}: {f['error'][:120]}" for f in timed if "error" in f)
-    differ = [f for f in facts if not f.get("losses_differ", 0) <= LOSSES]
+    differ = [f for f in facts if not agree(f)]
     skipped = [f["skipped"] for f in facts if "skipped" in f]
     parts += list(why)[:5]
-    parts += [f"LOSSES DIFFER {f['case']} {f['dtype']}: {f['losses_differ']:.1e}" for f in differ]
+    parts += [f"LOSSES DIFFER {f['case']} {f['dtype']}: {f['losses_differ']}" for f in differ]
     parts += [f"no time for {len(skipped)}: {', '.join(skipped)}"[:400]] if skipped else []
     return "\n".join(parts)
 
@@ -135,41 +138,50 @@ RACES = ("speed", "members", "algorithms")
 STAGES = {"card": card, "exactness": exactness, **dict.fromkeys(RACES, race)}
 
 
-def failures(facts: dict[str, list[Facts]], dry: bool) -> int:
-    """Counts what is wrong; only in a dry run must every contestant run that is installed."""
-    count = sum(
-        fact.get("verdict") in ("WRONG", "FAILED")
-        or "died" in fact
-        or not fact.get("losses_differ", 0) <= LOSSES
-        or (dry and "skipped" in fact)
-        or bool(fact.get("ended"))
-        for each in facts.values()
-        for fact in each
-    )
-    errors = [
-        fact["error"]
-        for stage in RACES
-        for fact in facts[stage]
-        if "name" in fact and "error" in fact
-    ]
-    return count + (sum("No module named" not in error for error in errors) if dry else 0)
+def agree(fact: Facts) -> bool:
+    """Returns whether losses of the same parameters are near each other, where a fact says so."""
+    differ = fact.get("losses_differ", 0)
+    return isinstance(differ, (int, float)) and differ <= LOSSES
+
+
+def is_wrong(fact: Facts, dry: bool) -> bool:
+    """Returns whether a fact says that something is wrong.
+
+    Only in a dry run must there be time for all, and every contestant run that is installed: on a
+    GPU it is an answer that one is slow, or that cuDNN lacks an algorithm.
+    """
+    wrong = fact.get("verdict") in ("WRONG", "FAILED") or "died" in fact or bool(fact.get("ended"))
+    if "name" in fact and "error" in fact:
+        wrong |= dry and "No module named" not in str(fact["error"])
+    return wrong or not agree(fact) or (dry and "skipped" in fact)
+
+
+def missing(facts: dict[str, list[Facts]]) -> int:
+    """Counts stages without an end, loops without their cases, and a `cudnn` that never ran."""
+    count = sum(not any("ended" in fact for fact in facts[stage]) for stage in STAGES)
+    exact = facts["exactness"]
+    count += sum(fact.get("planned", 0) for fact in exact)
+    count -= sum("verdict" in fact for fact in exact)
+    medians = [fact.get("median") for fact in facts["speed"] if fact.get("name") == "cudnn"]
+    return count + (not any(medians))
 
 
 def main() -> None:
     """Prints the table; what cannot be shown of one stage hides no other."""
     chosen = options()
     facts = read(chosen.folder / "results.jsonl")
+    wrong = sum(is_wrong(fact, chosen.dry) for stage in STAGES for fact in facts[stage])
     for stage, show in STAGES.items():
         ends = [fact for fact in facts[stage] if "ended" in fact]
-        end = f"exit {ends[0]['ended']}, {ends[0]['seconds']} s" if ends else "not run to its end"
+        end = f"exit {ends[0]['ended']}, {ends[0].get('seconds')} s" if ends else "no end"
         print(f"\n=== {stage}: {end}")
         try:
             print(show(facts[stage]))
         except Exception as error:
+            wrong += 1
             print(f"cannot be shown: {type(error).__name__}: {error}")
-    wrong = failures(facts, chosen.dry)
-    print(f"\n=== {wrong} wrong")
-    sys.exit(min(wrong, 1))
+    print(f"\n=== {wrong} wrong, {missing(facts)} missing")
+    sys.exit(min(wrong + missing(facts), 1))
 
 
 if __name__ == "__main__":

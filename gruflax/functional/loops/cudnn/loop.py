@@ -1,7 +1,8 @@
 """The loop that is one call of cuDNN forward and one backward. Experimental: no GPU has run it yet.
 
 Known limits: cuDNN knows one convention, one mask for all gates and no resets (`conditions`); only
-its standard algorithm is asked for; under `jax.vmap` a training step is one call for each member.
+its standard algorithm is asked for; under `jax.vmap` a training step is one call for each member; a
+program for several platforms at once cannot have it, not even in a branch for GPUs alone.
 """
 
 import functools
