@@ -28,7 +28,7 @@ X = np.random.default_rng(0).normal(size=(B, T, F)).astype(np.float32)
 MASK = np.random.default_rng(1).random((B, T)) < 0.7
 # The layers below take "auto".
 LOOPS = ("scan", "chunked", *oracle.NATIVE, "cudnn")
-# What the stand-in of cuDNN is without: only a program for a GPU has it.
+# The stand-in replaces this, to run on a CPU. A program that is only lowered keeps the real one.
 ON_A_GPU = mock.patch("gruflax.functional.loops.cudnn.calls._on_a_gpu", calls._on_a_gpu)
 
 
@@ -76,7 +76,7 @@ MODES = {
     "gradients over parameters": (lambda run: mapped_over_parameters(gradient(run)), 2),
     "gradient of vmap": (lambda run: gradient(mapped_over_data(run)), 2),
     "forward mode": (lambda run: lambda p, x: jax.jvp(lambda x: run(p, x), (x,), (x,)), None),
-    "over a tangent": (lambda run: lambda p, x: jax.jvp(gradient(run), (p, x), (p, x)), 2),
+    "second derivatives": (lambda run: lambda p, x: jax.jvp(gradient(run), (p, x), (p, x)), 2),
 }
 
 
@@ -226,6 +226,6 @@ def test_the_kernel_comes_first_on_cpus_only(platform):
 
 
 def test_the_default_backend_is_not_asked_for():
-    """It is not where a program runs."""
+    """It says nothing of where a program will run."""
     files = (pathlib.Path(gruflax.__file__).parent / "functional").rglob("*.py")
     assert not [file for file in files if "default_backend" in file.read_text()]

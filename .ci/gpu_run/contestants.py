@@ -11,7 +11,7 @@ from jax import lax
 import gruflax
 from gruflax.bench.case import Case
 from gruflax.bench.contestants import Inputs, Program, gruflax_params, jax_program
-from gruflax.bench.libraries import LIBRARIES
+from gruflax.bench.libraries import LIBRARIES, linen_cell
 from gruflax.functional.call import Call, make_call
 from gruflax.functional.loops.chunked import chunked_loop
 from gruflax.functional.loops.cudnn.loop import check_cudnn, cudnn_loop
@@ -34,17 +34,18 @@ def call_program(
     return jax_program(case, mode, apply, gruflax_params(case))
 
 
+def members(params: Any) -> Any:
+    """Makes several sets of parameters, stacked, of one."""
+    return jax.tree.map(lambda leaf: jnp.stack([leaf + 0.01 * i for i in range(MEMBERS)]), params)
+
+
 def member_program(run: Callable[[Call], Any], case: Case, mode: str) -> Program:
     """Makes the program of a loop over vmapped parameters."""
-    members = [
-        jax.tree.map(lambda leaf, i=i: leaf + 0.01 * i, gruflax_params(case))
-        for i in range(MEMBERS)
-    ]
 
     def apply(params: Any, inputs: Inputs) -> jax.Array:
         return jax.vmap(lambda params: run(make_call(params, inputs.x))[0])(params)
 
-    return jax_program(case, mode, apply, jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
+    return jax_program(case, mode, apply, members(gruflax_params(case)))
 
 
 def checked_cudnn(call: Call, settings: Settings = Settings()) -> Any:
@@ -53,31 +54,17 @@ def checked_cudnn(call: Call, settings: Settings = Settings()) -> Any:
     return cudnn_loop(call, settings)
 
 
-def linen_parts(case: Case) -> tuple[Any, Any]:
-    """Returns flax.linen's cell, and parameters of it."""
-    from flax import linen as nn
-
-    dtype = jnp.dtype(case.dtype)
-    draw = nn.initializers.lecun_normal()
-    cell = nn.GRUCell(case.units, dtype=dtype, param_dtype=dtype, recurrent_kernel_init=draw)
-    state, x = (jnp.zeros((case.batch, size), dtype) for size in (case.units, case.features))
-    return cell, cell.init(jax.random.key(0), state, x)
-
-
 def linen_members(case: Case, mode: str) -> Program:
     """Makes `flax.linen.RNN(GRUCell)` over vmapped parameters."""
     from flax import linen as nn
 
-    cell, params = linen_parts(case)
-    layer = nn.RNN(cell)
-    members = [jax.tree.map(lambda leaf, i=i: leaf + 0.01 * i, params) for i in range(MEMBERS)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    stacked = {"params": {"cell": stacked["params"]}}
+    layer = nn.RNN(linen_cell(case))
+    params = layer.init(jax.random.key(0), jnp.zeros((case.batch, 1, case.features), case.dtype))
 
     def apply(params: Any, inputs: Inputs) -> Any:
         return jax.vmap(lambda params: layer.apply(params, inputs.x))(params)
 
-    return jax_program(case, mode, apply, stacked)
+    return jax_program(case, mode, apply, members(params))
 
 
 def scanned(
@@ -100,11 +87,12 @@ def own_scan(case: Case, mode: str) -> Program:
 
 def linen_own_scan(case: Case, mode: str) -> Program:
     """Makes a scan over `flax.linen.GRUCell`."""
-    cell, params = linen_parts(case)
-    return scanned(cell.apply, params, case, mode)
+    cell = linen_cell(case)
+    state, x = (jnp.zeros((case.batch, n), case.dtype) for n in (case.units, case.features))
+    return scanned(cell.apply, cell.init(jax.random.key(0), state, x), case, mode)
 
 
-def chunked(chunk: int | None, unroll: int = 1) -> Make:
+def chunked(chunk: int, unroll: int = 1) -> Make:
     """Returns how the chunked loop is made, with steps per chunk and per turn of its inner loop."""
     call = {"chunk": chunk, "inner_unroll": unroll}
     return functools.partial(call_program, chunked_loop, call)

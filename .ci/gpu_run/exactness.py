@@ -5,7 +5,6 @@ factor, and float32 23.
 """
 
 import collections
-import json
 import multiprocessing
 import os
 import pathlib
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 from cases import CASES, Case, draw, largest_error, loss_of, program_of, reference
-from record import Record, is_deadly, one_line, options, platform, stand_in_for_cudnn
+from record import Record, is_deadly, one_line, options, platform, read, stand_in_for_cudnn
 
 
 PATHS = ("cudnn", "chunked", "use_cudnn", "scan")
@@ -30,7 +29,7 @@ REFUSED = {
     "reset before": "reset_after must be True",
     "forward mode": "forward-mode",
 }
-# A process that died is started again, without what it died of.
+# A process that died is started again. What it may have died of comes last there, once.
 ATTEMPTS = 3
 
 
@@ -70,8 +69,7 @@ def jobs(path: str, dry: bool) -> list[tuple[Case, str]]:
 def jobs_left(path: str, folder: pathlib.Path, dry: bool) -> list[tuple[Case, str]]:
     """Lists what is not judged yet; what was begun before a process died comes last, and once."""
     begun, judged = collections.Counter(), set()
-    for line in (folder / "results.jsonl").read_text().splitlines():
-        fact = json.loads(line)
+    for fact in read(folder)["exactness"]:
         if fact.get("path") == path and "case" in fact:
             key = fact["case"], fact["dtype"]
             begun[key] += "begun" in fact

@@ -2,20 +2,12 @@
 
 from contestants import STEPS, VMAPPED
 from race import Race
-from record import Record, options, platform
+from record import Record, options
 
-from gruflax.bench.case import FORWARD, VALUE_AND_GRAD, Case
-
-
-def main() -> None:
-    """Runs the stage."""
-    chosen = options()
-    shape = (3, 6, 4, 5) if chosen.dry else (16, 64, 32, 64)
-    seconds = 0.2 if chosen.dry else 3.0
-    race = Race((*VMAPPED, *STEPS), Record("members", chosen.folder), chosen.dry, 50)
-    for mode in (VALUE_AND_GRAD, FORWARD):
-        race.run(Case(*shape, device=platform(chosen.dry)), mode, seconds)
+from gruflax.bench.case import FORWARD, VALUE_AND_GRAD
 
 
 if __name__ == "__main__":
-    main()
+    chosen = options()
+    race = Race((*VMAPPED, *STEPS), Record("members", chosen.folder), chosen.dry, 50)
+    race.run_all([((16, 64, 32, 64), "float32", mode) for mode in (VALUE_AND_GRAD, FORWARD)], 3.0)

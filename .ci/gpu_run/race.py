@@ -19,16 +19,18 @@ from typing import Any
 import jax
 import numpy as np
 from contestants import DRY, EVERYONE, SAME
-from record import Record, is_deadly, one_line, stand_in_for_cudnn
+from record import Record, is_deadly, one_line, platform, stand_in_for_cudnn
 
-from gruflax.bench.case import Case, environment
+from gruflax.bench.case import Case, Shape, environment
 from gruflax.bench.measure import LEAST_ROUNDS, sample, warm_up
 
 
 # Seconds in which a process must start, a program be built, and a sample be run. On a CPU all
 # share few cores.
 START, BUILD, CUT = 60.0, 30.0, 20.0
-DRY_BUILD = 150.0
+DRY_BUILD, DRY_SECONDS, TINY = 150.0, 0.2, (3, 6, 4, 5)
+# With less left of a stage, no case is begun.
+LEAST_SECONDS = 5.0
 # A contestant that was cut or died so often takes part no more: it costs the others their time.
 STRIKES = 3
 
@@ -142,7 +144,7 @@ class Race:
         names = [name for name in names if not dry or name in DRY]
         self.workers = {name: Worker(name, dry) for name in names}
         self.record, self.deadline = record, time.monotonic() + seconds
-        self.build_seconds = DRY_BUILD if dry else BUILD
+        self.dry, self.build_seconds = dry, DRY_BUILD if dry else BUILD
         self.strikes: collections.Counter[str] = collections.Counter()
 
     def left(self) -> float:
@@ -166,9 +168,15 @@ class Race:
             # By NumPy, whose largest of numbers is NaN where one is.
             self.record(**facts, losses_differ=float(np.ptp(checks) / np.max(checks)))
 
-    def skip(self, case: Case, mode: str) -> None:
-        """Records that there was no time for a case."""
-        self.record(skipped=f"{case.shape} {case.dtype} {mode}")
+    def run_all(self, work: Iterable[tuple[Shape, str, str]], seconds: float) -> None:
+        """Times every (shape, dtype, mode) while there is time; in a dry run all at one shape."""
+        if self.dry:
+            work, seconds = dict.fromkeys((TINY, *rest) for _, *rest in work), DRY_SECONDS
+        for shape, dtype, mode in work:
+            if self.left() > LEAST_SECONDS:
+                self.run(Case(*shape, dtype, device=platform(self.dry)), mode, seconds)
+            else:
+                self.record(skipped=f"{shape} {dtype} {mode}")
 
     def _build(self, case: Case, mode: str) -> dict[str, Any]:
         """Has all build at the same time, where that is not timed."""

@@ -1,6 +1,7 @@
 """What the stages of the GPU run share: their options, and the file that they write facts to."""
 
 import argparse
+import collections
 import contextlib
 import json
 import os
@@ -9,11 +10,15 @@ import time
 from typing import Any
 
 
+FILE = "results.jsonl"
+Facts = dict[str, Any]
+
+
 class Record:
-    """Appends facts to `results.jsonl` as they are found, and prints them."""
+    """Appends facts to a file as they are found, and prints them."""
 
     def __init__(self, stage: str, folder: pathlib.Path):
-        self.stage, self.path, self.start = stage, folder / "results.jsonl", time.monotonic()
+        self.stage, self.path, self.start = stage, folder / FILE, time.monotonic()
 
     def __call__(self, **facts: Any) -> None:
         """Writes one fact: a line that is whole or not there, whoever else writes."""
@@ -25,6 +30,19 @@ class Record:
             os.close(file)
         said = " ".join(f"{name}={brief(value)}" for name, value in facts.items())
         print(f"[{time.monotonic() - self.start:5.1f} s] {said}", flush=True)
+
+
+def read(folder: pathlib.Path) -> dict[str, list[Facts]]:
+    """Reads the facts of each stage; what is no fact, such as a line that was cut, is left out."""
+    facts, path = collections.defaultdict(list), folder / FILE
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            fact = json.loads(line)
+            facts[str(fact.pop("stage"))].append(fact)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return facts
 
 
 def brief(value: Any) -> str:

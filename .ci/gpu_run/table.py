@@ -1,31 +1,15 @@
 """The table at the end: all that matters of `results.jsonl`, in less than 10,000 characters."""
 
 import collections
-import json
-import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from record import options
+from record import Facts, options, read
 
 
-Facts = dict[str, Any]
 # How far apart losses of the same parameters may be, in 16 bits too.
 LOSSES = 1e-2
-
-
-def read(path: pathlib.Path) -> dict[str, list[Facts]]:
-    """Reads the facts of each stage; what is no fact, such as a line that was cut, is left out."""
-    facts = collections.defaultdict(list)
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            fact = json.loads(line)
-            facts[str(fact.pop("stage"))].append(fact)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue
-    return facts
 
 
 def columns(rows: Iterable[Sequence[str]]) -> str:
@@ -169,7 +153,7 @@ def missing(facts: dict[str, list[Facts]]) -> int:
 def main() -> None:
     """Prints the table; what cannot be shown of one stage hides no other."""
     chosen = options()
-    facts = read(chosen.folder / "results.jsonl")
+    facts = read(chosen.folder)
     wrong = sum(is_wrong(fact, chosen.dry) for stage in STAGES for fact in facts[stage])
     for stage, show in STAGES.items():
         ends = [fact for fact in facts[stage] if "ended" in fact]

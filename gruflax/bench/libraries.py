@@ -20,16 +20,22 @@ from gruflax.bench.contestants import (
 )
 
 
-def make_linen(case: Case, mode: str) -> Program:
-    """Makes `flax.linen.RNN(GRUCell)`."""
+def linen_cell(case: Case) -> Any:
+    """Makes `flax.linen.GRUCell` in the dtype of a case."""
     from flax import linen as nn
 
     dtype = jnp.dtype(case.dtype)
     # The default draws by QR, which knows no 16-bit floats.
     draw = nn.initializers.lecun_normal()
-    cell = nn.GRUCell(case.units, dtype=dtype, param_dtype=dtype, recurrent_kernel_init=draw)
-    layer = nn.RNN(cell)
-    params = layer.init(jax.random.key(0), jnp.zeros((case.batch, 1, case.features), dtype))
+    return nn.GRUCell(case.units, dtype=dtype, param_dtype=dtype, recurrent_kernel_init=draw)
+
+
+def make_linen(case: Case, mode: str) -> Program:
+    """Makes `flax.linen.RNN(GRUCell)`."""
+    from flax import linen as nn
+
+    layer = nn.RNN(linen_cell(case))
+    params = layer.init(jax.random.key(0), jnp.zeros((case.batch, 1, case.features), case.dtype))
 
     def apply(params: Any, inputs: Inputs) -> Any:
         return layer.apply(params, inputs.x, seq_lengths=inputs.lengths)

@@ -131,7 +131,7 @@ def test_descriptors():
     ],
 )
 def test_what_multiplies(dtype, tensor_cores, math_type):
-    """TF32 is a matter of float32; 16 bits are one of tensor cores."""
+    """The precision decides on TF32 in float32 only; 16-bit floats always use tensor cores."""
     recorder = Recorder()
     Cudnn(recorder).sizes(PROBLEM._replace(dtype=dtype, tensor_cores=tensor_cores))
     (gru,) = recorder.named("cudnnSetRNNDescriptor_v8")
