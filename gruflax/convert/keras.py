@@ -9,9 +9,8 @@ import numpy as np
 from gruflax.convert.gates import Params, make_params, pick, weights_of
 from gruflax.convert.keras_files import Source, read_keras
 from gruflax.convert.layers import Layer, child, pair, parts, single, stack
-from gruflax.functional.activations import hard_sigmoid_v1
 from gruflax.functional.checks import brief
-from gruflax.keras_names import initializers
+from gruflax.keras_names import initializers, keras2
 from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, StackedRNNCells
 
 
@@ -37,7 +36,11 @@ def from_keras(source: Any, name: str | Sequence[str] | None = None, **fields: A
         **fields: of the `gruflax.GRU`, which win over the configuration: an `activation` of yours
             for one that only Keras knows. Initializers that gruflax does not know are left out, for
             the weights are there. A weight list and a `.weights.h5` have no configuration: without
-            a bias, give `reset_after` if it is False.
+            a bias, give `reset_after` if it is False. The name of an activation means what it meant
+            in the release that wrote the source: "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)` for
+            Keras 2. A weight list and a `.weights.h5` in the form of Keras 3, which tf-keras writes
+            too, do not say which: there it is that of Keras 3, and
+            `gruflax.compat.v1.hard_sigmoid` the other one.
 
     Returns:
         `(module, variables)`, the module configured as the layer was: a `gruflax.GRU`,
@@ -135,6 +138,8 @@ def _layer(found: Source, fields: Mapping[str, Any]) -> Layer:
         raise ValueError(f"the layer must be one of {_LAYERS}, got {found.class_name}: not a GRU.")
     if not found.weights:
         raise ValueError("the layer must have weights: build it first.")
+    if found.keras_2:
+        fields = keras2.meant(fields)
     if found.class_name == "Bidirectional":
         return _bidirectional(found, fields)
     if found.class_name == "RNN":
@@ -188,6 +193,7 @@ def _rnn(found: Source, fields: Mapping[str, Any]) -> Layer:
 
 def _module(cls: Any, config: Mapping[str, Any], params: Params, fields: Mapping[str, Any]) -> Any:
     """Makes a GRU or GRUCell of a Keras config, and checks that the weights are its own."""
+    old = keras2.has_arguments(config)
     # The name is the Keras model's business: here the owner of a layer names it.
     dropped = {"name", *fields} - {"units"}
     config = {key: value for key, value in config.items() if key not in dropped}
@@ -198,11 +204,8 @@ def _module(cls: Any, config: Mapping[str, Any], params: Params, fields: Mapping
         config |= _CUDNN
     # Keras before 2.2 knew one convention, and wrote nothing of it.
     config.setdefault("reset_after", "bias" in params and params["bias"].ndim == 2)
-    if "implementation" in config:
-        # Only Keras 1 and 2 write it, whose hard_sigmoid is not that of Keras 3.
-        for key in ("activation", "recurrent_activation"):
-            if config.get(key) == "hard_sigmoid":
-                config[key] = hard_sigmoid_v1
+    if old:
+        config, fields = keras2.meant(config), keras2.meant(fields)
     try:
         module = cls.from_config(config)
     except TypeError as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from gruflax.convert.gates import pick, whole
 from gruflax.functional.checks import brief
+from gruflax.keras_names import keras2
 from gruflax.keras_names.registry import snake_case
 
 
@@ -27,12 +28,14 @@ class Source(NamedTuple):
         config: as its `get_config` returned it; None where it is unknown.
         weights: as its `get_weights` returned them.
         forward: of a Bidirectional, how many of these are the forward layer's; None is half.
+        keras_2: whether a file without a config says that Keras 2 wrote it.
     """
 
     class_name: str
     config: Mapping[str, Any] | None
     weights: list[np.ndarray]
     forward: int | None = None
+    keras_2: bool = False
 
 
 def read_keras(path: str, name: str | None) -> Source:
@@ -117,7 +120,10 @@ def _from_legacy(file: Any, name: str | None) -> Source:
         found = {layer: arrays for layer, arrays in weights.items() if _is_weight_list(arrays)}
         layers = set(_strings(root, "layer_names"))
         arrays = pick({key: found[key] for key in found if key in layers}, name, "the file's GRUs")
-        return Source("GRU" if len(arrays) < 4 else "Bidirectional", None, arrays)
+        kind = "GRU" if len(arrays) < 4 else "Bidirectional"
+        return Source(
+            kind, None, arrays, keras_2=keras2.is_version(root.attrs.get("keras_version"))
+        )
     config = _read_json(file.attrs["model_config"])
     entries = [(entry["config"]["name"], path, entry) for path, entry in _entries(config)]
     entry = pick(_by_name(entries), name, "the file's GRU layers")

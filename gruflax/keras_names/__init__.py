@@ -4,5 +4,6 @@ from gruflax.keras_names import (
     activations as activations,
     constraints as constraints,
     initializers as initializers,
+    keras2 as keras2,
     regularizers as regularizers,
 )

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gruflax.functional.checks import brief
-from gruflax.keras_names import activations, constraints, initializers, regularizers
+from gruflax.keras_names import activations, constraints, initializers, keras2, regularizers
 from gruflax.layers.fields import VARIANTS
 from gruflax.linen.module import Module
 
@@ -34,6 +34,7 @@ _IGNORED = (
     "input_dim",
     "input_length",
     "input_shape",
+    "rng_type",
 )
 
 _NAMED = {
@@ -71,7 +72,9 @@ class Configurable(Module):
 
         Args:
             config: as `get_config` returns it; `dtype` is a dtype or a Keras dtype policy, of which
-                float32 leaves the dtype to the inputs unless `autocast` is True.
+                float32 leaves the dtype to the inputs unless `autocast` is True. What Keras 2 or
+                tf.keras wrote means what it meant there: "hard_sigmoid" is
+                `clip(0.2 x + 0.5, 0, 1)`.
 
         Returns:
             The layer.
@@ -89,6 +92,9 @@ class Configurable(Module):
                 stacklevel=2,
             )
         known = {field.name for field in dataclasses.fields(cls)} - {"parent"}
+        if keras2.has_arguments(config) and not keras2.has_arguments(known):
+            # The layers of `gruflax.compat.v1` have Keras 2's arguments, and know what they mean.
+            config = keras2.meant(config)
         dtypes = read_dtypes(config)
         # An RNN has no dtype of its own: its cell has.
         config = {key: value for key, value in config.items() if key not in DTYPE_KEYS}

@@ -180,6 +180,21 @@ def test_hard_sigmoid_of_keras_2(x):
         np.testing.assert_allclose(outputs, wanted, atol=2e-6)
 
 
+@pytest.mark.parametrize("fields", [{"time_major": True, "implementation": 2}, {"dropout": 0.5}])
+def test_fields_that_win_do_not_change_what_keras_2_meant(fields, x, drawn):
+    gru = v1.GRU(5)
+    params = drawn(gru.init(jax.random.key(0), x))["params"]
+    weights = [params[name] for name in ("kernel", "recurrent_kernel", "bias")]
+    live = old_layer("GRU", gru.get_config(), weights)
+    assert convert.from_keras(live, **fields)[0].recurrent_activation is v1.hard_sigmoid
+    both = {"layer": {"class_name": "GRU", "config": gru.get_config()}}
+    live = old_layer("Bidirectional", both, weights * 2)
+    for theirs, wanted in (("hard_sigmoid", v1.hard_sigmoid), (jax.nn.hard_sigmoid,) * 2):
+        layer = convert.from_keras(live, activation=theirs, **fields)[0].layer
+        assert layer.config.recurrent_activation is v1.hard_sigmoid
+        assert layer.config.activation == gruflax.GRUConfig(wanted).activation
+
+
 def test_cudnn_layer(x, drawn, equal):
     params = drawn(gruflax.GRU(5).init(jax.random.key(0), x))["params"]
     config = {"name": "cu_dnngru", "trainable": True, "units": 5, "return_sequences": True}

@@ -1,6 +1,7 @@
 """Files: written here by Keras, or by hand as older releases wrote them."""
 
 import json
+import zipfile
 
 import h5py
 import jax
@@ -138,11 +139,12 @@ def test_bfloat16(tmp_path, x, equal):
     equal(convert.to_keras(module, variables), [np.asarray(each) for each in layer.weights])
 
 
-def write_legacy(path, layers, config=True, scope=""):
+def write_legacy(path, layers, config=True, scope="", version=b"2.2.4-tf"):
     """Writes what Keras 2.2 in TensorFlow 1 wrote: names as bytes, variables as "gru/kernel:0"."""
     with h5py.File(path, "w") as file:
         root = file.create_group("model_weights") if config else file
-        file.attrs["keras_version"] = b"2.2.4-tf"
+        if version is not None:
+            root.attrs["keras_version"] = version
         root.attrs["layer_names"] = [name.encode() for name in layers]
         for name, (_, _, arrays) in layers.items():
             names = [f"{name}/{scope}{variable}:0" for variable in arrays]
@@ -166,6 +168,52 @@ def tensorflow_1(x, drawn, **arguments):
     order = [name for name in ("kernel", "recurrent_kernel", "bias") if name in params]
     written = {key: value for key, value in gru.get_config().items() if key != "name"}
     return gru, {name: params[name] for name in order}, written
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["GRU", "Bidirectional"])
+def test_hard_sigmoid_of_a_file_of_weights(pair, tmp_path, x, drawn, close):
+    gru, params, _ = tensorflow_1(x, drawn)
+    arrays = params
+    if pair:
+        arrays = {f"{way}/{name}": params[name] for way in ("forward", "back") for name in params}
+    path = tmp_path / "model.weights.h5"
+    # Keras 1 wrote no version.
+    versions = {b"2.2.4-tf": True, "2.11.0": True, "2.16.0": True, None: True, "3.0.5": False}
+    for version, old in versions.items():
+        write_legacy(path, {"gru": ("", {}, arrays)}, config=False, version=version)
+        wanted = v1.hard_sigmoid if old else "hard_sigmoid"
+        module, _ = convert.from_keras(path, recurrent_activation="hard_sigmoid")
+        assert (module.layer if pair else module).recurrent_activation == wanted
+        module, _ = convert.from_keras(path, recurrent_activation=jax.nn.hard_sigmoid)
+        assert (module.layer if pair else module).recurrent_activation == "hard_sigmoid"
+    if not pair:
+        write_legacy(path, {"gru": ("", {}, arrays)}, config=False)
+        module, variables = convert.from_keras(
+            path, recurrent_activation="hard_sigmoid", return_sequences=True
+        )
+        close(module.apply(variables, x), gru.apply({"params": params}, x))
+    write_legacy(path, {"gru": ("", {}, arrays)}, config=False, version="new")
+    with pytest.raises(ValueError, match="keras_version must be like '2.11.0', got 'new'"):
+        convert.from_keras(path)
+
+
+def test_hard_sigmoid_of_an_archive_of_keras_2(tmp_path, x, drawn, close):
+    """As tf-keras 2.15 writes it."""
+    gru, params, written = tensorflow_1(x, drawn)
+    entry = {"class_name": "GRU", "module": "keras.layers", "registered_name": None}
+    layers = [entry | {"config": written | {"name": "gru"}}]
+    config = {"class_name": "Sequential", "config": {"name": "m", "layers": layers}}
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        group = file.create_group("layers/gru/cell/vars")
+        for index, array in enumerate(params.values()):
+            group[str(index)] = array
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
+        archive.writestr("config.json", json.dumps(config))
+        archive.write(tmp_path / "weights.h5", "model.weights.h5")
+    module, variables = convert.from_keras(tmp_path / "model.keras", implementation=2)
+    assert module.recurrent_activation is v1.hard_sigmoid
+    close(module.apply(variables, x), gru.apply({"params": params}, x))
 
 
 @pytest.mark.parametrize("scope", ["", "gru_cell/"])

@@ -9,6 +9,7 @@ import pytest
 from cells import OwnStep
 
 import gruflax
+from gruflax.compat import v1
 from gruflax.keras_names.constraints import MaxNorm
 from gruflax.keras_names.initializers import HeNormal
 
@@ -129,6 +130,13 @@ def test_keras_reads_the_dtypes_that_it_has():
         gruflax.GRU(3, kernel_regularizer="l2", bias_constraint=MaxNorm(3), precision="highest"),
         gruflax.RNN([gruflax.GRUCell(3), gruflax.GRUCell(2)], return_sequences=True),
         gruflax.Bidirectional(gruflax.GRU(3, recurrent_initializer={"class_name": "Ones"})),
+        # What only Keras 2 writes besides, and a name that Keras 2 has for another function.
+        gruflax.GRU(3, recurrent_activation="hard_sigmoid", implementation=1, time_major=True),
+        gruflax.GRU(3, recurrent_activation=v1.hard_sigmoid, implementation=1, time_major=True),
+        gruflax.RNN(gruflax.GRUCell(3, recurrent_activation="hard_sigmoid", implementation=1)),
+        gruflax.Bidirectional(gruflax.GRU(3, activation="hard_sigmoid", implementation=1)),
+        v1.GRU(3),
+        v1.GRUCell(3, activation="hard_sigmoid", implementation=2),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -147,3 +155,72 @@ def test_objects_and_their_names_are_one_thing():
 def test_what_has_no_default_must_be_there(config):
     with pytest.raises(ValueError, match=r"config of GRU must have \['units'\], got"):
         gruflax.GRU.from_config(config)
+
+
+FUNCTION = {"module": "builtins", "class_name": "function", "registered_name": "function"}
+INITIALIZER = {"class_name": "GlorotUniform", "config": {"seed": None}}
+KERAS_2 = {
+    "Keras 2.0": {"implementation": 0, "kernel_initializer": INITIALIZER},
+    "TensorFlow 2.2": {"implementation": 2, "time_major": False, "reset_after": True},
+    "tf-keras 2.15": {
+        "implementation": 2,
+        "time_major": False,
+        "kernel_initializer": {
+            "module": "keras.initializers",
+            "registered_name": None,
+            **INITIALIZER,
+        },
+        "recurrent_activation": FUNCTION | {"config": "hard_sigmoid"},
+        "rng_type": "stateful",
+    },
+}
+
+
+@pytest.mark.parametrize("cls", [gruflax.GRU, gruflax.GRUCell])
+@pytest.mark.parametrize("release", KERAS_2)
+def test_hard_sigmoid_of_keras_2(release, cls):
+    config = {"units": 3, "recurrent_activation": "hard_sigmoid"} | KERAS_2[release]
+    if cls is gruflax.GRUCell:
+        config.pop("time_major", None)
+    layer = cls.from_config(config)
+    assert layer.recurrent_activation is v1.hard_sigmoid and layer.activation == "tanh"
+    assert cls.from_config(layer.get_config()) == layer
+
+
+def test_hard_sigmoid_of_keras_2_inside_other_configs():
+    def entry(layer):
+        return {"class_name": type(layer).__name__, "config": layer.get_config()}
+
+    old, new = v1.GRUCell(3), gruflax.GRUCell(3, recurrent_activation="hard_sigmoid")
+    stacked = {"cells": [entry(old), entry(new)]}
+    rnn = {"class_name": "RNN", "config": {"cell": entry(old), "time_major": False}}
+    first, second = gruflax.linen.StackedRNNCells.from_config(stacked).cells
+    deep = gruflax.RNN.from_config({"cell": {"class_name": "StackedRNNCells", "config": stacked}})
+    both = gruflax.Bidirectional.from_config(
+        {"layer": entry(v1.GRU(3)), "backward_layer": entry(v1.GRU(3, go_backwards=True))}
+    )
+    cells = (first, deep.cell.cells[0], both.layer, both.backward_layer)
+    cells += (gruflax.Bidirectional.from_config({"layer": rnn}).layer.cell,)
+    assert all(cell.recurrent_activation is v1.hard_sigmoid for cell in cells)
+    assert second == new
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [v1.GRU(3), v1.GRU(3, activation="hard_sigmoid"), v1.GRUCell(3)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_config_of_version_1_keeps_its_meaning(layer):
+    assert layer.get_config()["recurrent_activation"] == "hard_sigmoid"
+    cls = getattr(gruflax, type(layer).__name__)
+    assert cls.from_config(layer.get_config()).config == layer.config
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hard_sigmoid_of_keras_3():
+    theirs = keras.layers.GRU(3, recurrent_activation="hard_sigmoid")
+    for config in (theirs.get_config(), {"units": 3, "recurrent_activation": "hard_sigmoid"}):
+        assert gruflax.GRU.from_config(config).recurrent_activation == "hard_sigmoid"
+    assert gruflax.GRUCell.from_config(theirs.cell.get_config()).config == gruflax.GRUConfig(
+        recurrent_activation=jax.nn.hard_sigmoid
+    )
