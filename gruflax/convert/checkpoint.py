@@ -1,14 +1,15 @@
 """Checkpoints in the safetensors format: arrays by flat names, and nothing that runs."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 
-from gruflax.convert.gates import whole
+from gruflax.convert.gates import read_json, whole
 from gruflax.functional.checks import brief
 
 
@@ -18,13 +19,22 @@ _DTYPES = (
     *("float16", "bfloat16", "float32", "float64"),
 )
 
+# Where the file's metadata tells the dicts, tuples and lists that its flat names come from.
+_TREE = "gruflax.tree"
+
 
 def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> None:
     """Saves variables, every collection of them: "params.kernel", "recurrent_state.h", ...
 
         save_safetensors("gru.safetensors", variables)
 
-    The file is replaced at once, when the new one is whole.
+    The file is replaced at once, when the new one is whole. Its metadata says which names are of
+    dicts, and which are the numbers of tuples and lists.
+
+    Args:
+        path: of the file.
+        variables: nested dicts, tuples and lists of arrays. Other nodes, such as named tuples, come
+            back where `load_safetensors` is given a template; without one they are dicts.
 
     Raises:
         ImportError: safetensors is not installed.
@@ -34,9 +44,10 @@ def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> N
     safetensors = _safetensors()
     # The format takes memory as it lies.
     arrays = {name: np.array(_array(name, leaf), order="C") for name, leaf in _flat(variables)}
+    tree = json.dumps(_described(nn.unbox(variables)))
     temporary = f"{os.fspath(path)}.{os.getpid()}.partial"
     try:
-        safetensors.numpy.save_file(arrays, temporary)
+        safetensors.numpy.save_file(arrays, temporary, {_TREE: tree})
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
@@ -58,22 +69,29 @@ def load_safetensors(
             file's word for it.
 
     Returns:
-        NumPy arrays, nested as `variables`, or in dicts.
+        NumPy arrays, nested as `variables`, or in the dicts, tuples and lists that were saved. A
+        file that does not tell, of gruflax 0.1 or of another program, gives dicts, and tuples where
+        all names are numbers from 0 on.
 
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: safetensors is not installed.
-        ValueError: the file is truncated or is no safetensors file, or its names, shapes or
-            dtypes are not those of `variables`.
+        ValueError: the file is truncated or is no safetensors file, its names do not fit together,
+            or its names, shapes or dtypes are not those of `variables`.
     """
     safetensors = _safetensors()
     with whole(f"{path} must be a whole safetensors file"):
         arrays = safetensors.numpy.load_file(os.fspath(path))
-    if variables is None:
-        return _nested(arrays)
-    wanted = _flat(variables)
-    _check(path, arrays, dict(wanted))
-    return jax.tree.unflatten(jax.tree.structure(variables), [arrays[name] for name, _ in wanted])
+        with safetensors.safe_open(os.fspath(path), "np") as file:
+            tree = (file.metadata() or {}).get(_TREE)
+    if variables is not None:
+        wanted = _flat(variables)
+        _check(path, arrays, dict(wanted))
+        leaves = [arrays[name] for name, _ in wanted]
+        return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+    if tree is not None:
+        return _as_described(path, arrays, tree)
+    return {name: _in_order(node) for name, node in _nested(arrays).items()}
 
 
 def _safetensors() -> Any:
@@ -104,6 +122,56 @@ def _array(name: str, leaf: Any) -> np.ndarray:
     return np.asarray(leaf)
 
 
+def _described(node: Any, names: tuple[str, ...] = ()) -> Any:
+    """Writes a tree for JSON: `{"tuple": [...]}`, `{"dict": [[key, ...]]}`, names of arrays."""
+    if node is None:
+        return None
+    parts = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda part: part is not node)
+    if [path for path, _ in parts] == [()]:
+        return ".".join(names)
+    entries = []
+    for (key,), part in parts:
+        name = jax.tree_util.keystr((key,), simple=True)
+        # JSON keeps the numbers among the keys, which are text in the names.
+        own = key.key if isinstance(getattr(key, "key", None), (str, int)) else name
+        entries.append((own, _described(part, (*names, name))))
+    if type(node) in (tuple, list):
+        return {type(node).__name__: [part for _, part in entries]}
+    return {"dict": entries}
+
+
+def _as_described(path: Any, arrays: Mapping[str, np.ndarray], text: str) -> dict[str, Any]:
+    """Puts a file's arrays into the tree that its metadata describes."""
+    what = f"the tree in the metadata of {path}"
+    with whole(f"{what} must be whole"):
+        tree = _rebuilt(read_json(what, text))
+        names = jax.tree.leaves(tree)
+    if not isinstance(tree, dict):
+        raise ValueError(f"{what} must be a dict, got {brief(tree)}.")
+    _check_names(path, arrays, names)
+    return jax.tree.map(lambda name: arrays[name], tree)
+
+
+def _rebuilt(node: Any) -> Any:
+    """Makes a tree of names of what `_described` wrote."""
+    if node is None or isinstance(node, str):
+        return node
+    ((kind, entries),) = node.items()
+    if kind == "dict":
+        return {key: _rebuilt(part) for key, part in entries}
+    return {"tuple": tuple, "list": list}[kind](map(_rebuilt, entries))
+
+
+def _in_order(node: Any) -> Any:
+    """Turns dicts of "0", "1", ... into the tuples that they come from."""
+    if not isinstance(node, dict):
+        return node
+    numbers = [str(index) for index in range(len(node))]
+    if set(node) == set(numbers):
+        return tuple(_in_order(node[number]) for number in numbers)
+    return {name: _in_order(part) for name, part in node.items()}
+
+
 def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path, array in arrays.items():
@@ -121,12 +189,17 @@ def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _check(path: Any, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any]) -> None:
     """Raises a ValueError unless a file's arrays are of the names, shapes and dtypes wanted."""
-    missing, unknown = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted))
-    if missing or unknown:
-        raise ValueError(f"{path} must hold {sorted(wanted)}: {missing=}, {unknown=}.")
+    _check_names(path, arrays, wanted)
     for name, leaf in wanted.items():
         given, needed = ((np.shape(each), np.dtype(each.dtype)) for each in (arrays[name], leaf))
         if given != needed:
             raise ValueError(
                 f"{name} in {path} must be {needed[1]} {needed[0]}, got {given[1]} {given[0]}."
             )
+
+
+def _check_names(path: Any, arrays: Collection[str], wanted: Collection[str]) -> None:
+    """Raises a ValueError unless a file's arrays have the names wanted."""
+    missing, unknown = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted))
+    if missing or unknown:
+        raise ValueError(f"{path} must hold {sorted(wanted)}: {missing=}, {unknown=}.")

@@ -1,6 +1,7 @@
 """What all conversions share: the order of the gates, and parameters in and out of layers."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -67,6 +68,14 @@ def whole(what: str) -> Iterator[None]:
     except Exception as error:
         # Which exceptions a file raises is up to HDF5, zip, protobuf and what they hold.
         raise ValueError(f"{what}: {error}") from error
+
+
+def read_json(what: str, text: str | bytes) -> Any:
+    """Reads JSON, or raises a ValueError that names it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} must be JSON: {error}") from error
 
 
 def make_params(kernel: Any, recurrent_kernel: Any, bias: Any = None) -> Params:

@@ -3,7 +3,6 @@
 import collections
 import io
 import itertools
-import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from gruflax.convert.gates import pick, whole
+from gruflax.convert.gates import pick, read_json, whole
 from gruflax.functional.checks import brief
 from gruflax.keras_names import keras2
 from gruflax.keras_names.registry import snake_case
@@ -44,7 +43,7 @@ def read_keras(path: str, name: str | None) -> Source:
     with whole(f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras"):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                config = _read_json(archive.read("config.json"))
+                config = read_json("the model's config", archive.read("config.json"))
                 weights = io.BytesIO(archive.read("model.weights.h5"))
             with h5py.File(weights, "r") as file:
                 _check_links(file)
@@ -54,13 +53,6 @@ def read_keras(path: str, name: str | None) -> Source:
             if "layer_names" in file.attrs or "model_weights" in file:
                 return _from_legacy(file, name)
             return _from_weights(file, name)
-
-
-def _read_json(text: str | bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the model's config must be JSON: {error}") from error
 
 
 def _h5py() -> Any:
@@ -124,7 +116,7 @@ def _from_legacy(file: Any, name: str | None) -> Source:
         return Source(
             kind, None, arrays, keras_2=keras2.is_version(root.attrs.get("keras_version"))
         )
-    config = _read_json(file.attrs["model_config"])
+    config = read_json("the model's config", file.attrs["model_config"])
     entries = [(entry["config"]["name"], path, entry) for path, entry in _entries(config)]
     entry = pick(_by_name(entries), name, "the file's GRU layers")
     return Source(entry["class_name"], entry["config"], weights.get(entry["config"]["name"], []))
