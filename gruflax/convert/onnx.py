@@ -84,10 +84,16 @@ def to_onnx(
     initial_state: bool = False,
     opset: int = 17,
 ) -> Any:
-    """Converts to an ONNX model that computes what the module does in inference; exact.
+    """Converts to an ONNX model that computes what the module does in inference.
 
     Batch and time are symbolic. `time_major`, `return_sequences`, `return_state`, `go_backwards`
     and the merge mode are those of the module; dropout does nothing in inference.
+
+    The model has the dtype that the module computes in: the module's `dtype`, else that of its
+    weights, float64 with or without `jax_enable_x64`. Inputs, outputs and states have it too.
+    Weights are exact, bit by bit; those of another dtype are cast to it, as the module does. ONNX's
+    GRU has float16, float32, float64 and, from opset 22 on, bfloat16; of these onnxruntime runs
+    float16 and float32 on a CPU.
 
         onnx.save(to_onnx(gru, variables), "gru.onnx")
         session = onnxruntime.InferenceSession("gru.onnx")
@@ -109,8 +115,8 @@ def to_onnx(
     Raises:
         ImportError: onnx is not installed.
         TypeError: the module is none of these.
-        ValueError: an activation or an option has no counterpart in ONNX, or weights are not
-            float32, float64 or float16.
+        ValueError: an activation, an option or the dtype has no counterpart in ONNX, or the layers
+            compute in several dtypes.
     """
     return export_onnx(import_onnx(), module, variables, initial_state, opset)
 

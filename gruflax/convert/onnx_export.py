@@ -3,25 +3,34 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from gruflax.convert.gates import Weights
 from gruflax.convert.layers import Part, parts
 from gruflax.convert.onnx_activations import to_onnx_activation
+from gruflax.functional.checks import compute_dtype
 
 
 # The first opset whose GRU has every attribute that is written here.
 MINIMAL_OPSET = 14
 
-_DTYPES = ("float16", "float32", "float64")
+# The dtypes of ONNX's GRU, and the first opset that has each.
+_DTYPES = {
+    "float16": MINIMAL_OPSET,
+    "bfloat16": 22,
+    "float32": MINIMAL_OPSET,
+    "float64": MINIMAL_OPSET,
+}
 
 
 class Graph:
-    """An ONNX graph in the making: nodes, constants, inputs and outputs."""
+    """An ONNX graph in the making, of one dtype: nodes, constants, inputs and outputs."""
 
     def __init__(self, onnx: Any, dtype: np.dtype):
         self.onnx = onnx
-        self.dtype = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+        self.dtype = dtype
+        self.onnx_dtype = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         self.nodes, self.constants, self.inputs, self.outputs = [], [], [], []
 
     def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
@@ -37,16 +46,20 @@ class Graph:
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
+    def weights(self, directions: list[np.ndarray]) -> str:
+        """Adds one array for each direction, stacked, in the graph's dtype; returns its name."""
+        return self.constant(np.stack([array.astype(self.dtype) for array in directions]))
+
     def input(self, name: str, shape: list[str | int]) -> str:
         """Adds an input; returns its name."""
-        info = self.onnx.helper.make_tensor_value_info(name, self.dtype, shape)
+        info = self.onnx.helper.make_tensor_value_info(name, self.onnx_dtype, shape)
         self.inputs.append(info)
         return name
 
     def output(self, value: str, name: str, shape: list[str | int | None]) -> None:
         """Gives a value a name outside."""
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name))
-        self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.dtype, shape))
+        self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx_dtype, shape))
 
     def model(self, opset: int) -> Any:
         """Returns the model, after ONNX's checker passed it."""
@@ -71,7 +84,7 @@ def export_onnx(
     for layer in layers:
         _check(layer)
     last = layers[-1].directions[0]
-    graph = Graph(onnx, layers[0].weights[0].params["kernel"].dtype)
+    graph = Graph(onnx, _dtype(layers, opset))
     axes = ["time", "batch"] if last.time_major else ["batch", "time"]
     value = graph.input("inputs", [*axes, layers[0].weights[0].features])
     if not last.time_major:
@@ -137,7 +150,6 @@ def _layer(
 def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
     """Adds the node: the names of its outputs, `[t, d, b, u]` and `[d, b, u]`."""
     both = layer.weights
-    stacked = lambda name: np.stack([each.params[name].T for each in both])  # noqa: E731
     biased = any(each.config.use_bias for each in both)
     activations = [
         to_onnx_activation(getattr(each.config, field))
@@ -152,9 +164,9 @@ def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
     return graph.node(
         "GRU",
         value,
-        graph.constant(stacked("kernel")),
-        graph.constant(stacked("recurrent_kernel")),
-        graph.constant(np.stack([_bias(each) for each in both])) if biased else "",
+        graph.weights([each.params["kernel"].T for each in both]),
+        graph.weights([each.params["recurrent_kernel"].T for each in both]),
+        graph.weights([_bias(each) for each in both]) if biased else "",
         "",
         start,
         outputs=2,
@@ -183,8 +195,7 @@ def _merged(graph: Graph, outputs: list[str], merge_mode: str) -> str:
     merged = graph.node("Add", *outputs)
     if merge_mode == "sum":
         return merged
-    half = np.array(0.5, graph.onnx.helper.tensor_dtype_to_np_dtype(graph.dtype))
-    return graph.node("Mul", merged, graph.constant(half))
+    return graph.node("Mul", merged, graph.constant(np.array(0.5, graph.dtype)))
 
 
 def _flipped(graph: Graph, value: str) -> str:
@@ -197,9 +208,6 @@ def _flipped(graph: Graph, value: str) -> str:
 def _check(layer: Part) -> None:
     """Raises a ValueError unless ONNX has this layer."""
     gru, weights = layer.directions[0], layer.weights
-    dtype = weights[0].params["kernel"].dtype
-    if dtype not in _DTYPES:
-        raise ValueError(f"weights must be one of {_DTYPES} for ONNX, got {dtype}.")
     if gru.stateful:
         raise ValueError(
             "ONNX has no stateful GRU: convert one with stateful=False, return_state=True and "
@@ -213,3 +221,26 @@ def _check(layer: Part) -> None:
             )
         if gru.go_backwards:
             raise ValueError("the forward layer of a Bidirectional must not go backwards for ONNX.")
+
+
+def _dtype(layers: list[Part], opset: int) -> np.dtype:
+    """Finds the dtype that all layers compute in, or raises a ValueError where ONNX has none."""
+    found: list[np.dtype] = []
+    # A model is of float64 whether or not JAX computes in float64 in this process.
+    with jax.enable_x64(True):
+        for layer in layers:
+            for gru, weights in zip(layer.directions, layer.weights, strict=True):
+                inputs = np.empty(0, found[-1] if found else weights.params["kernel"].dtype)
+                found.append(compute_dtype(gru.dtype, weights.params, inputs))
+    names = [dtype.name for dtype in found]
+    if len(set(names)) > 1:
+        raise ValueError(
+            f"dtype must be the same in all layers and directions for ONNX, got {names}."
+        )
+    if opset < _DTYPES.get(names[0], opset + 1):
+        known = [name for name, first in _DTYPES.items() if first <= opset]
+        later = f": that needs opset {_DTYPES[names[0]]}" if names[0] in _DTYPES else ""
+        raise ValueError(
+            f"dtype must be one of {known} for ONNX's opset {opset}, got {names[0]}{later}."
+        )
+    return found[0]

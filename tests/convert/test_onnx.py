@@ -1,10 +1,12 @@
 """ONNX models: checked by onnx, run by onnxruntime."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 import gruflax
 from gruflax import convert
@@ -188,6 +190,79 @@ def test_biases_are_added_up_before_the_reset(x, drawn, close):
     close(ran(model, x), module.apply(variables, x))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "param_dtype"),
+    [
+        (None, "float16"),
+        (None, "bfloat16"),
+        (None, "float32"),
+        (None, "float64"),
+        ("float16", "float32"),
+        ("bfloat16", "float32"),
+        ("float32", "bfloat16"),
+        ("float64", "float32"),
+    ],
+)
+def test_dtypes(dtype, param_dtype, x, drawn, x64):
+    options = {"dtype": dtype, "param_dtype": param_dtype, "return_sequences": True}
+    gru = gruflax.GRU(5, return_state=True, **options)
+    variables = drawn(jax.eval_shape(gru.init, jax.random.key(0), x))
+    computed = np.dtype(dtype or param_dtype)
+    model = convert.to_onnx(gru, variables, initial_state=True, opset=22)
+    onnx.checker.check_model(model, full_check=True)
+    wanted = onnx.helper.np_dtype_to_tensor_dtype(computed)
+    ends = (*model.graph.input, *model.graph.output)
+    assert [each.type.tensor_type.elem_type for each in ends] == [wanted] * 4
+    state = np.ones((3, 5), computed)
+    feed = {"inputs": x.astype(computed), "initial_state": state}
+    found = [ReferenceEvaluator(model).run(None, feed)]
+    if computed in (np.float16, np.float32):
+        # onnxruntime has no others on a CPU.
+        found.append(ran(model, feed.pop("inputs"), **feed))
+    wanted = gru.apply(variables, x.astype(computed), initial_state=state)
+    for outputs in found:
+        for ours, theirs in zip(outputs, wanted, strict=True):
+            assert ours.dtype == theirs.dtype == computed
+            ours, theirs = (np.asarray(each, "float64") for each in (ours, theirs))
+            np.testing.assert_allclose(ours, theirs, atol=30 * jnp.finfo(computed).eps)
+
+
+def test_dtypes_of_several_layers(x, drawn, close):
+    """Weights of several dtypes are cast as the layers cast them."""
+    options = {"dtype": jnp.float32, "return_sequences": True}
+    module = Stack(
+        [
+            Bidirectional(
+                gruflax.GRU(5, param_dtype="float16", **options),
+                "ave",
+                gruflax.GRU(5, go_backwards=True, **options),
+            ),
+            gruflax.GRU(3, param_dtype="bfloat16", return_sequences=True),
+        ]
+    )
+    variables = made(module, x, drawn)
+    close(ran(convert.to_onnx(module, variables), x), module.apply(variables, x))
+    for layers in (
+        [gruflax.GRU(5, dtype="float16", return_sequences=True), gruflax.GRU(3)],
+        [Bidirectional(gruflax.GRU(5), "sum", gruflax.GRU(5, dtype="float16", go_backwards=True))],
+    ):
+        module = Stack(layers)
+        variables = drawn(jax.eval_shape(module.init, jax.random.key(0), x))
+        with pytest.raises(ValueError, match="dtype must be the same .*, got .*float16"):
+            convert.to_onnx(module, variables)
+
+
+def test_float64_does_not_ask_for_jax_to_have_it(x, random):
+    gru = gruflax.GRU(5, param_dtype="float64", return_sequences=True)
+    shapes = {"kernel": (4, 15), "recurrent_kernel": (5, 15), "bias": (2, 15)}
+    params = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    model = convert.to_onnx(gru, params)
+    found = ReferenceEvaluator(model).run(None, {"inputs": x.astype("float64")})[0]
+    with jax.enable_x64(True):
+        wanted = gru.apply({"params": params}, x.astype("float64"))
+        np.testing.assert_allclose(found, wanted, atol=1e-14)
+
+
 def test_errors(x, drawn):
     def refused(module, message):
         with pytest.raises(ValueError, match=message):
@@ -195,7 +270,10 @@ def test_errors(x, drawn):
 
     refused(gruflax.GRU(5, activation="gelu"), "activation must be one that ONNX has, .*'gelu'")
     refused(gruflax.GRU(5, stateful=True), "ONNX has no stateful GRU")
-    refused(gruflax.GRU(5, param_dtype="bfloat16"), "weights must be one of .*, got bfloat16")
+    refused(
+        gruflax.GRU(5, param_dtype="bfloat16"),
+        "dtype must be .*'float64'.* for ONNX's opset 17, got bfloat16: that needs opset 22",
+    )
     gru, after = gruflax.GRU(5), gruflax.GRU(5, reset_after=False)
     before = after.clone(go_backwards=True)
     refused(Bidirectional(gru, backward_layer=before), "both directions must have the same")
