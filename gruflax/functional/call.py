@@ -168,19 +168,20 @@ def make_call(
     if reset is None and reset_state is not None:
         raise ValueError("reset_state must come with reset, which says where, got no reset.")
     features, units = check_params(params, config)
-    check_inputs("inputs", inputs, features, "time, ..." if time_major else "..., time", 2)
+    inputs = check_inputs("inputs", inputs, features, "time, ..." if time_major else "..., time", 2)
     dtype = compute_dtype(dtype, params, inputs)
-    inputs = jnp.asarray(inputs).astype(dtype)
+    inputs = inputs.astype(dtype)
     axis = 0 if time_major else inputs.ndim - 2
     time, batch_shape = inputs.shape[axis], inputs.shape[:axis] + inputs.shape[axis + 1 : -1]
     valid = combined_mask(mask, seq_lengths, batch_shape, time, axis)
     params = cast_params(params, dtype)
-    learned = params.pop("initial_state", None)
-    if initial_state is None and learned is not None:
-        initial_state = jnp.broadcast_to(learned, (*batch_shape, units))
-    state = check_state("initial_state", initial_state, batch_shape, units, dtype)
-    fresh = state if reset_state is None else reset_state
-    fresh = check_state("reset_state", fresh, batch_shape, units, dtype)
+    own = params.pop("initial_state", None)
+    if own is not None:
+        own = jnp.broadcast_to(own, (*batch_shape, units))
+    state, fresh = (
+        check_state(name, own if given is None else given, batch_shape, units, dtype)
+        for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
+    )
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
     params, masks = drop_weights(params, masks)
     updated, config = draw_zoneout(rng, config, (time, *batch_shape, units))

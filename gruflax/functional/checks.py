@@ -43,9 +43,9 @@ def known_values(array: Any) -> np.ndarray | None:
     return np.asarray(array)
 
 
-def check_inputs(name: str, inputs: Any, features: int | None, axes: str, rank: int) -> None:
-    """Raises an error unless inputs have the features that the kernel has rows for."""
-    wanted = f"({axes}, {features or 'features'})"
+def check_inputs(name: str, inputs: Any, features: int | None, axes: str, rank: int) -> jax.Array:
+    """Returns inputs as an array, or raises an error unless the kernel has a row per feature."""
+    wanted = f"({axes}, {'features' if features is None else features})"
     array = inputs if hasattr(inputs, "shape") and hasattr(inputs, "dtype") else _as_numpy(inputs)
     kinds = (jnp.number, jnp.bool_)
     if array is None or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
@@ -57,8 +57,9 @@ def check_inputs(name: str, inputs: Any, features: int | None, axes: str, rank: 
             "before the GRU, such as flax.linen.Embed; numbers without a batch axis need a cast."
         )
     if len(shape) < rank or features not in (None, shape[-1]):
-        hint = f": the kernel has {features} rows, one per feature" if features else ""
+        hint = "" if features is None else f": the kernel has {features} rows, one per feature"
         raise ValueError(f"{name} must have shape {wanted}, got {shape}{hint}.")
+    return jnp.asarray(array)
 
 
 def _as_numpy(given: Any) -> np.ndarray | None:
@@ -69,11 +70,12 @@ def _as_numpy(given: Any) -> np.ndarray | None:
         return None
 
 
-def check_key(name: str, key: Any) -> None:
+def check_key(name: str, key: Any, *, optional: bool = True) -> None:
     """Raises a TypeError unless `key` is a JAX random key, typed or of uint32, or None."""
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if key is not None and not typed and dtype != jnp.uint32:
+    absent = optional and key is None
+    if not absent and not typed and dtype != jnp.uint32:
         raise TypeError(
             f"{name} must be a JAX random key, such as jax.random.key(0), got {brief(key)}."
         )
@@ -113,7 +115,7 @@ def check_state(
     if state.shape != (*batch_shape, units):
         wanted = (*batch_shape, units)
         hint = ""
-        if state.ndim == len(wanted) - 1 and state.shape == (*batch_shape[:-1], units):
+        if name == "state" and state.shape == (*batch_shape[:-1], units):
             hint = ": inputs of a step have no time axis; gru_sequence, GRU and RNN take sequences"
         raise ValueError(f"{name} must have shape {wanted}, got {state.shape}{hint}.")
     return state.astype(dtype)

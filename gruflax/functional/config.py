@@ -36,13 +36,13 @@ class GRUConfig:
         learn_initial_state: whether `params` holds an `initial_state` [u], which sequences begin
             with that are given no other.
         implementation: 1 gives each gate dropout masks of its own, 2 shares one. A recurrent
-            dropout makes it 1, as in Keras 3.8 and TensorFlow 2.2.
+            dropout makes it 1, as in Keras 3.8 and TensorFlow 2.2; 0, of TensorFlow 1, is 1.
 
     Raises:
         TypeError: an activation is neither a name, a hashable callable nor None, a rate is no
             number, or a flag no bool.
         ValueError: an activation's name is unknown, a rate is outside [0, 1], or
-            `implementation` is neither 1 nor 2.
+            `implementation` is none of 0, 1 and 2.
 
     Sources: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical
     Machine Translation", arXiv:1406.1078 (v1 resets after the product, v3 before it); Keras 3.
@@ -69,9 +69,10 @@ class GRUConfig:
             object.__setattr__(self, name, checked_rate(name, getattr(self, name)))
         for name in ("use_bias", "reset_after", "learn_initial_state"):
             check_flags(**{name: getattr(self, name)})
-        if isinstance(self.implementation, bool) or self.implementation not in (1, 2):
+        if isinstance(self.implementation, bool) or self.implementation not in (0, 1, 2):
             raise ValueError(f"implementation must be 1 or 2, got {self.implementation!r}.")
-        if self.recurrent_dropout:
+        # 0 is TensorFlow 1's, and the same as 1 since.
+        if self.recurrent_dropout or self.implementation == 0:
             object.__setattr__(self, "implementation", 1)
 
     @property

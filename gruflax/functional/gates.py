@@ -14,6 +14,23 @@ from gruflax.functional.sequence import choose_loop
 from gruflax.functional.step import project, step
 
 
+# Of `gru_sequence`, those that say what is computed: not what is returned of it, and not how.
+_OPTIONS = (
+    "config",
+    "initial_state",
+    "mask",
+    "seq_lengths",
+    "reset",
+    "reset_state",
+    "rng",
+    "dropout_masks",
+    "go_backwards",
+    "time_major",
+    "dtype",
+    "precision",
+)
+
+
 class GateActivations(NamedTuple):
     """The gates of every step, each `[..., t, u]`, or `[t, ..., u]` with `time_major`.
 
@@ -45,16 +62,20 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
     Args:
         params: as `gruflax.gru_sequence`.
         inputs: as `gruflax.gru_sequence`.
-        **options: those of `gruflax.gru_sequence` that say what is computed, from `config` to
-            `time_major`, and `dtype` and `precision`.
+        **options: those of `gruflax.gru_sequence` that say what is computed: `config`,
+            `initial_state`, `mask`, `seq_lengths`, `reset`, `reset_state`, `rng`, `dropout_masks`,
+            `go_backwards`, `time_major`, `dtype` and `precision`.
 
     Returns:
         `GateActivations` of arrays `[..., t, u]` in the compute dtype, in the order of processing.
 
     Raises:
-        TypeError: as `gruflax.gru_sequence`.
+        TypeError: another option is given, or as `gruflax.gru_sequence`.
         ValueError: as `gruflax.gru_sequence`.
     """
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise TypeError(f"gate_activations has no arguments {unknown}, only {sorted(_OPTIONS)}.")
     call = make_call(params, inputs, **options)
     states, _ = choose_loop(call)(call)
     assert states is not None

@@ -72,9 +72,10 @@ def as_booleans(name: str, array: ArrayLike) -> jax.Array:
     if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
         raise TypeError(f"{name} must be bools, or numbers of 0 and 1, got {brief(array)}.")
     if known is not None and not ((known == 0) | (known == 1)).all():
+        hint = "; of an additive mask take `mask == 0`" if name == "mask" else ""
         raise ValueError(
             f"{name} must be bools, or numbers of 0 and 1, got values from {known.min()} to "
-            f"{known.max()}; of an additive mask take `{name} == 0`."
+            f"{known.max()}{hint}."
         )
     return jnp.asarray(array).astype(bool)
 

@@ -1,6 +1,7 @@
 """The parameters of a GRU: how they start, and whether they fit."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from gruflax.functional.checks import at_least_float32, brief
+from gruflax.functional.checks import at_least_float32, brief, check_key
 from gruflax.functional.config import GRUConfig, check_config
 
 
@@ -72,11 +73,12 @@ def init_gru_params(
         `learn_initial_state`, `initial_state` [u], zeros.
 
     Raises:
-        TypeError: `config` is no GRUConfig, or an initializer returns no array.
-        ValueError: `features` or `units` is not a positive integer.
+        TypeError: `config` is no GRUConfig, `rng` is no key, or an initializer returns no array.
+        ValueError: `features` is no integer of at least 0, or `units` none of at least 1.
     """
     check_config(config)
-    check_size("features", features)
+    check_key("rng", rng, optional=False)
+    check_size("features", features, least=0)
     check_size("units", units)
     initializers = {
         "kernel": kernel_initializer,
@@ -101,7 +103,8 @@ def draw_param(
             f"the initializer of {name} must take (key, shape, dtype), as JAX's do, got "
             f"{brief(initializer)}."
         )
-    drawn = initializer(key, shape, dtype)
+    # JAX's initializers divide by the number of rows.
+    drawn = initializer(key, shape, dtype) if math.prod(shape) else jnp.zeros(shape, dtype)
     if callable(drawn) and not hasattr(drawn, "shape"):
         made = getattr(initializer, "__name__", type(initializer).__name__)
         raise TypeError(
@@ -126,11 +129,12 @@ def _takes_three(function: Callable[..., Any]) -> bool:
     return True
 
 
-def check_size(name: str, size: int) -> None:
-    """Raises a ValueError unless `size` is a positive integer."""
+def check_size(name: str, size: int, least: int = 1) -> None:
+    """Raises a ValueError unless `size` is an integer of at least so much."""
     # bool is an int to Python, but never a size.
-    if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
-        raise ValueError(f"{name} must be a positive integer, got {brief(size)}.")
+    if isinstance(size, bool) or not hasattr(size, "__index__") or size < least:
+        wanted = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ValueError(f"{name} must be {wanted}, got {brief(size)}.")
 
 
 def check_params(params: Params, config: GRUConfig, units: int | None = None) -> tuple[int, int]:
@@ -153,6 +157,8 @@ def check_params(params: Params, config: GRUConfig, units: int | None = None) ->
             f"{'(2, 3u)' if config.reset_after else '(3u,)'} for "
             f"reset_after={config.reset_after}, got {shapes}."
         )
+    if not sizes[1]:
+        raise ValueError(f"params must be of one unit at least, got {shapes}.")
     if units not in (None, sizes[1]):
         raise ValueError(f"params must be of units={units}, got those of {sizes[1]} units.")
     return sizes[0], sizes[1]

@@ -67,9 +67,8 @@ def gru_sequence(
         seq_lengths: `[...]` integers in [0, t]: only the first so many steps count; traced ones are
             clipped. With `mask`, both must say so.
         reset: like `mask`; where it is True the state goes back to `reset_state` before that step.
-        reset_state: `[..., u]`, with `reset`; None is the initial state. To carry a state from call
-            to call and yet start episodes from zeros, as reinforcement learning does, give zeros
-            here.
+        reset_state: `[..., u]`, with `reset`; None is the learned state of `params`, else zeros,
+            never `initial_state`: that may be what the last call left behind.
         rng: JAX random key for dropout, or None for inference. One key gives one set of masks,
             the same at every step; zoneout draws from it anew at every step.
         dropout_masks: masks to use instead of drawing them.

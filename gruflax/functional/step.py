@@ -159,11 +159,11 @@ def gru_cell_step(
     Sources: Keras 3 and `tf.compat.v1.keras.layers.GRUCell`; arXiv:1406.1078.
     """
     features, units = check_params(params, config)
-    check_inputs("x", x, features, "...", 1)
+    x = check_inputs("x", x, features, "...", 1)
     check_key("rng", rng)
     check_key("zoneout_rng", zoneout_rng)
     dtype = compute_dtype(dtype, params, x)
-    params, x = cast_params(params, dtype), jnp.asarray(x).astype(dtype)
+    params, x = cast_params(params, dtype), x.astype(dtype)
     batch_shape = x.shape[:-1]
     h = check_state("state", state, batch_shape, units, dtype)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)

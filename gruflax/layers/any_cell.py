@@ -1,6 +1,8 @@
 """Any cell over a sequence, and several on top of each other, in either module system."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +12,7 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
 from gruflax.layers.protocols import State
-from gruflax.layers.states import fitted_states
+from gruflax.layers.states import cast_states, fitted_states
 
 
 class Steps(NamedTuple):
@@ -21,9 +23,30 @@ class Steps(NamedTuple):
     reset: jax.Array | None = None
 
 
+# What cells give at a step: an array `[..., u]`, or any pytree of arrays.
+Output = Any
 # One step of a cell: `(state, x) -> (state, output)`.
-Step = Callable[[State, jax.Array], tuple[State, jax.Array]]
-Sequence = Callable[..., tuple[jax.Array, State]]
+Step = Callable[[State, jax.Array], tuple[State, Output]]
+Sequence = Callable[..., tuple[Output, State]]
+
+
+_STEP: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("step", default=None)
+
+
+@contextlib.contextmanager
+def at_step(index: jax.Array) -> Iterator[None]:
+    """Tells the cells that are called meanwhile, however deep, which step of a loop this is."""
+    token = _STEP.set(index)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def step_key(key: jax.Array | None) -> jax.Array | None:
+    """Returns a key of this step alone, of one that is the same at every step of a loop."""
+    index = _STEP.get()
+    return key if key is None or index is None else jax.random.fold_in(key, index)
 
 
 def time_axis(num_feature_axes: int, time_major: bool) -> int:
@@ -47,7 +70,7 @@ def loop_cell(
     loop: Callable[[Callable[..., Any], Any, Steps], tuple[Any, Any]],
     abstract_step: Step,
     inputs: ArrayLike,
-    zeros: State,
+    own: State,
     num_feature_axes: int,
     *,
     initial_state: State = None,
@@ -59,14 +82,16 @@ def loop_cell(
     time_major: bool = False,
     return_sequences: bool = True,
     zero_output_for_mask: bool = False,
-) -> tuple[jax.Array, State]:
+) -> tuple[Output, State]:
     """Runs any cell over a sequence, with the masks and resets of a GRU.
 
-    A masked step before the first valid one has the carried state as its output if the cell's state
-    is one array like its output, else zeros.
+    `own` is the cell's own initial state. A masked step before the first valid one has the carried
+    state as its output if the cell's state is one array like its output, else zeros.
     """
-    state = _fitted("initial_state", initial_state, zeros)
-    start = state if reset_state is None else _fitted("reset_state", reset_state, zeros)
+    state, start = (
+        own if given is None else fitted_states(name, given, own)
+        for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
+    )
     inputs = jnp.moveaxis(jnp.asarray(inputs), time_axis(num_feature_axes, time_major), 0)
     time, batch_shape = inputs.shape[0], inputs.shape[1 : inputs.ndim - num_feature_axes]
     axis = 0 if time_major else len(batch_shape)
@@ -78,9 +103,9 @@ def loop_cell(
     steps = Steps(inputs, valid, starts)
     if go_backwards:
         steps = jax.tree.map(lambda array: jnp.flip(array, axis=0), steps)
-    carry, fresh = (
-        (before, _first_output(abstract_step, before, inputs)) for before in (state, start)
-    )
+    state, output = _settled(abstract_step, state, inputs)
+    start = cast_states(start, state)
+    carry, fresh = ((before, _first_output(before, output)) for before in (state, start))
 
     def body(step, carry, now):
         if now.reset is not None:
@@ -93,15 +118,16 @@ def loop_cell(
     (state, last), outputs = loop(body, carry, steps)
     outputs = last if outputs is None else outputs
     if zero_output_for_mask and steps.valid is not None and time:
-        outputs = where_steps(steps.valid if return_sequences else steps.valid[-1], outputs, 0)
+        shown = steps.valid if return_sequences else steps.valid[-1]
+        outputs = jax.tree.map(lambda each: where_steps(shown, each, 0), outputs)
     if return_sequences and not time_major:
-        outputs = jnp.moveaxis(outputs, 0, len(batch_shape))
+        outputs = jax.tree.map(lambda each: jnp.moveaxis(each, 0, len(batch_shape)), outputs)
     return outputs, state
 
 
 def run_stacked(
     sequences: list[Sequence],
-    zeros: tuple,
+    own: tuple,
     inputs: ArrayLike,
     num_feature_axes: int,
     *,
@@ -112,10 +138,10 @@ def run_stacked(
     return_sequences: bool = True,
     zero_output_for_mask: bool = False,
     **options: Any,
-) -> tuple[jax.Array, tuple]:
-    """Runs cells over a sequence, one after the other."""
+) -> tuple[Output, tuple]:
+    """Runs cells over a sequence, one after the other; `own` are their own initial states."""
     initial, fresh = (
-        [None] * len(sequences) if given is None else fitted_states(name, given, zeros)
+        [None] * len(sequences) if given is None else fitted_states(name, given, own)
         for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
     )
     states, outputs = [], jnp.asarray(inputs)
@@ -138,18 +164,23 @@ def run_stacked(
     return outputs, tuple(states)
 
 
-def _fitted(name: str, given: State, zeros: State) -> State:
-    return zeros if given is None else fitted_states(name, given, zeros)
-
-
-def _first_output(step: Step, state: State, inputs: jax.Array) -> jax.Array:
-    """What a cell's output is before it has made one."""
+def _settled(step: Step, state: State, inputs: jax.Array) -> tuple[State, Output]:
+    """Casts a state to the dtypes that a step gives it; returns the types of the output too."""
     x = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
-    _, output = jax.eval_shape(step, state, x)
-    leaves = jax.tree.leaves(state)
-    if len(leaves) == 1 and (leaves[0].shape, leaves[0].dtype) == (output.shape, output.dtype):
-        return leaves[0]
-    return jnp.zeros(output.shape, output.dtype)
+    types, output = jax.eval_shape(step, state, x)
+    if jax.tree.map(jnp.result_type, types) == jax.tree.map(jnp.result_type, state):
+        return state, output
+    state = cast_states(state, types)
+    return state, jax.eval_shape(step, state, x)[1]
+
+
+def _first_output(state: State, types: Output) -> Output:
+    """Returns what a cell's output is before it has made one."""
+    leaves = [jax.tree.leaves(tree) for tree in (state, types)]
+    of_state, of_output = ([(each.shape, each.dtype) for each in tree] for tree in leaves)
+    if len(of_state) == 1 and of_state == of_output:
+        return jax.tree.unflatten(jax.tree.structure(types), leaves[0])
+    return jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), types)
 
 
 def _select(condition: jax.Array, chosen: State, other: State) -> State:

@@ -124,7 +124,9 @@ def settle_fields(module: GRULike) -> None:
         for kind, known in KINDS.items():
             field = f"{role}_{kind}"
             setattr(module, field, known.identify(getattr(module, field), field))
-    config_of(module)
+    config = config_of(module)
+    if module.implementation == 0:
+        module.implementation = config.implementation
     for field in ("dtype", "param_dtype"):
         _check_dtype(field, getattr(module, field, None))
     if getattr(module, "stateful", False):

@@ -1,6 +1,5 @@
 """Layers and cells on top of each other: what the stacks of linen and of NNX share."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,13 +81,12 @@ def _split_result(layer: Returning, result: Any) -> tuple[Any, tuple]:
     return result[0], result[1:]
 
 
-def check_cells(cells: Any, kind: type, name: str) -> None:
-    """Raises a TypeError unless `cells`, of a `kind` with this `name`, can be stacked."""
+def check_cells(cells: Any, check: Callable[[str, Any], None]) -> None:
+    """Raises a TypeError unless `cells`, each as `check(name, cell)` wants it, can be stacked."""
     if not isinstance(cells, (tuple, list)) or not cells:
         raise TypeError(f"cells must be a list of one cell or more, got {brief(cells)}.")
     for index, cell in enumerate(cells):
-        if not isinstance(cell, kind):
-            raise TypeError(f"cells[{index}] must be a {name}, got {brief(cell)}.")
+        check(f"cells[{index}]", cell)
 
 
 def step_cells(
@@ -105,9 +103,6 @@ def step_cells(
     return (new if isinstance(states, list) else tuple(new)), output
 
 
-def sequence_of(cell: Any, own: tuple[type, ...], otherwise: Callable[..., Any]) -> Callable:
-    """Finds what runs a cell over a sequence: its class' own way, or the one for any cell."""
-    # A subclass with a step of its own runs that one.
-    if any(isinstance(cell, cls) and type(cell).__call__ is cls.__call__ for cls in own):
-        return cell.sequence
-    return functools.partial(otherwise, cell)
+def steps_as(cell: Any, cls: type) -> bool:
+    """Returns whether a cell steps as a class does: a subclass may have a step of its own."""
+    return isinstance(cell, cls) and type(cell).__call__ is cls.__call__

@@ -1,6 +1,7 @@
 """The states of a cell, nested as Keras, Flax or the user nests them."""
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +15,10 @@ def single_state(name: str, states: State) -> State:
     """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is."""
     if not isinstance(states, (tuple, list)):
         return states
+    leaves = jax.tree.leaves(states)
+    if leaves and all(isinstance(leaf, (int, float)) for leaf in leaves):
+        # Nested lists of numbers are one array.
+        return np.asarray(states)
     if len(states) != 1:
         raise ValueError(f"{name} must be one state for a GRU, got {len(states)}.")
     return states[0]
@@ -47,47 +52,41 @@ def check_stored(stored: State, zeros: State) -> None:
     check_states(stored, zeros, "the stored state", _REMEDY)
 
 
-def fitted_states(name: str, given: State, wanted: State) -> State:
+def fitted_states(name: str, given: State, wanted: State, remedy: str = "") -> State:
     """Fits states into a cell's nesting: Keras puts the one state of a cell into a list."""
-    check_states(given, wanted, name)
-    leaves, treedef = jax.tree.flatten(wanted)
-    new = [
-        jnp.asarray(value).astype(leaf.dtype)
-        for value, leaf in zip(jax.tree.leaves(given), leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, new)
+    check_states(given, wanted, name, remedy)
+    return jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given))
 
 
-def replaced_states(stored: State, states: State) -> State:
-    """Returns `stored` with new values: zeros, or those of `states`."""
+def cast_states(states: State, like: State) -> State:
+    """Returns states as arrays of the dtypes of others with the same nesting."""
+    return jax.tree.map(lambda one, other: jnp.asarray(one).astype(other.dtype), states, like)
+
+
+def replaced_states(stored: list[State], states: State) -> list[State]:
+    """Returns the stored state of each layer with new values: zeros, or those of `states`."""
     if states is None:
         return jax.tree.map(jnp.zeros_like, stored)
-    paths, treedef = jax.tree_util.tree_flatten_with_path(stored)
-    # JAX sorts the keys of a dict as text, "layers_10" before "layers_2".
-    order = sorted(range(len(paths)), key=lambda index: path_order(paths[index][0]))
-    leaves = [paths[index][1] for index in order]
-    check_states(states, leaves, "states", _REMEDY)
-    new = dict(zip(order, fitted_states("states", states, leaves), strict=True))
-    return jax.tree.unflatten(treedef, [new[index] for index in range(len(paths))])
+    return cast_states(fitted_states("states", states, stored, _REMEDY), stored)
 
 
-def path_order(path: tuple[Any, ...]) -> list[tuple[str, int]]:
-    """Returns a key that sorts paths by text and numbers, `layers_2` before `layers_10`."""
-    text = jax.tree_util.keystr(path, simple=True, separator="/")
-    parts = re.split(r"(\d+)", text)
-    return [("", int(part)) if part.isdecimal() else (part, 0) for part in parts]
+def owned_states(
+    tree: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], State]]:
+    """Yields the path of each stored state, `(..., "h")`, and the state, which may be a pytree."""
+    for name, value in tree.items():
+        if name == "h" or not isinstance(value, Mapping):
+            yield (*path, name), value
+        else:
+            yield from owned_states(value, (*path, name))
 
 
-def beginnings(
-    stored: State, fresh: State, initial_state: State, reset: Any, reset_state: State
-) -> dict[str, Any]:
-    """Returns what a stateful layer's call begins with, and what a reset in it goes back to.
+def path_order(path: tuple[Any, ...]) -> list[list[tuple[str, int]]]:
+    """Returns a key that sorts the paths of layers as the layers run.
 
-    `stored` is what the last call left behind, `fresh` the cell's own initial state.
+    Numbers count as numbers, `layers_2` before `layers_10`, and `forward_layer` comes before
+    `backward_layer`.
     """
-    if initial_state is None:
-        initial_state = stored
-        if reset is not None and reset_state is None:
-            # What the last call left behind is no beginning for a reset to go back to.
-            reset_state = fresh
-    return {"initial_state": initial_state, "reset": reset, "reset_state": reset_state}
+    names = ("forward_layer, then" if name == "backward_layer" else str(name) for name in path)
+    parts = (re.split(r"(\d+)", name) for name in names)
+    return [[("", int(part)) if part.isdecimal() else (part, 0) for part in each] for each in parts]

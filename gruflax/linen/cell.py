@@ -5,10 +5,11 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from gruflax.functional.step import gru_cell_step
+from gruflax.layers.any_cell import step_key
 from gruflax.layers.fields import Identifier
 from gruflax.layers.protocols import State
 from gruflax.layers.states import nested_like, single_state
-from gruflax.linen.parameters import GRUFields, VariantFields, declare_params, dropout_key, step_key
+from gruflax.linen.parameters import GRUFields, VariantFields, declare_params, dropout_key
 
 
 class GRUCell(GRUFields, VariantFields, nn.RNNCellBase):

@@ -2,18 +2,41 @@
 
 import functools
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core.scope import in_filter
 from jax.typing import ArrayLike
 
-from gruflax.layers.any_cell import loop_cell, step_shape
+from gruflax.layers.any_cell import Output, at_step, loop_cell, step_shape
 from gruflax.layers.fields import ROLES
 from gruflax.layers.protocols import State
 from gruflax.linen.module import noted_constraints
-from gruflax.linen.parameters import at_step, sow_weight_losses
+from gruflax.linen.parameters import sow_weight_losses
+
+
+class Lifting(NamedTuple):
+    """What `nn.scan` does with a cell's variables that are no parameters, see `gruflax.RNN`."""
+
+    variable_axes: Mapping[str, Any] = {}
+    variable_carry: Any = False
+    split_rngs: Mapping[str, bool] = {}
+
+    def check(self, collections: set[str]) -> None:
+        """Raises a ValueError unless it says of each collection of a cell how it is lifted."""
+        carried = functools.partial(in_filter, self.variable_carry)
+        missing = {
+            name for name in collections - {"params", *self.variable_axes} if not carried(name)
+        }
+        if missing:
+            raise ValueError(
+                f"the RNN's cell has variables in {sorted(missing)}: name each collection in "
+                "variable_carry, if it goes from step to step, or in variable_axes, as in "
+                "flax.linen.RNN."
+            )
 
 
 def initial_carry(cell: nn.RNNCellBase, inputs: ArrayLike, time_major: bool) -> State:
@@ -30,11 +53,13 @@ def cell_sequence(
     training: bool = False,
     time_major: bool = False,
     unroll: bool = False,
+    lifting: Lifting = Lifting(),
     **options: Any,
-) -> tuple[jax.Array, State]:
+) -> tuple[Output, State]:
     """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind.
 
-    The "dropout" stream gives the same key at every step; zoneout makes another one of it.
+    The "dropout" stream gives the same key at every step unless `lifting` splits it; zoneout makes
+    another one of it.
     """
     call = taken_options(cell, training)
 
@@ -48,18 +73,21 @@ def cell_sequence(
         time = steps.inputs.shape[0]
         scan = nn.scan(
             one_step,
+            variable_axes=lifting.variable_axes,
             variable_broadcast="params",
-            split_rngs={"params": False, "dropout": False},
+            variable_carry=lifting.variable_carry,
+            split_rngs={"params": False, "dropout": False, **lifting.split_rngs},
             unroll=max(1, time) if unroll else 1,
         )
         return scan(cell, carry, (jnp.arange(time), steps))
 
     def abstract_step(state, x):
-        key = jax.random.key(0)
+        streams = dict.fromkeys(("params", "dropout", *lifting.split_rngs), jax.random.key(0))
         alone = cell.clone(parent=None, name=None)
         # What a copy without a place in the model declares is nobody's.
         with noted_constraints():
-            result, _ = alone.init_with_output({"params": key, "dropout": key}, state, x, **call)
+            result, variables = alone.init_with_output(streams, state, x, **call)
+        lifting.check(set(variables))
         return result
 
     result = loop_cell(

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from gruflax.keras_names import regularizers
 from gruflax.layers.calls import refuse_positional
 from gruflax.layers.protocols import Cell, RecurrentLayer, State
-from gruflax.layers.states import as_tuple, beginnings
+from gruflax.layers.states import as_tuple
 from gruflax.linen.cell_sequence import initial_carry
 from gruflax.linen.serialization import Configurable
 from gruflax.linen.state import Resettable, load_state, store_state
@@ -50,8 +50,8 @@ class Layer(Resettable, Configurable):
             seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
             reset: like `mask`; where it is True the state goes back to `reset_state` before that
                 step.
-            reset_state: of the cell, with `reset`; None is `initial_state`, or the cell's own
-                initial state where a stateful layer carries its state on.
+            reset_state: of the cell, with `reset`; None is the cell's own initial state, the
+                learned one or zeros, never `initial_state`.
             training: whether to apply dropout, with masks from the "dropout" stream; a Python bool.
             initial_state: of the cell, `[..., u]` for a GRU, or a tuple or list of it; None is the
                 stored state of a stateful layer, else the cell's own: the learned one, or zeros.
@@ -64,28 +64,31 @@ class Layer(Resettable, Configurable):
             TypeError: a flag is traced or no bool, `seq_lengths` are not integers, `inputs` are
                 token ids, or something else than `inputs` came by position.
             ValueError: a shape does not fit, `use_cudnn` cannot be met, the batch size of a
-                stateful layer changed, or dropout has no key; the message names the argument.
+                stateful layer changed or its collection may not be written, or dropout has no key;
+                the message names the argument.
         """
         refuse_positional(self, by_position)
-        layer = cast(RecurrentLayer, self)
-        stored = fresh = None
+        layer, own = cast(RecurrentLayer, self), None
         if layer.stateful:
-            fresh = initial_carry(layer.step_cell, inputs, layer.time_major)
-            stored = load_state(self, fresh)
+            own = initial_carry(layer.step_cell, inputs, layer.time_major)
+            stored = load_state(self, own)
+            initial_state = stored if initial_state is None else initial_state
         outputs, state = layer.sequence(
             inputs,
             mask=mask,
             seq_lengths=seq_lengths,
+            reset=reset,
+            reset_state=reset_state,
             training=training,
+            initial_state=initial_state,
             go_backwards=layer.go_backwards,
             time_major=layer.time_major,
             unroll=layer.unroll,
             return_sequences=layer.return_sequences,
             zero_output_for_mask=layer.zero_output_for_mask,
-            **beginnings(stored, fresh, initial_state, reset, reset_state),
         )
         if layer.stateful:
-            store_state(self, state)
+            store_state(self, state, own)
         return self.results(outputs, state, mask)
 
     def results(self, outputs: jax.Array, state: State, mask: Any) -> Any:

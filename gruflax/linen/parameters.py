@@ -1,8 +1,6 @@
 """The parameters of a GRU in a linen module: declared, regularised, and run over a sequence."""
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -183,25 +181,6 @@ def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> Non
                 reduce_fn=lambda _, loss: loss,
                 init_fn=lambda: jnp.zeros(()),
             )
-
-
-_STEP: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("step", default=None)
-
-
-@contextlib.contextmanager
-def at_step(index: jax.Array) -> Iterator[None]:
-    """Tells the cells that are called meanwhile, however deep, which step of a loop this is."""
-    token = _STEP.set(index)
-    try:
-        yield
-    finally:
-        _STEP.reset(token)
-
-
-def step_key(key: jax.Array | None) -> jax.Array | None:
-    """Returns a key of this step alone, of one that is the same at every step of a loop."""
-    index = _STEP.get()
-    return key if key is None or index is None else jax.random.fold_in(key, index)
 
 
 def dropout_key(module: nn.Module, training: Any) -> jax.Array | None:

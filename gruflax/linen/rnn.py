@@ -1,20 +1,21 @@
 """Keras' RNN layer: any Flax cell over a sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import linen as nn
+from flax.core import FrozenDict
 from jax.typing import ArrayLike
 
-from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
-from gruflax.layers.calls import other_system
+from gruflax.layers.any_cell import Output
 from gruflax.layers.fields import Identifier, check_layer_fields, refuse_learned_state
 from gruflax.layers.protocols import State
 from gruflax.layers.states import as_tuple
+from gruflax.linen.cell_sequence import Lifting
 from gruflax.linen.layer import Layer
-from gruflax.linen.stacked_cells import StackedRNNCells, sequence_of
+from gruflax.linen.stacked_cells import StackedRNNCells, check_cell, sequence_of
 
 
 class RNN(Layer):
@@ -35,6 +36,11 @@ class RNN(Layer):
         zero_output_for_mask: outputs are zeros, instead of the last output, at masked steps.
         activity_regularizer: a Keras name, config dict, or `f(output) -> loss`.
         time_major: inputs, masks and outputs have time as the first axis.
+        variable_axes: of a cell that has variables besides parameters: the collections that have
+            values of their own at every step, and the axis of the steps, as in `flax.linen.RNN`.
+        variable_carry: the collections whose values go from step to step, such as "batch_stats".
+        split_rngs: the random streams that the cell draws from, True for those that give another
+            key at every step. "dropout" gives the same key at every step unless it is here.
 
     Source: Keras 3's `RNN`.
     """
@@ -48,17 +54,14 @@ class RNN(Layer):
     zero_output_for_mask: bool = False
     activity_regularizer: Identifier = None
     time_major: bool = False
+    variable_axes: Mapping[str, Any] = FrozenDict()
+    variable_carry: Any = False
+    split_rngs: Mapping[str, bool] = FrozenDict()
 
     def __post_init__(self):
         if isinstance(self.cell, (tuple, list)):
             self.cell = StackedRNNCells(self.cell)
-        if not isinstance(self.cell, nn.RNNCellBase):
-            layer = isinstance(self.cell, Layer)
-            remedy = ": a layer has its loop already" if layer else other_system(self.cell)
-            raise TypeError(
-                "cell must be a flax.linen.RNNCellBase, such as gruflax.GRUCell, or a list of "
-                f"them, got {brief(self.cell)}{remedy}."
-            )
+        check_cell("cell", self.cell)
         check_layer_fields(self)
         if self.stateful:
             refuse_learned_state(self.cell)
@@ -69,9 +72,10 @@ class RNN(Layer):
         """Returns the cell."""
         return self.cell
 
-    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, State]:
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[Output, State]:
         """Runs the cell over a sequence: `(outputs, state)`."""
-        return sequence_of(self.step_cell)(inputs, **options)
+        lifting = Lifting(self.variable_axes, self.variable_carry, self.split_rngs)
+        return sequence_of(self.step_cell, lifting)(inputs, **options)
 
     @nn.nowrap
     def get_initial_state(self, batch_size: int) -> tuple:

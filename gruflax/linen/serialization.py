@@ -15,6 +15,9 @@ from gruflax.layers.fields import VARIANTS
 from gruflax.linen.module import Module
 
 
+# What `nn.scan` does with the variables of a cell: written as it is.
+_LIFTING = ("variable_axes", "variable_carry", "split_rngs")
+
 # What Keras 3 does not write: in a config only where it differs from the default.
 _UNWRITTEN = (
     "use_cudnn",
@@ -25,6 +28,7 @@ _UNWRITTEN = (
     "precision",
     "partitioned",
     *VARIANTS,
+    *_LIFTING,
 )
 
 # What older releases of Keras and TensorFlow write and a Flax module has no use for.
@@ -184,7 +188,7 @@ def _serialize(name: str, value: Any) -> Any:
 def _deserialize(name: str, value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_deserialize(name, item) for item in value)
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or name in _LIFTING:
         return value
     kind = _kind(name)
     if kind is not None:

@@ -8,12 +8,14 @@ import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
 from gruflax.layers import stacks
-from gruflax.layers.any_cell import run_stacked
+from gruflax.layers.any_cell import Output, run_stacked
+from gruflax.layers.calls import other_system
 from gruflax.layers.protocols import State
 from gruflax.linen.cell import GRUCell
-from gruflax.linen.cell_sequence import cell_sequence, initial_carry, taken_options
+from gruflax.linen.cell_sequence import Lifting, cell_sequence, initial_carry, taken_options
 from gruflax.linen.serialization import Configurable
 
 
@@ -33,7 +35,7 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
     cells: Sequence[nn.RNNCellBase]
 
     def __post_init__(self):
-        stacks.check_cells(self.cells, nn.RNNCellBase, "flax.linen.RNNCellBase")
+        stacks.check_cells(self.cells, check_cell)
         self.cells = tuple(self.cells)
         super().__post_init__()
 
@@ -49,11 +51,16 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
         return stacks.step_cells(steps, "states", states, inputs)
 
     def sequence(
-        self, inputs: ArrayLike, *, time_major: bool = False, **options: Any
-    ) -> tuple[jax.Array, tuple]:
+        self,
+        inputs: ArrayLike,
+        *,
+        time_major: bool = False,
+        lifting: Lifting = Lifting(),
+        **options: Any,
+    ) -> tuple[Output, tuple]:
         """Runs the cells over a sequence, one after the other: `(outputs, states)`."""
         return run_stacked(
-            [sequence_of(cell) for cell in self.cells],
+            [sequence_of(cell, lifting) for cell in self.cells],
             initial_carry(self, inputs, time_major),
             inputs,
             self.num_feature_axes,
@@ -85,6 +92,23 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
         return self.cells[0].num_feature_axes
 
 
-def sequence_of(cell: nn.RNNCellBase) -> Callable[..., tuple[jax.Array, State]]:
+def check_cell(name: str, cell: Any) -> None:
+    """Raises a TypeError unless `cell` is one of Flax's linen cells."""
+    if not isinstance(cell, nn.RNNCellBase):
+        layer = hasattr(cell, "return_sequences")
+        remedy = ": a layer has its loop already" if layer else other_system(cell)
+        raise TypeError(
+            f"{name} must be a flax.linen.RNNCellBase, such as gruflax.GRUCell, or for an RNN a "
+            f"list of them, got {brief(cell)}{remedy}."
+        )
+
+
+def sequence_of(
+    cell: nn.RNNCellBase, lifting: Lifting = Lifting()
+) -> Callable[..., tuple[Output, State]]:
     """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
-    return stacks.sequence_of(cell, (GRUCell, StackedRNNCells), cell_sequence)
+    if stacks.steps_as(cell, GRUCell):
+        return cell.sequence
+    if stacks.steps_as(cell, StackedRNNCells):
+        return functools.partial(cell.sequence, lifting=lifting)
+    return functools.partial(cell_sequence, cell, lifting=lifting)

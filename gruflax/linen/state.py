@@ -3,30 +3,42 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import linen as nn
+from flax import linen as nn, traverse_util
 
 from gruflax.layers.protocols import State
-from gruflax.layers.states import check_stored, replaced_states
+from gruflax.layers.states import (
+    cast_states,
+    check_stored,
+    owned_states,
+    path_order,
+    replaced_states,
+)
 
 
 COLLECTION = "recurrent_state"
 
 
-def load_state(layer: nn.Module, zeros: State) -> State:
-    """Reads what the last call left behind."""
+def load_state(layer: nn.Module, own: State) -> State:
+    """Reads what the last call left behind; `own` is the cell's own initial state.
+
+    Raises a ValueError where this call could leave nothing behind.
+    """
+    if not layer.is_initializing() and not layer.is_mutable_collection(COLLECTION):
+        raise ValueError(
+            f"a stateful layer writes its state: call apply with mutable=[{COLLECTION!r}], and "
+            f"lift {COLLECTION!r} in the transformation that the layer is in, if there is one."
+        )
     if not layer.has_variable(COLLECTION, "h"):
         return None
     stored = layer.get_variable(COLLECTION, "h")
-    check_stored(stored, zeros)
+    check_stored(stored, own)
     return stored
 
 
-def store_state(layer: nn.Module, state: State) -> None:
-    """Keeps a state for the next call, where the collection may be written; zeros at init."""
+def store_state(layer: nn.Module, state: State, own: State) -> None:
+    """Keeps a state for the next call; at init the cell's own, in the dtypes of a call's."""
     if layer.is_initializing():
-        state = jax.tree.map(jnp.zeros_like, state)
+        state = cast_states(own, state)
     if layer.is_mutable_collection(COLLECTION):
         layer.put_variable(COLLECTION, "h", state)
 
@@ -49,7 +61,8 @@ def reset_states(variables: dict[str, Any], states: State = None) -> dict[str, A
     Args:
         variables: of a model, with the collection "recurrent_state".
         states: None for zeros, or an array `[..., u]` for each stateful layer, in any nesting, in
-            the order of the layers' paths, `layers_2` before `layers_10`.
+            the order of the layers' paths: `layers_2` before `layers_10`, the forward layer of a
+            `Bidirectional` before its backward layer.
 
     Returns:
         New variables; all other collections are as they were.
@@ -62,7 +75,11 @@ def reset_states(variables: dict[str, Any], states: State = None) -> dict[str, A
         raise AttributeError(
             f"Layer must be stateful: variables hold no {COLLECTION!r}, got {sorted(variables)}."
         )
-    return {**variables, COLLECTION: replaced_states(variables[COLLECTION], states)}
+    stored = dict(owned_states(variables[COLLECTION]))
+    paths = sorted(stored, key=path_order)
+    new = replaced_states([stored[path] for path in paths], states)
+    new = traverse_util.unflatten_dict(dict(zip(paths, new, strict=True)))
+    return {**variables, COLLECTION: new}
 
 
 class Resettable(nn.Module):
@@ -89,8 +106,8 @@ class Resettable(nn.Module):
             )
         if not self.is_mutable_collection(COLLECTION):
             raise ValueError(f"reset_states writes {COLLECTION!r}: pass mutable=[{COLLECTION!r}].")
-        stored = self.get_variable(COLLECTION, "h")
-        self.put_variable(COLLECTION, "h", replaced_states(stored, states))
+        (new,) = replaced_states([self.get_variable(COLLECTION, "h")], states)
+        self.put_variable(COLLECTION, "h", new)
 
     def reset_state(self) -> None:
         """Resets the stored state to zeros, as `reset_states()` does."""

@@ -7,6 +7,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from gruflax.functional.step import gru_cell_step
+from gruflax.layers.any_cell import step_key
 from gruflax.layers.protocols import State
 from gruflax.layers.states import nested_like, single_state
 from gruflax.nnx.weights import GRUWeights, Streams
@@ -48,12 +49,14 @@ class GRUCell(GRUWeights, nnx.RNNCellBase):
         Returns:
             `(carry, output)`: the new state, nested as it was given, and the output `[..., u]`.
         """
+        key = self.dropout_key(deterministic, rngs)
         state, output = gru_cell_step(
             self.params,
             single_state("carry", carry),
             inputs,
-            self.dropout_key(deterministic, rngs),
+            key,
             config=self.config,
+            zoneout_rng=step_key(key) if self.zoneout else None,
             dtype=self.dtype,
             precision=self.precision,
         )

@@ -4,18 +4,18 @@ import functools
 import inspect
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
-from gruflax.layers.any_cell import Steps, loop_cell, step_shape
+from gruflax.layers.any_cell import Output, Steps, at_step, loop_cell, step_shape
 from gruflax.layers.protocols import State
 from gruflax.nnx.layer import initial_carry
 
 
 def cell_sequence(
-    cell: nnx.RNNCellBase,
+    cell: Any,
     inputs: ArrayLike,
     *,
     deterministic: bool | None = None,
@@ -23,18 +23,25 @@ def cell_sequence(
     time_major: bool = False,
     unroll: bool = False,
     **options: Any,
-) -> tuple[jax.Array, State]:
+) -> tuple[Output, State]:
     """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind."""
     call = taken_options(cell, deterministic=deterministic, rngs=rngs)
+    modules = {"cell": cell}
+    if isinstance(call.get("rngs"), (nnx.Rngs, nnx.RngStream)):
+        modules["rngs"] = call.pop("rngs")
+
+    def step(modules, state, x):
+        cell, *rngs = modules.values()
+        return cell(state, x, **call, **({"rngs": rngs[0]} if rngs else {}))
 
     def loop(body, carry, steps):
-        def one_step(cell, carry, now):
-            return body(functools.partial(cell, **call), carry, now)
+        def one_step(modules, carry, now):
+            return body(functools.partial(step, modules), carry, now)
 
-        return scan_cell(one_step, cell, carry, steps, unroll)
+        return _scan(one_step, modules, carry, steps, unroll)
 
     def abstract_step(state, x):
-        return nnx.clone(cell)(state, x, **call)
+        return step(nnx.clone(modules), state, x)
 
     return loop_cell(
         loop,
@@ -47,29 +54,42 @@ def cell_sequence(
     )
 
 
-def scan_cell(
-    one_step: Any, cell: nnx.RNNCellBase, carry: State, steps: Steps, unroll: bool
+def _scan(
+    one_step: Any, modules: dict[str, Any], carry: State, steps: Steps, unroll: bool
 ) -> tuple[State, Any]:
-    """Scans `(cell, carry, now) -> (carry, output)` over steps `[t, ...]`: `(carry, outputs)`.
+    """Scans `(modules, carry, now) -> (carry, output)` over steps `[t, ...]`: `(carry, outputs)`.
 
-    The cell's parameters stay, its other variables are carried and updated.
+    The parameters stay, other variables are carried and updated. The streams that dropout masks are
+    drawn from, kept by gruflax's cells or given to the call, are at every step where they were at
+    the first one, so that all steps have the same masks.
     """
-    graphdef, params, rest = nnx.split(cell, nnx.Param, ...)
+    graphdef, params, streams, rest = nnx.split(modules, nnx.Param, _is_held, ...)
 
     def body(carry, now):
-        rest, carry = carry
-        merged = nnx.merge(graphdef, params, rest)
-        carry, output = one_step(merged, carry, now)
-        _, _, rest = nnx.split(merged, nnx.Param, ...)
-        return (rest, carry), output
+        (index, now), (_, rest, carry) = now, carry
+        merged = nnx.merge(graphdef, params, streams, rest, copy=True)
+        with at_step(index):
+            carry, output = one_step(merged, carry, now)
+        _, _, moved, rest = nnx.split(merged, nnx.Param, _is_held, ...)
+        return (moved, rest, carry), output
 
-    copies = max(1, steps.inputs.shape[0]) if unroll else 1
-    (rest, carry), outputs = lax.scan(body, (rest, carry), steps, unroll=copies)
-    nnx.update(cell, rest)
+    time = steps.inputs.shape[0]
+    (moved, rest, carry), outputs = lax.scan(
+        body,
+        (streams, rest, carry),
+        (jnp.arange(time), steps),
+        unroll=max(1, time) if unroll else 1,
+    )
+    nnx.update(modules, moved, rest)
     return carry, outputs
 
 
-def taken_options(cell: nnx.RNNCellBase, **options: Any) -> dict[str, Any]:
+def _is_held(path: tuple[Any, ...], variable: Any) -> bool:
+    given = path[0] == "rngs" and getattr(variable, "tag", None) in ("dropout", "default")
+    return isinstance(variable, nnx.RngCount) and (given or "dropout_stream" in path)
+
+
+def taken_options(cell: Any, **options: Any) -> dict[str, Any]:
     """Returns the options that a cell's call takes."""
     taken = inspect.signature(type(cell).__call__).parameters
     return {name: value for name, value in options.items() if name in taken}

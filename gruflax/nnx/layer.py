@@ -4,14 +4,15 @@ import dataclasses
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.layers.any_cell import step_shape
 from gruflax.layers.calls import refuse_positional, refuse_training
 from gruflax.layers.fields import Identifier, check_layer_fields
 from gruflax.layers.protocols import Cell, RecurrentLayer, State
-from gruflax.layers.states import as_tuple, beginnings
+from gruflax.layers.states import as_tuple, cast_states
 from gruflax.nnx.state import load_state, reset_states, store_state
 from gruflax.nnx.training import sow_activity_loss
 from gruflax.nnx.weights import Streams
@@ -66,14 +67,16 @@ class Layer(nnx.Module):
         """
         refuse_positional(self, by_position)
         refuse_training(self, training)
-        stored = fresh = None
         if self.stateful:
-            fresh = self._fresh(inputs)
-            stored = load_state(self, fresh)
+            stored = load_state(self, self._own_state(inputs))
+            initial_state = stored if initial_state is None else initial_state
         outputs, state = cast(RecurrentLayer, self).sequence(
             inputs,
             mask=mask,
             seq_lengths=seq_lengths,
+            reset=reset,
+            reset_state=reset_state,
+            initial_state=initial_state,
             deterministic=deterministic,
             rngs=rngs,
             go_backwards=self.go_backwards,
@@ -81,7 +84,6 @@ class Layer(nnx.Module):
             unroll=self.unroll,
             return_sequences=self.return_sequences,
             zero_output_for_mask=self.zero_output_for_mask,
-            **beginnings(stored, fresh, initial_state, reset, reset_state),
         )
         if self.stateful:
             store_state(self, state)
@@ -93,23 +95,35 @@ class Layer(nnx.Module):
         """Returns a layer like this one with new weights, that goes the other way."""
         return rebuilt(self, rngs, go_backwards=not self.go_backwards)
 
-    def init_state(self, input_shape: tuple[int, ...]) -> None:
-        """Makes the state of a stateful layer before its first call, for inputs of a shape.
+    def init_state(self, input_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> None:
+        """Makes the state of a stateful layer before its first call, as that call will leave it.
 
         Transformations that know a module's structure from the start, such as `nnx.scan`, need it.
+
+        Args:
+            input_shape: of the inputs, time and features included.
+            dtype: of the inputs.
 
         Raises:
             AttributeError: the layer is not stateful.
         """
         if not self.stateful:
             raise AttributeError(f"Layer must be stateful, got stateful={self.stateful}.")
-        store_state(self, self._fresh(jax.ShapeDtypeStruct(tuple(input_shape), "float32")))
+        inputs = jax.ShapeDtypeStruct(tuple(input_shape), dtype)
+
+        def last_state(inputs):
+            layer = cast(RecurrentLayer, nnx.clone(self))
+            return layer.sequence(inputs, deterministic=True, time_major=self.time_major)[1]
+
+        # A call computes in a dtype that its parameters and inputs choose together.
+        state = jax.eval_shape(last_state, inputs)
+        store_state(self, cast_states(self._own_state(inputs), state))
 
     def reset_states(self, states: State = None) -> None:
         """Resets the stored state, see `gruflax.nnx.reset_states`."""
         reset_states(self, states)
 
-    def _fresh(self, inputs: Any) -> Any:
+    def _own_state(self, inputs: Any) -> State:
         cell = self.step_cell
         shape = step_shape(inputs, cell.num_feature_axes, self.time_major)
         return initial_carry(cell, shape)

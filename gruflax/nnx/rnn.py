@@ -4,17 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from gruflax.functional.checks import brief
-from gruflax.layers.calls import other_system
+from gruflax.layers.any_cell import Output
 from gruflax.layers.fields import refuse_learned_state
 from gruflax.layers.protocols import State
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.layer import Layer, rebuilt
-from gruflax.nnx.stacked_cells import StackedRNNCells, sequence_of
+from gruflax.nnx.stacked_cells import StackedRNNCells, check_cell, sequence_of
 
 
 class RNN(Layer):
@@ -24,9 +22,9 @@ class RNN(Layer):
         outputs = rnn(inputs, seq_lengths=lengths)
 
     A `gruflax.nnx.GRUCell` takes the same fast loop as `gruflax.nnx.GRU`; any other
-    `flax.nnx.RNNCellBase`, with one state or several, goes through `lax.scan`, its parameters the
-    same at every step and its other variables carried from step to step. Arguments: those of
-    `Layer`, and this.
+    `flax.nnx.RNNCellBase`, or a module with its methods `initialize_carry` and `num_feature_axes`,
+    goes through `lax.scan`: with one state or several, its parameters the same at every step and
+    its other variables carried from step to step. Arguments: those of `Layer`, and this.
 
     Args:
         cell: the cell, or a list of cells that are stacked, see `StackedRNNCells`.
@@ -37,27 +35,21 @@ class RNN(Layer):
     Source: Keras 3's `RNN`.
     """
 
-    def __init__(self, cell: nnx.RNNCellBase | Sequence[nnx.RNNCellBase], **options: Any):
+    def __init__(self, cell: nnx.Module | Sequence[nnx.Module], **options: Any):
         super().__init__(**options)
         if isinstance(cell, (tuple, list)):
             cell = StackedRNNCells(cell)
-        if not isinstance(cell, nnx.RNNCellBase):
-            layer = isinstance(cell, Layer)
-            remedy = ": a layer has its loop already" if layer else other_system(cell)
-            raise TypeError(
-                "cell must be a flax.nnx.RNNCellBase, such as gruflax.nnx.GRUCell, or a list of "
-                f"them, got {brief(cell)}{remedy}."
-            )
+        check_cell("cell", cell)
         if self.stateful:
             refuse_learned_state(cell)
-        self.cell: nnx.RNNCellBase = cell
+        self.cell = cell
 
     @property
-    def step_cell(self) -> nnx.RNNCellBase:
+    def step_cell(self) -> Any:
         """Returns the cell."""
         return self.cell
 
-    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, State]:
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[Output, State]:
         """Runs the cell over a sequence: a GRUCell's own way, or the one for any cell."""
         return sequence_of(self.cell)(inputs, **options)
 
@@ -72,7 +64,7 @@ class RNN(Layer):
         return type(self)(_rebuilt(self.cell, rngs), **fields)
 
 
-def _rebuilt(cell: nnx.RNNCellBase, rngs: nnx.Rngs) -> nnx.RNNCellBase:
+def _rebuilt(cell: Any, rngs: nnx.Rngs) -> nnx.Module:
     """Makes a cell like this one with new weights."""
     if isinstance(cell, StackedRNNCells):
         return StackedRNNCells([_rebuilt(each, rngs) for each in cell.cells])

@@ -4,12 +4,13 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import brief
 from gruflax.layers import stacks
-from gruflax.layers.any_cell import run_stacked, step_shape
+from gruflax.layers.any_cell import Output, run_stacked, step_shape
+from gruflax.layers.calls import other_system
 from gruflax.layers.protocols import State
 from gruflax.nnx.cell import GRUCell
 from gruflax.nnx.cell_sequence import cell_sequence, taken_options
@@ -25,20 +26,20 @@ class StackedRNNCells(nnx.RNNCellBase):
     As `gruflax.StackedRNNCells`, with the cells as attributes `cells_0`, `cells_1`, ...
 
     Args:
-        cells: `gruflax.nnx.GRUCell`s or any other `flax.nnx.RNNCellBase`.
+        cells: `gruflax.nnx.GRUCell`s or any other cells, see `RNN`.
 
     Raises:
         TypeError: `cells` is no list of cells.
     """
 
-    def __init__(self, cells: Sequence[nnx.RNNCellBase]):
-        stacks.check_cells(cells, nnx.RNNCellBase, "flax.nnx.RNNCellBase")
+    def __init__(self, cells: Sequence[nnx.Module]):
+        stacks.check_cells(cells, check_cell)
         for index, cell in enumerate(cells):
             setattr(self, f"cells_{index}", cell)
         self.count = len(cells)
 
     @property
-    def cells(self) -> tuple[nnx.RNNCellBase, ...]:
+    def cells(self) -> tuple[Any, ...]:
         """Returns the cells, the lowest first."""
         return tuple(getattr(self, f"cells_{index}") for index in range(self.count))
 
@@ -54,7 +55,7 @@ class StackedRNNCells(nnx.RNNCellBase):
         *,
         deterministic: bool | None = None,
         rngs: Streams | None = None,
-    ) -> tuple[State, jax.Array]:
+    ) -> tuple[State, Output]:
         """Takes one step: `(carry, output)`, the carry a tuple or list of the cells' states.
 
         `deterministic` and `rngs` are those of `gruflax.nnx.GRUCell`.
@@ -83,7 +84,7 @@ class StackedRNNCells(nnx.RNNCellBase):
         time_major: bool = False,
         rngs: Streams | None = None,
         **options: Any,
-    ) -> tuple[jax.Array, tuple]:
+    ) -> tuple[Output, tuple]:
         """Runs the cells over a sequence, one after the other: `(outputs, states)`."""
         streams = each_streams(rngs, self.count)
         return run_stacked(
@@ -99,6 +100,20 @@ class StackedRNNCells(nnx.RNNCellBase):
         )
 
 
-def sequence_of(cell: nnx.RNNCellBase) -> Callable[..., tuple[jax.Array, State]]:
+def check_cell(name: str, cell: Any) -> None:
+    """Raises a TypeError unless `cell` is an NNX module that `flax.nnx.RNN` takes as a cell."""
+    layer = hasattr(cell, "return_sequences")
+    wanted = ("initialize_carry", "num_feature_axes")
+    if layer or not isinstance(cell, nnx.Module) or not all(hasattr(cell, each) for each in wanted):
+        remedy = ": a layer has its loop already" if layer else other_system(cell)
+        raise TypeError(
+            f"{name} must be a flax.nnx.RNNCellBase, such as gruflax.nnx.GRUCell, or a module with "
+            f"its methods {' and '.join(wanted)}, or for an RNN a list of them, got "
+            f"{brief(cell)}{remedy}."
+        )
+
+
+def sequence_of(cell: Any) -> Callable[..., tuple[Output, State]]:
     """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
-    return stacks.sequence_of(cell, (GRUCell, StackedRNNCells), cell_sequence)
+    own = any(stacks.steps_as(cell, cls) for cls in (GRUCell, StackedRNNCells))
+    return cell.sequence if own else functools.partial(cell_sequence, cell)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 from flax import nnx
 
 from gruflax.layers.protocols import State
@@ -13,12 +12,12 @@ class RecurrentState(nnx.Variable):
     """What a stateful layer begins its next call with: `[..., u]`, or a pytree of such states."""
 
 
-def load_state(layer: Any, zeros: State) -> State:
-    """Reads what the last call left behind."""
+def load_state(layer: Any, own: State) -> State:
+    """Reads what the last call left behind; `own` is the cell's own initial state."""
     if not hasattr(layer, "h"):
         return None
     stored = layer.h.get_value()
-    check_stored(stored, zeros)
+    check_stored(stored, own)
     return stored
 
 
@@ -47,7 +46,8 @@ def reset_states(module: nnx.Module, states: State = None) -> None:
     Args:
         module: with stateful layers anywhere in it.
         states: None for zeros, or an array `[..., u]` for each stateful layer, in any nesting, in
-            the order of the layers' paths, `layers_2` before `layers_10`.
+            the order of the layers' paths: `layers_2` before `layers_10`, the forward layer of a
+            `Bidirectional` before its backward layer.
 
     Raises:
         AttributeError: no layer of the module is stateful.
@@ -56,7 +56,7 @@ def reset_states(module: nnx.Module, states: State = None) -> None:
     layers: list[tuple[Any, Any]] = [
         (path, layer) for path, layer in nnx.iter_modules(module) if vars(layer).get("stateful")
     ]
-    layers.sort(key=lambda pair: path_order(tuple(map(jax.tree_util.DictKey, pair[0]))))
+    layers.sort(key=lambda pair: path_order(pair[0]))
     if not layers:
         raise AttributeError(f"Layer must be stateful, got none in {type(module).__name__}.")
     for path, layer in layers:

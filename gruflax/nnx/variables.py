@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from flax.core import meta
 
+from gruflax.layers.states import owned_states
 from gruflax.nnx.state import RecurrentState, store_state
 
 
@@ -52,7 +53,8 @@ def from_linen(module: nnx.Module, variables: Mapping[str, Any]) -> None:
     if given != wanted:
         raise ValueError(f"variables['params'] must be {wanted}, got {given}.")
     modules = dict(nnx.iter_modules(module))
-    states = list(_owned_states(variables.get("recurrent_state", {})))
+    stored = owned_states(variables.get("recurrent_state", {}))
+    states = [(path[:-1], state) for path, state in stored]
     for path, _ in states:
         if not getattr(modules.get(path), "stateful", False):
             raise ValueError(f"variables['recurrent_state'] has a state at {path}: not stateful.")
@@ -72,12 +74,3 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         "/".join(str(entry.key) for entry in path): np.shape(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _owned_states(tree: Mapping[str, Any], path: tuple[str, ...] = ()):
-    """Yields the path of each stateful layer and its state, which may be a pytree."""
-    for name, value in tree.items():
-        if name == "h":
-            yield path, value
-        else:
-            yield from _owned_states(value, (*path, name))

@@ -82,7 +82,7 @@ class GRUWeights(nnx.Module):
     rngs: dataclasses.InitVar[nnx.Rngs]
 
     def __post_init__(self, rngs: nnx.Rngs):
-        check_size("in_features", self.in_features)
+        check_size("in_features", self.in_features, least=0)
         settle_fields(self)
         for name, shape in params_shapes(self.in_features, self.units, self.config).items():
             key = stream("params", rngs)()

@@ -254,8 +254,9 @@ def test_states_and_reset_states():
     _, new = layer.apply(variables, X, mutable=["recurrent_state"])
     used = {**variables, **new}
     (state,) = layer.bind(used).states
-    np.testing.assert_array_equal(state, layer.apply(variables, X))
-    initial = layer.apply(used, X, initial_state=H0)
+    mutable = {"mutable": ["recurrent_state"]}
+    np.testing.assert_array_equal(state, layer.apply(variables, X, **mutable)[0])
+    initial, _ = layer.apply(used, X, initial_state=H0, **mutable)
     wanted = v1.GRU(5).apply({"params": used["params"]}, X, initial_state=H0)
     np.testing.assert_array_equal(initial, wanted)
     bound = layer.bind(used, mutable=["recurrent_state"])

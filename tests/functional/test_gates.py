@@ -61,7 +61,8 @@ def states_before(states, reset=None, **options):
     """The state that each step begins with [b, t, u]."""
     start = options.get("initial_state", np.zeros_like(H0))
     before = np.concatenate([start[:, None], states[:, :-1]], axis=1)
-    return before if reset is None else np.where(reset[..., None], start[:, None], before)
+    fresh = options.get("reset_state", np.zeros_like(H0))
+    return before if reset is None else np.where(reset[..., None], fresh[:, None], before)
 
 
 def valid_of(options):

@@ -126,18 +126,18 @@ def test_reset_starts_anew(gru):
     reset = np.zeros((3, 7), bool)
     reset[:, 3] = True
     outputs, state = gru(X, initial_state=H0, reset=reset)
-    second, end = gru(X[:, 3:], initial_state=H0)
+    second, end = gru(X[:, 3:])
     np.testing.assert_allclose(outputs[:, 3:], second, atol=1e-6)
     np.testing.assert_allclose(state, end, atol=1e-6)
-    zeros, _ = gru(X, initial_state=H0, reset=reset, reset_state=np.zeros((3, 5), np.float32))
-    np.testing.assert_allclose(zeros[:, 3:], gru(X[:, 3:])[0], atol=1e-6)
-    np.testing.assert_allclose(zeros[:, :3], outputs[:, :3], atol=1e-6)
+    given, _ = gru(X, initial_state=H0, reset=reset, reset_state=2 * H0)
+    np.testing.assert_allclose(given[:, 3:], gru(X[:, 3:], initial_state=2 * H0)[0], atol=1e-6)
+    np.testing.assert_allclose(given[:, :3], outputs[:, :3], atol=1e-6)
 
 
 def test_reset_counts_at_masked_steps_too(gru):
     reset, mask = np.zeros((3, 7), bool), np.ones((3, 7), bool)
     reset[:, 3], mask[:, 3:5] = True, False
-    outputs, _ = gru(X, initial_state=H0, reset=reset, mask=mask)
+    outputs, _ = gru(X, reset=reset, reset_state=H0, mask=mask)
     np.testing.assert_array_equal(outputs[:, 3:5], np.tile(H0[:, None], (1, 2, 1)))
     np.testing.assert_allclose(outputs[:, 5:], gru(X[:, 5:], initial_state=H0)[0], atol=1e-6)
 

@@ -136,7 +136,8 @@ def test_learned_initial_state():
     params = params_of(config)
     learned = jnp.broadcast_to(params["initial_state"], (3, 5))
     reset = np.arange(6) == np.array([[2], [3], [9]])
-    wanted, _ = gruflax.gru_sequence(plain(params), X, initial_state=learned, reset=reset)
+    both = {"initial_state": learned, "reset_state": learned}
+    wanted, _ = gruflax.gru_sequence(plain(params), X, **both, reset=reset)
     outputs, _ = gruflax.gru_sequence(params, X, config=config, reset=reset)
     np.testing.assert_array_equal(outputs, wanted)
     given = jnp.ones((3, 5))

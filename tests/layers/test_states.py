@@ -5,10 +5,12 @@ import pytest
 
 from gruflax.layers.states import (
     as_tuple,
-    beginnings,
+    cast_states,
     check_stored,
     fitted_states,
     nested_like,
+    owned_states,
+    path_order,
     replaced_states,
     single_state,
 )
@@ -28,21 +30,23 @@ def test_one_state_in_any_nesting():
 
 
 def test_states_are_fitted_into_another_nesting():
-    fitted = fitted_states("states", [H, 2 * H], {"c": H.astype(np.float16), "h": H})
+    wanted = {"c": H.astype(np.float16), "h": H}
+    fitted = fitted_states("states", [H, 2 * H], wanted)
     np.testing.assert_array_equal(fitted["h"], 2 * H)
-    assert fitted["c"].dtype == np.float16
-    assert not replaced_states({"h": H}, None)["h"].any()
+    assert fitted["c"].dtype == np.float32
+    assert cast_states(fitted, wanted)["c"].dtype == np.float16
+    assert not replaced_states([{"h": H}], None)[0]["h"].any()
     with pytest.raises(ValueError, match="states must be 2 arrays, got 1"):
         fitted_states("states", [H], [H, H])
     with pytest.raises(ValueError, match=r"states must have shapes \[\(2, 3\)\], got \[\(1, 3\)\]"):
-        replaced_states(H, H[:1])
+        replaced_states([H], H[:1])
     with pytest.raises(ValueError, match="stored state.*a stateful layer keeps its batch size"):
         check_stored(H, H[:1])
 
 
-def test_what_a_stateful_call_begins_with():
-    found = beginnings("stored", "fresh", None, "reset", None)
-    assert found == {"initial_state": "stored", "reset": "reset", "reset_state": "fresh"}
-    found = beginnings("stored", "fresh", "given", "reset", None)
-    assert found == {"initial_state": "given", "reset": "reset", "reset_state": None}
-    assert beginnings("stored", "fresh", None, None, None)["reset_state"] is None
+def test_stored_states_have_one_order():
+    """Numbers are numbers, and the forward layer comes before the backward one."""
+    halves = {"forward_layer": {"h": 1}, "backward_layer": {"h": 2}}
+    tree = {"layers_10": {"h": {"c": 4}}, "layers_2": {"h": 3}, "both": halves}
+    stored = dict(owned_states(tree))
+    assert [stored[path] for path in sorted(stored, key=path_order)] == [1, 2, 3, {"c": 4}]

@@ -275,7 +275,7 @@ def test_float64(x64):
         ({"recurrent_constraint": "nope"}, ValueError, "constraint must be one of .*got 'nope'"),
         ({"kernel_initializer": 3}, TypeError, "initializer must be a name.*got 3"),
         ({"dropout": 1.2}, ValueError, r"dropout must be in \[0, 1\], got 1.2"),
-        ({"implementation": 0}, ValueError, "implementation must be 1 or 2, got 0"),
+        ({"implementation": 3}, ValueError, "implementation must be 1 or 2, got 3"),
         ({"seed": "x"}, TypeError, "seed must be an integer or None, got 'x'"),
     ],
 )

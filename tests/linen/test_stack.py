@@ -156,12 +156,13 @@ def test_stateful_layers_losses_and_constraints():
     total = 0.01 * jnp.square(params["layers_0"]["kernel"]).sum()
     np.testing.assert_allclose(gruflax.total_loss(new), total, rtol=1e-5)
     variables = {"params": params, "recurrent_state": new["recurrent_state"]}
-    second, _ = stack.apply(variables, X)
-    wanted, _ = stack.apply({"params": params}, X, initial_state=states)
+    (second, _), _ = stack.apply(variables, X, mutable=mutable)
+    given = {"initial_state": states, "mutable": mutable}
+    (wanted, _), _ = stack.apply({"params": params}, X, **given)
     np.testing.assert_allclose(second, wanted, atol=1e-6)
     _, fresh = stack.apply(variables, method="reset_state", mutable=mutable)
     chex.assert_trees_all_equal({**variables, **fresh}, gruflax.reset_states(variables))
-    again, _ = stack.apply({**variables, **fresh}, X)
+    (again, _), _ = stack.apply({**variables, **fresh}, X, mutable=mutable)
     np.testing.assert_array_equal(again, first)
     _, given = stack.apply({**variables, **fresh}, states, method="reset_states", mutable=mutable)
     chex.assert_trees_all_equal(given["recurrent_state"], new["recurrent_state"])

@@ -212,7 +212,7 @@ def test_losses_constraints_and_state(params):
 def test_errors():
     with pytest.raises(TypeError, match="cells must be a list of one cell or more, got a list"):
         StackedRNNCells([])
-    with pytest.raises(TypeError, match=r"cells\[1\] must be a flax.linen.RNNCellBase, got GRU"):
+    with pytest.raises(TypeError, match=r"cells\[1\] must be a flax.linen.RNNCellBase, .*got GRU"):
         StackedRNNCells([gruflax.GRUCell(3), gruflax.GRU(3)])
     with pytest.raises(ValueError, match="cells must be one of .*, got 'LSTMCell'"):
         StackedRNNCells.from_config({"cells": [{"class_name": "LSTMCell", "config": {}}]})

@@ -1,5 +1,6 @@
 """Stateful layers: what they keep, when, and how it is reset."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 import gruflax
+import gruflax.compat.v1
 
 
 RANDOM = np.random.default_rng(0)
@@ -28,8 +30,8 @@ def whole(variables):
 
 
 @jax.jit
-def call(variables, x):
-    outputs, new = LAYER.apply(variables, x, mutable=["recurrent_state"])
+def call(variables, x, **options):
+    outputs, new = LAYER.apply(variables, x, **options, mutable=["recurrent_state"])
     return outputs, {**variables, **new}
 
 
@@ -45,19 +47,74 @@ def test_state_is_carried_under_jit(variables, whole):
     np.testing.assert_allclose(variables["recurrent_state"]["h"], whole[1], atol=1e-6)
 
 
-def test_plain_apply_reads_and_does_not_write(variables, whole):
-    _, variables = call(variables, X)
-    before = np.array(variables["recurrent_state"]["h"])
-    for _ in range(2):
-        np.testing.assert_allclose(LAYER.apply(variables, X), whole[0][:, 6:], atol=1e-6)
-    np.testing.assert_array_equal(variables["recurrent_state"]["h"], before)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LAYER,
+        gruflax.RNN(nn.LSTMCell(5), stateful=True),
+        gruflax.Stack([gruflax.GRU(5, return_sequences=True), gruflax.GRU(5, stateful=True)]),
+        gruflax.Bidirectional(gruflax.GRU(5, stateful=True)),
+        gruflax.compat.v1.GRU(5, stateful=True),
+        # The transformation lifts the parameters alone.
+        nn.vmap(
+            gruflax.GRU,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,
+            axis_size=2,
+        )(5, stateful=True),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_state_that_cannot_be_written_raises(layer):
+    variables = layer.init(KEY, X)
+    lifted = type(layer) is not gruflax.GRU and isinstance(layer, gruflax.GRU)
+    mutable = ["recurrent_state"] if lifted else False
+    for given in (variables, {"params": variables["params"]}):
+        with pytest.raises(ValueError, match=r"call apply with mutable=\['recurrent_state'\]"):
+            layer.apply(given, X, mutable=mutable)
 
 
 def test_without_the_collection_it_begins_with_zeros(variables, whole):
-    alone = {"params": variables["params"]}
-    np.testing.assert_allclose(LAYER.apply(alone, X), whole[0][:, :6], atol=1e-6)
-    _, new = LAYER.apply(alone, X, mutable=["recurrent_state"])
+    outputs, new = call({"params": variables["params"]}, X)
+    np.testing.assert_allclose(outputs, whole[0][:, :6], atol=1e-6)
     np.testing.assert_allclose(new["recurrent_state"]["h"], whole[0][:, 5], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda cell: cell,
+        lambda cell: [gruflax.GRUCell(3), cell],
+    ],
+    ids=["one", "stacked"],
+)
+def test_init_stores_the_state_that_the_cell_begins_with(make):
+    """The first call after init, and that after forget_states, begin as one without a state."""
+    layer, plain = (
+        gruflax.RNN(make(nn.LSTMCell(4, carry_init=nn.initializers.ones)), stateful=stateful)
+        for stateful in (True, False)
+    )
+    variables = layer.init(KEY, X)
+    stored = jax.tree.leaves(variables["recurrent_state"])
+    assert all((each == 1).all() for each in stored[-2:])
+    wanted = plain.apply({"params": variables["params"]}, X)
+    for given in (variables, gruflax.forget_states(variables)):
+        outputs, new = layer.apply(given, X, mutable=["recurrent_state"])
+        np.testing.assert_allclose(outputs, wanted, atol=1e-6)
+        chex.assert_trees_all_equal_shapes_and_dtypes(
+            new, {"recurrent_state": variables["recurrent_state"]}
+        )
+
+
+def test_init_stores_what_a_call_will_leave():
+    """In a scan over windows the state must keep its dtype, whatever dtype the inputs choose."""
+    layer = gruflax.GRU(5, stateful=True, param_dtype=jnp.bfloat16)
+    with jax.numpy_dtype_promotion("standard"):
+        variables = layer.init(KEY, X)
+        assert variables["recurrent_state"]["h"].dtype == jnp.float32
+        _, new = layer.apply(variables, X, mutable=["recurrent_state"])
+    assert new["recurrent_state"]["h"].dtype == jnp.float32
 
 
 def test_initial_state_wins_and_the_result_is_stored(variables):
@@ -72,17 +129,17 @@ def test_resets_in_the_sequence_go_back_to_zeros_and_not_to_the_last_call(variab
     reset = np.zeros((4, 6), bool)
     reset[:, 2] = True
     _, variables = call(variables, X)
-    outputs = LAYER.apply(variables, X, reset=reset)
+    outputs, _ = call(variables, X, reset=reset)
     fresh, _ = gruflax.gru_sequence(variables["params"], X[:, 2:])
     np.testing.assert_allclose(outputs[:, 2:], fresh, atol=1e-6)
-    np.testing.assert_allclose(outputs[:, :2], LAYER.apply(variables, X)[:, :2], atol=1e-6)
+    np.testing.assert_allclose(outputs[:, :2], call(variables, X)[0][:, :2], atol=1e-6)
 
 
 def test_batch_size_must_stay(variables):
     with pytest.raises(
         ValueError, match=r"stored state must have shapes \[\(2, 5\)\], got \[\(4, 5\)\]"
     ):
-        LAYER.apply(variables, X[:2])
+        call(variables, X[:2])
 
 
 def test_vmap_keeps_a_state_for_each_member(variables):
@@ -145,7 +202,7 @@ def test_several_states_of_a_cell_are_one_variable():
     variables = layer.init(KEY, X)
     assert [leaf.shape for leaf in variables["recurrent_state"]["h"]] == [(4, 5), (4, 5)]
     first, new = layer.apply(variables, X, mutable=["recurrent_state"])
-    twice = layer.apply({**variables, **new}, X)
+    twice, _ = layer.apply({**variables, **new}, X, mutable=["recurrent_state"])
     whole = gruflax.RNN(nn.LSTMCell(5))
     got = whole.apply({"params": variables["params"]}, np.concatenate([X, X], axis=1))
     np.testing.assert_allclose(twice, got, atol=1e-6)

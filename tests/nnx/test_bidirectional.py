@@ -126,8 +126,8 @@ def test_jit_and_stateful():
     whole, _ = gruflax.gru_sequence(module.forward_layer.params, np.concatenate([X, X], 1))
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1)[..., :5], whole, atol=1e-6)
     grunnx.reset_states(module, list(STATES))
-    np.testing.assert_array_equal(module.forward_layer.h.get_value(), STATES[1])
-    np.testing.assert_array_equal(module.backward_layer.h.get_value(), STATES[0])
+    np.testing.assert_array_equal(module.forward_layer.h.get_value(), STATES[0])
+    np.testing.assert_array_equal(module.backward_layer.h.get_value(), STATES[1])
     grunnx.reset_states(module)
     np.testing.assert_allclose(run(module, X), first, atol=1e-6)
 

@@ -229,13 +229,13 @@ def test_initializers_may_carry_metadata():
     "options, error, message",
     [
         ({"units": 0}, ValueError, "units must be a positive integer, got 0"),
-        ({"in_features": -1}, ValueError, "in_features must be a positive integer, got -1"),
+        ({"in_features": -1}, ValueError, "in_features must be an integer of at least 0, got -1"),
         ({"activation": "nope"}, ValueError, "activation must be one of .*'tanh'.*got 'nope'"),
         ({"kernel_initializer": 3}, TypeError, "initializer must be a name.*got 3"),
         ({"bias_regularizer": "nope"}, ValueError, "regularizer must be one of .*got 'nope'"),
         ({"recurrent_constraint": "nope"}, ValueError, "constraint must be one of .*got 'nope'"),
         ({"dropout": 1.2}, ValueError, r"dropout must be in \[0, 1\], got 1.2"),
-        ({"implementation": 0}, ValueError, "implementation must be 1 or 2, got 0"),
+        ({"implementation": 3}, ValueError, "implementation must be 1 or 2, got 3"),
         ({"rngs": 0}, TypeError, "rngs must be an nnx.Rngs with a 'params' stream, got 0"),
         (
             {"rngs": nnx.Rngs(params=0), "dropout": 0.1},
