@@ -12,6 +12,7 @@ import pytest
 
 import gruflax
 from gruflax.functional.loops.native.library import (
+    BACKWARD,
     FORWARD,
     native_info,
     use_instructions,
@@ -93,6 +94,22 @@ def test_nan_and_infinity_are_those_of_the_scan(instructions):
             for loop in ("native", "scan")
         )
         np.testing.assert_allclose(native, scan, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_tanh_is_exact_where_it_is_small_and_where_it_is_large(instructions, x64):
+    """The candidate alone: z is 0, and what an input adds to it is the input."""
+    config = gruflax.GRUConfig(recurrent_activation="hard_sigmoid")
+    bias = jnp.zeros((2, 9)).at[0, :3].set(-9.0)
+    kernel = jnp.zeros((3, 9)).at[:, 6:].set(jnp.eye(3))
+    params = {"kernel": kernel, "recurrent_kernel": jnp.zeros((3, 9)), "bias": bias}
+    sizes = np.concatenate([np.logspace(-300, np.log10(700), 999), np.linspace(0.1, 25, 1000)])
+    for dtype, smallest, tolerance in ((np.float64, 0, 1e-15), (np.float32, 1e-37, 1e-6)):
+        each = sizes[sizes >= smallest]
+        x = np.tile(np.concatenate([-each, each])[:, None, None], (2, 3)).astype(dtype)
+        leaves = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), params)
+        _, found = gruflax.gru_sequence(leaves, x, config=config, loop="native")
+        wanted = np.tanh(x[:, 0].astype(np.float64))
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=0)
 
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
@@ -225,3 +242,40 @@ def test_what_does_not_fit_is_an_error(complaint):
 def test_what_fits_is_none():
     state, outputs = call_target()
     assert state.shape == (B, U) and np.isfinite(outputs).all()
+
+
+def gradients_of_call(rows=B, time=T, features=F, units=U, inputs=1.0):
+    """All that the backward target gives where everything is one but the inputs."""
+    shapes = {
+        "kernel": (features, 3 * units),
+        "recurrent_kernel": (units, 3 * units),
+        "initial_state": (rows, units),
+        "inputs": (rows, time, features),
+        "reset_state": (rows, units),
+        "bias": (2, 3 * units),
+    }
+    steps = (rows, time, units)
+    arrays = [jnp.ones(shape) for shape in (*shapes.values(), steps, steps, (rows, units))]
+    arrays[3] *= inputs
+    names = ("inputs", "kernel", "recurrent_kernel", "bias", "initial_state", "reset_state")
+    types = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in names]
+    # The bias and both cotangents are there, and every gradient is wanted.
+    attributes = {**ATTRIBUTES, "present": np.int64(1 + 32 + 64), "wanted": np.int64(15)}
+    return dict(zip(names, jax.ffi.ffi_call(BACKWARD, types)(*arrays, **attributes), strict=True))
+
+
+@pytest.mark.parametrize("absent", ["rows", "time", "features", "units"])
+def test_where_there_is_nothing_gradients_are_defined(absent):
+    found = gradients_of_call(**{absent: 0})
+    assert all(np.isfinite(each).all() for each in found.values())
+    if absent == "features":
+        like = gradients_of_call(features=1, inputs=0.0)
+        for name in ("recurrent_kernel", "bias", "initial_state", "reset_state"):
+            np.testing.assert_array_equal(found[name], like[name])
+    else:
+        weights = [found[name] for name in ("kernel", "recurrent_kernel", "bias")]
+        assert not any(each.any() for each in weights)
+    if absent == "time":
+        np.testing.assert_array_equal(found["initial_state"], np.ones((B, U)))
+    if absent == "units":
+        assert found["inputs"].shape == (B, T, F) and not found["inputs"].any()

@@ -7,7 +7,8 @@ constexpr int64_t kChunkSamples = 192, kChunkBytes = 4 << 20;
 
 template <class S>
 static int64_t chunk_samples(const Problem<S>& p, int64_t width) {
-  const int64_t most = smaller(kChunkSamples, kChunkBytes / (kSlots * width * sizeof(S)));
+  const int64_t record_bytes = kSlots * larger(width, 1) * sizeof(S);
+  const int64_t most = smaller(kChunkSamples, kChunkBytes / record_bytes);
   // A chunk is at least a step of all rows side by side.
   return larger(smaller(most, p.rows * p.time), smaller(p.rows, kGroup));
 }

@@ -56,11 +56,12 @@ struct Gatherer {
   }
 };
 
+// Where there is nothing there may be no address, either.
 template <class S>
 static void copy(S* to, const S* from, int64_t count) {
-  __builtin_memcpy(to, from, count * sizeof(S));
+  if (count) __builtin_memcpy(to, from, count * sizeof(S));
 }
 template <class S>
 static void clear(S* to, int64_t count) {
-  __builtin_memset(to, 0, count * sizeof(S));
+  if (count) __builtin_memset(to, 0, count * sizeof(S));
 }

@@ -65,7 +65,8 @@ struct Gradients {
   S* initial_state;
   S* reset_state;
 
-  bool weights() const { return kernel != nullptr; }
+  // The recurrent kernel's stands for all: without features the kernel's has no address.
+  bool weights() const { return recurrent != nullptr; }
 };
 
 // The functions of one instruction set. Sizes are in bytes. `packed`, `scratch` and `sums` are

@@ -97,10 +97,14 @@ INLINE Vector<float> exponential(Vector<float> x) {
   return p * reinterpret_cast<Vector<float>>(power);
 }
 
-// The same with the Taylor series, whose remainder at log(2) / 2 is below the rounding.
-INLINE Vector<double> exponential(Vector<double> x) {
+// The same with the Taylor series, whose remainder at log(2) / 2 is below the rounding, of an x
+// within the range: exp(x) = power * (1 + rest), without the digits that a small rest loses to the
+// one.
+struct Exponential {
+  Vector<double> power, rest;
+};
+INLINE Exponential split_exponential(Vector<double> x) {
   using Integers = Lanes<double>::Integers;
-  x = at_most(at_least(x, -708.), 710.);
   const double magic = 6755399441055744.;
   const Vector<double> shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
   const Vector<double> f = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
@@ -108,9 +112,13 @@ INLINE Vector<double> exponential(Vector<double> x) {
   const double series[] = {1. / 39916800., 1. / 3628800., 1. / 362880., 1. / 40320., 1. / 5040.,
                            1. / 720.,      1. / 120.,     1. / 24.,     1. / 6.,     0.5};
   UNROLL for (int i = 0; i < 10; ++i) p = p * f + series[i];
-  p = p * (f * f) + f + 1.;
   const Integers power = (reinterpret_cast<Integers>(shifted) + 1023) << 52;
-  return p * reinterpret_cast<Vector<double>>(power);
+  return {reinterpret_cast<Vector<double>>(power), p * (f * f) + f};
+}
+
+INLINE Vector<double> exponential(Vector<double> x) {
+  const Exponential e = split_exponential(at_most(at_least(x, -708.), 710.));
+  return (e.rest + 1.) * e.power;
 }
 
 // The quotient of polynomials that XLA and Eigen use: exact to some units in the last place.
@@ -126,11 +134,16 @@ INLINE Vector<float> hyperbolic_tangent(Vector<float> x) {
   Vector<float> q = square * 1.19825839466702e-06f + 1.18534705686654e-04f;
   q = q * square + 2.26843463243900e-03f;
   q = q * square + 4.89352518554385e-03f;
-  return x * p / q;
+  // The quotient first: a small x times p has no digits left.
+  return x * (p / q);
 }
 
+// With t = exp(2x) - 1 it is t / (t + 2), where nothing cancels; it is x itself where that is as
+// exact, and so zeros keep their signs and the smallest numbers their digits.
 INLINE Vector<double> hyperbolic_tangent(Vector<double> x) {
-  return 2. / (1. + exponential(-2. * x)) - 1.;
+  const Exponential e = split_exponential(at_most(at_least(2. * x, -40.), 40.));
+  const Vector<double> t = e.power * e.rest + (e.power - 1.);
+  return x * x < all(1e-16) ? x : t / (t + 2.);
 }
 
 template <class S, class V = Vector<S>>
