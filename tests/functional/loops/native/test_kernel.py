@@ -193,6 +193,31 @@ def resident_bytes():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@needs_linux
+def test_without_memory_there_is_an_error_and_the_process_goes_on():
+    code = """
+import os, resource
+import jax, jax.numpy as jnp, numpy as np, gruflax
+# A single unit takes the room of a whole vector where the weights are packed.
+params = gruflax.init_gru_params(jax.random.key(0), 2**20, 1)
+x = jnp.ones((2, 2, 2**20))
+run = jax.jit(lambda x: gruflax.gru_sequence(params, x, loop="native")[0])
+first = np.asarray(run(x))
+pages = int(open("/proc/self/statm").read().split()[0])
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+limit = pages * os.sysconf("SC_PAGE_SIZE") + 2**24
+resource.setrlimit(resource.RLIMIT_AS, (limit, unlimited[1]))
+try:
+    jax.block_until_ready(run(x))
+except Exception as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, unlimited)
+print((np.asarray(run(x)) == first).all())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == ["RESOURCE_EXHAUSTED: gruflax: memory", "True"]
+
+
 ATTRIBUTES = {
     "present": np.int64(0),
     "wanted": np.int64(1),

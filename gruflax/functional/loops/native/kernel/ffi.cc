@@ -3,6 +3,7 @@
 
 #include "xla/ffi/api/ffi.h"
 
+#include <new>
 #include <string>
 
 #include "run.h"
@@ -164,11 +165,6 @@ Threads threads_of(ffi::ThreadPool& pool) {
           [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); }};
 }
 
-Error finish(bool done) {
-  return done ? Error::Success()
-              : Error(ffi::ErrorCode::kResourceExhausted, "gruflax: out of memory");
-}
-
 template <class S>
 Error forward(ffi::ThreadPool& pool, Operands& operands, Results& results, const Attributes& a) {
   Problem<S> p = read_problem<S>(a, operands);
@@ -177,7 +173,8 @@ Error forward(ffi::ThreadPool& pool, Operands& operands, Results& results, const
   if (a.wanted & kOutputs)
     p.outputs = results.take<S>("outputs", kType<S>, p.rows * p.time * p.units);
   if (!results.finish()) return results.error();
-  return finish(run_forward(p, threads_of(pool)));
+  run_forward(p, threads_of(pool));
+  return Error::Success();
 }
 
 template <class S>
@@ -194,19 +191,20 @@ Error backward(ffi::ThreadPool& pool, Operands& operands, Results& results, cons
   if (a.wanted & kWeights) {
     g.kernel = results.take<S>("kernel", kType<S>, p.features * 3 * u);
     g.recurrent = results.take<S>("recurrent_kernel", kType<S>, u * 3 * u);
-    if (p.bias) g.bias = results.take<S>("bias", kType<S>, (p.reset_after ? 6 : 3) * u);
+    if (a.present & kBias) g.bias = results.take<S>("bias", kType<S>, (p.reset_after ? 6 : 3) * u);
   }
   if (a.wanted & kInitialState)
     g.initial_state = results.take<S>("initial_state", kType<S>, rows * u);
   if (a.wanted & kResetState) g.reset_state = results.take<S>("reset_state", kType<S>, rows * u);
   if (!results.finish()) return results.error();
-  return finish(run_backward(p, g, threads_of(pool)));
+  run_backward(p, g, threads_of(pool));
+  return Error::Success();
 }
 
 // Calls one of the two in the dtype of the kernel, the first operand.
 template <bool is_backward>
-Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-               Attributes a) {
+Error call(ffi::ThreadPool& pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+           const Attributes& a) {
   Operands operands(args, "operand");
   Results results(rets, "result");
   const auto first = args.get<ffi::AnyBuffer>(0);
@@ -217,6 +215,20 @@ Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets
   else
     return twice ? forward<double>(pool, operands, results, a)
                  : forward<float>(pool, operands, results, a);
+}
+
+// No exception may reach XLA, which has no place for any. The texts are so short that a string
+// holds them without memory of its own.
+template <bool is_backward>
+Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+               Attributes a) {
+  try {
+    return call<is_backward>(pool, args, rets, a);
+  } catch (const std::bad_alloc&) {
+    return Error(ffi::ErrorCode::kResourceExhausted, "gruflax: memory");
+  } catch (...) {
+    return Error(ffi::ErrorCode::kInternal, "gruflax failed");
+  }
 }
 
 }  // namespace

@@ -9,17 +9,17 @@
 
 namespace gruflax {
 
-// Something that runs tasks at some time on other threads.
+// Something that runs tasks, as a rule on other threads: at once, late, or never.
 struct Threads {
   int64_t count;
   std::function<void(std::function<void()>)> schedule;
 };
 
-// Both return false where there is no memory.
+// Both throw std::bad_alloc where there is no memory.
 template <class S>
-bool run_forward(const Problem<S>& problem, const Threads& threads);
+void run_forward(const Problem<S>& problem, const Threads& threads);
 template <class S>
-bool run_backward(const Problem<S>& problem, const Gradients<S>& gradients, const Threads& threads);
+void run_backward(const Problem<S>& problem, const Gradients<S>& gradients, const Threads& threads);
 
 }  // namespace gruflax
 
