@@ -36,6 +36,9 @@ def ap(layer=G, **options):
 # What the message begins with, and what is done.
 ATTRIBUTE_ERRORS = {
     "Layer must be stateful: variables hold no": lambda: gruflax.reset_states(V),
+    "Layer must be stateful, got stateful=False.": lambda: (
+        gruflax.Bidirectional(G).bind({}).reset_states([])
+    ),
 }
 
 
@@ -59,6 +62,12 @@ class OtherLayer:
 
 
 TYPE_ERRORS = {
+    "rng must be a JAX random key, such as jax.random.key(0), got 3.": lambda: (
+        gruflax.init_gru_params(3, 3, 4)
+    ),
+    "gate_activations has no arguments ['return_sequences', 'zero_output_for_mask'],": lambda: (
+        gruflax.gate_activations(P, X, return_sequences=False, zero_output_for_mask=True)
+    ),
     "inputs must be (..., time, 3) floats, got int32 (2, 6): token ids need an embedding": lambda: (
         seq(inputs=np.ones((2, 6), np.int32))
     ),
@@ -115,6 +124,12 @@ TYPE_ERRORS = {
     "layer must be a gruflax.GRU or gruflax.RNN, got a": lambda: gruflax.Bidirectional([G, G]),
     "layers must be a list of one layer or more, as in Stack([GRU(8),": lambda: gruflax.Stack(4),
     "layers[0] must be a gruflax.GRU, RNN or Bidirectional,": lambda: gruflax.Stack([nn.Dense(3)]),
+    "layers[0] must be a gruflax.nnx.GRU, RNN or Bidirectional, got GRU: this is a linen": lambda: (
+        gn.Stack([G])
+    ),
+    "layer must be a gruflax.GRU or gruflax.RNN, got GRU: this is an NNX module, for": lambda: (
+        gruflax.Bidirectional(gn.GRU(3, 4, rngs=R))
+    ),
     "dropout must be a number in [0, 1], got 'a lot'.": lambda: gruflax.Stack([G], dropout="a lot"),
     "config must be a dict, got a list of 1.": lambda: gruflax.GRU.from_config([4]),
     "rngs must be an nnx.Rngs with a 'params' stream, got 0.": lambda: gn.GRU(3, 4, rngs=0),
@@ -255,7 +270,34 @@ VALUE_ERRORS = {
         np.array([[0, 1, 1]])
     ),
     "the layer's config must be a dict, got 3.": lambda: convert.from_keras(OtherLayer()),
-    "features must be a positive integer, got 0.": lambda: gruflax.init_gru_params(K, 0, 4),
+    "features must be an integer of at least 0, got -1.": lambda: gruflax.init_gru_params(K, -1, 4),
+    "params must be of one unit at least, got {'kernel': (3, 0)": lambda: seq(
+        params={
+            "kernel": np.zeros((3, 0)),
+            "recurrent_kernel": np.zeros((0, 0)),
+            "bias": np.zeros((2, 0)),
+        }
+    ),
+    "merge_mode must be one of ('concat', 'sum', 'mul', 'ave', None), got GRU: the": lambda: (
+        gruflax.Bidirectional(G, gruflax.GRU(4))
+    ),
+    "initial_state must have shape (2, 4), got (4,).": lambda: G.init(
+        K, X, initial_state=np.zeros(4)
+    ),
+    "initial_state must have shape (2, 4), got (2, 3).": lambda: G.init(
+        K, X, initial_state=[[0.0] * 3] * 2
+    ),
+    "initial_state must be a tuple or list of one entry for each of 2 layers, got an array": (
+        lambda: gruflax.Stack([gruflax.GRU(4, return_sequences=True), G]).init(
+            K, X, initial_state=np.zeros((2, 2, 4))
+        )
+    ),
+    "reset must be bools, or numbers of 0 and 1, got values from 0 to 11.": lambda: seq(
+        reset=np.arange(12).reshape(2, 6)
+    ),
+    "a stateful layer writes its state: call apply with mutable=['recurrent_state']": lambda: ap(
+        gruflax.GRU(4, stateful=True)
+    ),
     "inputs must have 3 axes, got shape (6, 3).": lambda: v1.GRU(4).init(K, X[0]),
     "inputs must have shape (..., time, 3), got (2, 6, 2):": lambda: gruflax.gate_activations(
         P, X[..., :2]

@@ -186,8 +186,10 @@ def make_call(
     params, masks = drop_weights(params, masks)
     updated, config = draw_zoneout(rng, config, (time, *batch_shape, units))
     reset = steps_to_mask("reset", reset, batch_shape, time, axis)
-    batch = slice(1, -1) if time_major else slice(0, -2)
+    batch = [each for each in range(inputs.ndim - 1) if each != axis]
     state, fresh = (sharded_like(each, inputs, batch) for each in (state, fresh))
+    if updated is not None:
+        updated = sharded_like(_placed(updated, axis, go_backwards), inputs, range(inputs.ndim - 1))
     return Call(
         params,
         inputs,
@@ -196,7 +198,7 @@ def make_call(
         valid,
         reset,
         masks,
-        _placed(updated, axis, go_backwards),
+        updated,
         config,
         time_major,
         go_backwards,
@@ -205,8 +207,6 @@ def make_call(
     )
 
 
-def _placed(updated: jax.Array | None, axis: int, go_backwards: bool) -> jax.Array | None:
+def _placed(updated: jax.Array, axis: int, go_backwards: bool) -> jax.Array:
     """Brings what was drawn `[t, ..., u]` in the order of processing to the caller's layout."""
-    if updated is None:
-        return None
     return jnp.moveaxis(jnp.flip(updated, axis=0) if go_backwards else updated, 0, axis)

@@ -70,6 +70,12 @@ def _as_numpy(given: Any) -> np.ndarray | None:
         return None
 
 
+def are_numbers(values: Any) -> bool:
+    """Returns whether something is a list of numbers, nested or not, and so stands for an array."""
+    leaves = jax.tree.leaves(values) if isinstance(values, (tuple, list)) else []
+    return bool(leaves) and all(isinstance(leaf, (int, float)) for leaf in leaves)
+
+
 def check_key(name: str, key: Any, *, optional: bool = True) -> None:
     """Raises a TypeError unless `key` is a JAX random key, typed or of uint32, or None."""
     dtype = getattr(key, "dtype", None)
@@ -109,11 +115,13 @@ def check_state(
     """Casts a state and checks its shape."""
     if state is None:
         return jnp.zeros((*batch_shape, units), dtype)
+    wanted = (*batch_shape, units)
+    if are_numbers(state) and _as_numpy(state) is not None:
+        state = np.asarray(state)
     if isinstance(state, (str, Mapping)) or not jax.tree_util.all_leaves([state]):
-        raise TypeError(f"{name} must be an array {(*batch_shape, units)}, got {brief(state)}.")
+        raise TypeError(f"{name} must be an array {wanted}, got {brief(state)}.")
     state = jnp.asarray(state)
-    if state.shape != (*batch_shape, units):
-        wanted = (*batch_shape, units)
+    if state.shape != wanted:
         hint = ""
         if name == "state" and state.shape == (*batch_shape[:-1], units):
             hint = ": inputs of a step have no time axis; gru_sequence, GRU and RNN take sequences"

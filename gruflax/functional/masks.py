@@ -6,6 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief, known_values
+from gruflax.functional.sharding import sharded_like
 
 
 def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
@@ -121,5 +122,6 @@ def combined_mask(
 
 def where_steps(condition: jax.Array, array: jax.Array, other: ArrayLike) -> jax.Array:
     """Selects whole steps `[..., *]` by booleans `[...]`; `other` is alike or a scalar."""
+    condition = sharded_like(condition, array, range(condition.ndim))
     condition = jnp.expand_dims(condition, range(condition.ndim, array.ndim))
     return jnp.where(condition, array, jnp.asarray(other, array.dtype))

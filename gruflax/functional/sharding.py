@@ -1,20 +1,26 @@
 """What a loop's carry must share with what is computed from it: shardings and varying axes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 
-def sharded_like(state: jax.Array, inputs: jax.Array, batch: slice) -> jax.Array:
-    """Spreads a state `[..., u]` over devices as the `batch` axes of the inputs are.
+def explicit_sharding(array: jax.Array) -> NamedSharding | None:
+    """Returns how an array lies on a mesh of explicit axes, where that is part of its type."""
+    sharding = jax.typeof(array).sharding
+    return sharding if sharding.mesh.are_all_axes_explicit else None
 
-    Under a mesh of explicit axes shardings are part of the types.
-    """
-    sharding = jax.typeof(inputs).sharding
-    if not sharding.mesh.are_all_axes_explicit:
-        return state
-    return jax.sharding.reshard(state, PartitionSpec(*sharding.spec[batch], None))
+
+def sharded_like(array: jax.Array, like: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Spreads the first axes of an array over devices as these `axes` of another one are."""
+    sharding = explicit_sharding(like)
+    if sharding is None:
+        return array
+    spec = PartitionSpec(*(sharding.spec[axis] for axis in axes))
+    # The mesh is said: the other one may lie on a mesh that is not set.
+    return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
 
 
 def vary_with(array: jax.Array, *others: Any) -> jax.Array:

@@ -50,6 +50,7 @@ from gruflax.functional.params import (
     split_gates,
     split_recurrent_kernel,
 )
+from gruflax.functional.sharding import sharded_like
 
 
 # Projections side by side, z r n or z r, each `[..., u]`.
@@ -165,7 +166,8 @@ def gru_cell_step(
     dtype = compute_dtype(dtype, params, x)
     params, x = cast_params(params, dtype), x.astype(dtype)
     batch_shape = x.shape[:-1]
-    h = check_state("state", state, batch_shape, units, dtype)
+    batch = range(len(batch_shape))
+    h = sharded_like(check_state("state", state, batch_shape, units, dtype), x, batch)
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
     params, masks = drop_weights(params, masks)
     zoneout_rng = rng if zoneout_rng is None else zoneout_rng
@@ -173,5 +175,6 @@ def gru_cell_step(
     b, _ = split_bias(params, config)
     projections = split_gates(project(x, params["kernel"], b, masks.inputs, precision))
     new, _ = step(params, projections, h, config, masks.recurrent, precision)
-    new = new if updated is None else jnp.where(updated, new, h)
+    if updated is not None:
+        new = jnp.where(sharded_like(updated, x, batch), new, h)
     return new, new

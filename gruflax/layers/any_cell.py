@@ -2,6 +2,8 @@
 
 import contextlib
 import contextvars
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
+from gruflax.functional.sharding import sharded_like, vary_with
+from gruflax.layers.fields import drops
 from gruflax.layers.protocols import State
 from gruflax.layers.states import cast_states, fitted_states
 
@@ -72,6 +76,7 @@ def loop_cell(
     inputs: ArrayLike,
     own: State,
     num_feature_axes: int,
+    variables: Any = (),
     *,
     initial_state: State = None,
     mask: ArrayLike | None = None,
@@ -85,8 +90,9 @@ def loop_cell(
 ) -> tuple[Output, State]:
     """Runs any cell over a sequence, with the masks and resets of a GRU.
 
-    `own` is the cell's own initial state. A masked step before the first valid one has the carried
-    state as its output if the cell's state is one array like its output, else zeros.
+    `own` is the cell's own initial state, `variables` are all arrays that it computes from. A
+    masked step before the first valid one has the carried state as its output if the cell's state
+    is one array like its output, else zeros.
     """
     state, start = (
         own if given is None else fitted_states(name, given, own)
@@ -103,9 +109,10 @@ def loop_cell(
     steps = Steps(inputs, valid, starts)
     if go_backwards:
         steps = jax.tree.map(lambda array: jnp.flip(array, axis=0), steps)
-    state, output = _settled(abstract_step, state, inputs)
-    start = cast_states(start, state)
-    carry, fresh = ((before, _first_output(before, output)) for before in (state, start))
+    spread = functools.partial(_spread, inputs, len(batch_shape), (variables, steps))
+    state, output = _settled(abstract_step, spread(state), inputs)
+    start = spread(cast_states(start, state))
+    carry, fresh = ((before, spread(_first_output(before, output))) for before in (state, start))
 
     def body(step, carry, now):
         if now.reset is not None:
@@ -123,6 +130,27 @@ def loop_cell(
     if return_sequences and not time_major:
         outputs = jax.tree.map(lambda each: jnp.moveaxis(each, 0, len(batch_shape)), outputs)
     return outputs, state
+
+
+def taken_options(cell: Any, **options: Any) -> dict[str, Any]:
+    """Returns the options that a cell's call takes; by `**kwargs` it takes those that are set.
+
+    Raises a TypeError where one is set that a cell with dropout would not learn of.
+    """
+    taken = inspect.signature(type(cell).__call__).parameters
+    by_name = {name: value for name, value in options.items() if name in taken}
+    others = {
+        name: value
+        for name, value in options.items()
+        if name not in taken and value is not None and value is not False
+    }
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
+        return by_name | others
+    if others and drops(cell):
+        raise TypeError(
+            f"the call of {type(cell).__name__} must take {sorted(others)} to hand it to the step."
+        )
+    return by_name
 
 
 def run_stacked(
@@ -162,6 +190,19 @@ def run_stacked(
         )
         states.append(state)
     return outputs, tuple(states)
+
+
+def _spread(inputs: jax.Array, batch_axes: int, others: Any, states: State) -> State:
+    """Lays states over devices as the batch of inputs `[t, ..., f]` is, and as `others` vary.
+
+    A loop's carry must have from the first step on what the steps give it.
+    """
+
+    def spread(state):
+        axes = range(1, 1 + min(batch_axes, state.ndim))
+        return vary_with(sharded_like(jnp.asarray(state), inputs, axes), others)
+
+    return jax.tree.map(spread, states)
 
 
 def _settled(step: Step, state: State, inputs: jax.Array) -> tuple[State, Output]:

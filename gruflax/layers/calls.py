@@ -12,8 +12,15 @@ def refuse_positional(layer: object, by_position: tuple[object, ...], first: str
         )
 
 
-def refuse_training(layer: object, training: object) -> None:
-    """Raises a TypeError where an NNX layer is called with `training`."""
+def refuse_linen_ways(layer: object, training: object) -> None:
+    """Raises a TypeError where an NNX layer is called with `training`, or inside a linen module."""
+    linen = nnx.bridge.wrappers.current_linen_module()
+    if linen is not None and not isinstance(linen, nnx.bridge.ToLinen):
+        raise TypeError(
+            f"{type(layer).__name__} is an NNX module: in {type(linen).__name__}, a linen module, "
+            "its weights would be no parameters; take the layer of gruflax instead of gruflax.nnx, "
+            "or wrap it by nnx.bridge.ToLinen."
+        )
     if training is not None:
         raise TypeError(
             f"{type(layer).__name__} has no argument training: give deterministic=, or set it by "

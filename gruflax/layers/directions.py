@@ -1,5 +1,6 @@
 """A sequence in both directions, whatever the layers' module system is."""
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import brief
 from gruflax.functional.masks import combined_mask, where_steps
 from gruflax.layers.any_cell import time_axis
 from gruflax.layers.protocols import Returning, State
@@ -17,16 +19,18 @@ from gruflax.layers.protocols import Returning, State
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
 
-def merge_directions(
-    merge_mode: str | None, forward: jax.Array, backward: jax.Array
-) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Merges the outputs of two directions.
+def merge_directions(merge_mode: str | None, forward: Any, backward: Any) -> Any:
+    """Merges the outputs of two directions, array by array where a cell has several.
 
     Source: Keras 3's `Bidirectional`.
     """
     check_merge_mode(merge_mode)
     if merge_mode is None:
         return forward, backward
+    return jax.tree.map(functools.partial(_merged, merge_mode), forward, backward)
+
+
+def _merged(merge_mode: str, forward: jax.Array, backward: jax.Array) -> jax.Array:
     if merge_mode == "concat":
         return jnp.concatenate([forward, backward], axis=-1)
     if forward.shape != backward.shape:
@@ -41,8 +45,12 @@ def merge_directions(
 
 def check_merge_mode(merge_mode: str | None) -> None:
     """Raises a ValueError unless `merge_mode` is one of Keras' five."""
-    if merge_mode not in MERGE_MODES:
-        raise ValueError(f"merge_mode must be one of {MERGE_MODES}, got {merge_mode!r}.")
+    if not isinstance(merge_mode, (str, type(None))) or merge_mode not in MERGE_MODES:
+        layer = hasattr(merge_mode, "return_sequences")
+        remedy = ": the second layer is backward_layer=" if layer else ""
+        raise ValueError(
+            f"merge_mode must be one of {MERGE_MODES}, got {brief(merge_mode)}{remedy}."
+        )
 
 
 def state_halves(name: str, states: State) -> tuple[State, State]:
@@ -92,6 +100,7 @@ def run_directions(
     forward = layers[0]
     axis = time_axis(num_feature_axes, forward.time_major)
     axis = axis if axis >= 0 else max(np.ndim(inputs) + axis, 0)
+    steps = np.shape(inputs)[: np.ndim(inputs) - num_feature_axes]
     marks = {"mask": mask, "seq_lengths": seq_lengths}
     results = []
     for layer, state in zip(layers, state_halves("initial_state", initial_state), strict=True):
@@ -100,12 +109,12 @@ def run_directions(
         results.append(result if layer.return_state else (result,))
     (output, *states), (other, *other_states) = results
     if forward.return_sequences:
-        other = jnp.flip(other, axis)
-        shape = output.shape[:axis] + output.shape[axis + 1 : -1]
-        valid = combined_mask(mask, seq_lengths, shape, output.shape[axis], axis)
+        other = jax.tree.map(lambda each: jnp.flip(each, axis), other)
+        batch_shape = steps[:axis] + steps[axis + 1 :]
+        valid = combined_mask(mask, seq_lengths, batch_shape, steps[axis], axis)
         if valid is not None:
             valid = jnp.flip(valid, axis) if forward.go_backwards else valid
-            output, other = (where_steps(valid, each, 0) for each in (output, other))
+            output, other = jax.tree.map(lambda each: where_steps(valid, each, 0), (output, other))
     merged = merge_directions(merge_mode, output, other)
     if not forward.return_state:
         return merged

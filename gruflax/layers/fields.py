@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -97,13 +96,6 @@ def config_of(module: GRULike) -> GRUConfig:
 def drops(module: object) -> bool:
     """Returns whether a module with some of a GRU's rates draws anything at random in training."""
     return any(getattr(module, rate, 0) for rate in RATES)
-
-
-def each_member(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
-    """Maps a function of one weight over the axes that `vmap` or `scan` put in front of it."""
-    for _ in range(axes):
-        function = jax.vmap(function)
-    return function
 
 
 def check_layer_fields(layer: Any) -> None:

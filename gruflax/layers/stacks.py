@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
+from gruflax.layers.calls import other_system
 from gruflax.layers.protocols import Returning, State
 
 
@@ -19,7 +21,8 @@ def check_stack(layers: Any, kinds: tuple[type, ...], names: str) -> None:
         )
     for index, layer in enumerate(layers):
         if not isinstance(layer, kinds):
-            raise TypeError(f"layers[{index}] must be a {names}, got {brief(layer)}.")
+            remedy = other_system(layer)
+            raise TypeError(f"layers[{index}] must be a {names}, got {brief(layer)}{remedy}.")
         for name in ("return_state", "time_major"):
             if getattr(layer, name) != getattr(layers[0], name):
                 raise ValueError(
@@ -65,9 +68,16 @@ def one_each(name: str, states: State, count: int) -> tuple | list:
     if states is None:
         return (None,) * count
     if not isinstance(states, (tuple, list)) or len(states) != count:
-        got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
+        got = len(states) if isinstance(states, (tuple, list)) else brief(states)
+        torch = ""
+        if np.ndim(states) == 3 and not isinstance(states, (tuple, list)):
+            torch = (
+                ": of torch's h_0 give list(h_0), or for layers in both directions "
+                "list(zip(h_0[::2], h_0[1::2]))"
+            )
         raise ValueError(
-            f"{name} must be a tuple or list of one entry for each of {count} layers, got {got}."
+            f"{name} must be a tuple or list of one entry for each of {count} layers, "
+            f"got {got}{torch}."
         )
     return states
 

@@ -8,17 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gruflax.functional.checks import are_numbers
 from gruflax.layers.protocols import State
 
 
 def single_state(name: str, states: State) -> State:
     """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is."""
-    if not isinstance(states, (tuple, list)):
+    if not _is_nested(states):
         return states
-    leaves = jax.tree.leaves(states)
-    if leaves and all(isinstance(leaf, (int, float)) for leaf in leaves):
-        # Nested lists of numbers are one array.
-        return np.asarray(states)
     if len(states) != 1:
         raise ValueError(f"{name} must be one state for a GRU, got {len(states)}.")
     return states[0]
@@ -26,7 +23,11 @@ def single_state(name: str, states: State) -> State:
 
 def nested_like(states: State, state: jax.Array) -> State:
     """Returns the one state of a GRU nested as `states` were given."""
-    return type(states)([state]) if isinstance(states, (tuple, list)) else state
+    return type(states)([state]) if _is_nested(states) else state
+
+
+def _is_nested(states: State) -> bool:
+    return isinstance(states, (tuple, list)) and not are_numbers(states)
 
 
 def as_tuple(state: State) -> tuple:

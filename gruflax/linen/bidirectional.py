@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.checks import brief
-from gruflax.layers.calls import refuse_positional
+from gruflax.layers.calls import other_system, refuse_positional
 from gruflax.layers.directions import (
     Pair,
     check_merge_mode,
@@ -19,7 +19,7 @@ from gruflax.layers.protocols import State
 from gruflax.linen.gru import GRU
 from gruflax.linen.rnn import RNN
 from gruflax.linen.serialization import Configurable
-from gruflax.linen.state import Resettable
+from gruflax.linen.state import Resettable, check_stateful
 
 
 class Bidirectional(Pair, Resettable, Configurable):
@@ -97,6 +97,7 @@ class Bidirectional(Pair, Resettable, Configurable):
 
     def reset_states(self, states: State = None) -> None:
         """Resets both states, to zeros or to the forward layer's and then the backward one's."""
+        check_stateful(self)
         for layer, half in zip(self._layers, state_halves("states", states), strict=True):
             layer.reset_states(half)
 
@@ -127,7 +128,8 @@ class Bidirectional(Pair, Resettable, Configurable):
 
 def _check_layer(name: str, layer: Any) -> None:
     if not isinstance(layer, (GRU, RNN)):
-        remedy = ": run the cell by gruflax.RNN" if isinstance(layer, nn.RNNCellBase) else ""
+        cell = isinstance(layer, nn.RNNCellBase)
+        remedy = ": run the cell by gruflax.RNN" if cell else other_system(layer)
         raise TypeError(f"{name} must be a gruflax.GRU or gruflax.RNN, got {brief(layer)}{remedy}.")
 
 

@@ -1,7 +1,6 @@
 """Any Flax RNN cell over a sequence, with the masks and resets of a GRU."""
 
 import functools
-import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from flax import linen as nn
 from flax.core.scope import in_filter
 from jax.typing import ArrayLike
 
-from gruflax.layers.any_cell import Output, at_step, loop_cell, step_shape
+from gruflax.layers.any_cell import Output, at_step, loop_cell, step_shape, taken_options
 from gruflax.layers.fields import ROLES
 from gruflax.layers.protocols import State
 from gruflax.linen.module import noted_constraints
@@ -21,7 +20,7 @@ from gruflax.linen.parameters import sow_weight_losses
 class Lifting(NamedTuple):
     """What `nn.scan` does with a cell's variables that are no parameters, see `gruflax.RNN`."""
 
-    variable_axes: Mapping[str, Any] = {}
+    variable_axes: Mapping[Any, Any] = {}
     variable_carry: Any = False
     split_rngs: Mapping[str, bool] = {}
 
@@ -61,7 +60,7 @@ def cell_sequence(
     The "dropout" stream gives the same key at every step unless `lifting` splits it; zoneout makes
     another one of it.
     """
-    call = taken_options(cell, training)
+    call = taken_options(cell, training=training)
 
     def loop(body, carry, steps):
         def one_step(cell, carry, now):
@@ -69,6 +68,9 @@ def cell_sequence(
             with at_step(index):
                 return body(functools.partial(cell, **call), carry, now)
 
+        if cell.is_initializing() and lifting.variable_carry:
+            # nn.scan carries what is there before it begins.
+            one_step(cell, carry, jax.tree.map(lambda each: each[0], (jnp.arange(1), steps)))
         # A Python loop would count the calls, and draw other dropout masks at every step.
         time = steps.inputs.shape[0]
         scan = nn.scan(
@@ -96,6 +98,7 @@ def cell_sequence(
         inputs,
         initial_carry(cell, inputs, time_major),
         cell.num_feature_axes,
+        cell.variables,
         time_major=time_major,
         **options,
     )
@@ -104,9 +107,3 @@ def cell_sequence(
         params = cell.variables.get("params", {})
         sow_weight_losses(cell, {name: params[name] for name in ROLES if name in params})
     return result
-
-
-def taken_options(cell: nn.RNNCellBase, training: bool) -> dict[str, Any]:
-    """Returns `training` for a cell whose call has such an argument, nothing for another."""
-    takes = "training" in inspect.signature(type(cell).__call__).parameters
-    return {"training": training} if takes else {}

@@ -18,10 +18,10 @@ from gruflax.layers.fields import option
 
 Path = tuple[str, ...]
 Constraint = Callable[[jax.Array], jax.Array]
+# By path: the constraint of each weight of a GRU, None where it has none, and the weight's shape.
+Notes = dict[Path, tuple[Constraint | None, tuple[int, ...]]]
 
-_NOTES: contextvars.ContextVar[dict[Path, tuple[Constraint, int]] | None] = contextvars.ContextVar(
-    "constraints", default=None
-)
+_NOTES: contextvars.ContextVar[Notes | None] = contextvars.ContextVar("constraints", default=None)
 
 
 @jax.tree_util.register_static
@@ -65,18 +65,17 @@ class Module(nn.Module):
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Declares a parameter, as in Flax, and notes its constraint where one is looked for."""
         value = super().param(name, *args, **kwargs)
-        notes, constraint = _NOTES.get(), None
-        if notes is not None and hasattr(self, "kernel_constraint"):
+        notes = _NOTES.get()
+        if notes is not None and self.scope is not None and hasattr(self, "kernel_constraint"):
             constraint = option(self, name, "constraint")
-        if notes is not None and constraint is not None and self.scope is not None:
-            notes[(*self.scope.path, name)] = constraint, np.ndim(nn.unbox(value))
+            notes[(*self.scope.path, name)] = constraint, np.shape(nn.unbox(value))
         return value
 
 
 @contextlib.contextmanager
-def noted_constraints() -> Iterator[dict[Path, tuple[Constraint, int]]]:
-    """Collects, by path, the constraint of each weight declared meanwhile and the weight's rank."""
-    notes: dict[Path, tuple[Constraint, int]] = {}
+def noted_constraints() -> Iterator[Notes]:
+    """Collects the constraint of each weight of a GRU that is declared meanwhile."""
+    notes: Notes = {}
     token = _NOTES.set(notes)
     try:
         yield notes

@@ -81,6 +81,7 @@ class GRUParameters(Configurable, kw_only=True):
         inputs: ArrayLike,
         *,
         initial_state: ArrayLike | tuple | list | None = None,
+        reset_state: ArrayLike | tuple | list | None = None,
         training: bool = False,
         **options: Any,
     ) -> tuple[jax.Array, jax.Array]:
@@ -92,6 +93,7 @@ class GRUParameters(Configurable, kw_only=True):
             inputs,
             config=self.config,
             initial_state=single_state("initial_state", initial_state),
+            reset_state=single_state("reset_state", reset_state),
             rng=dropout_key(self, training),
             dtype=fields.dtype,
             precision=fields.precision,

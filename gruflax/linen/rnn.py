@@ -54,7 +54,7 @@ class RNN(Layer):
     zero_output_for_mask: bool = False
     activity_regularizer: Identifier = None
     time_major: bool = False
-    variable_axes: Mapping[str, Any] = FrozenDict()
+    variable_axes: Mapping[Any, Any] = FrozenDict()
     variable_carry: Any = False
     split_rngs: Mapping[str, bool] = FrozenDict()
 

@@ -11,11 +11,11 @@ from jax.typing import ArrayLike
 from gruflax.functional.checks import brief
 from gruflax.functional.params import check_size
 from gruflax.layers import stacks
-from gruflax.layers.any_cell import Output, run_stacked
+from gruflax.layers.any_cell import Output, run_stacked, taken_options
 from gruflax.layers.calls import other_system
 from gruflax.layers.protocols import State
 from gruflax.linen.cell import GRUCell
-from gruflax.linen.cell_sequence import Lifting, cell_sequence, initial_carry, taken_options
+from gruflax.linen.cell_sequence import Lifting, cell_sequence, initial_carry
 from gruflax.linen.serialization import Configurable
 
 
@@ -47,7 +47,9 @@ class StackedRNNCells(Configurable, nn.RNNCellBase):
         Raises:
             ValueError: there is not one state for each cell.
         """
-        steps = [functools.partial(cell, **taken_options(cell, training)) for cell in self.cells]
+        steps = [
+            functools.partial(cell, **taken_options(cell, training=training)) for cell in self.cells
+        ]
         return stacks.step_cells(steps, "states", states, inputs)
 
     def sequence(

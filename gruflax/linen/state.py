@@ -82,6 +82,12 @@ def reset_states(variables: dict[str, Any], states: State = None) -> dict[str, A
     return {**variables, COLLECTION: new}
 
 
+def check_stateful(layer: Any) -> None:
+    """Raises an AttributeError unless a layer keeps a state."""
+    if not layer.stateful:
+        raise AttributeError(f"Layer must be stateful, got stateful={layer.stateful}.")
+
+
 class Resettable(nn.Module):
     """The methods by which Keras resets a stateful layer.
 
@@ -97,8 +103,7 @@ class Resettable(nn.Module):
             ValueError: nothing is stored yet, so that the batch size is unknown; the collection may
                 not be written; or another number of states, or other shapes.
         """
-        if not self.stateful:
-            raise AttributeError(f"Layer must be stateful, got stateful={self.stateful}.")
+        check_stateful(self)
         if not self.has_variable(COLLECTION, "h"):
             raise ValueError(
                 "a stateful layer needs to know its batch size: call init, or apply with "

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
-from gruflax.layers.fields import each_member
-from gruflax.linen.module import Constraint, Path, noted_constraints
+from gruflax.layers.training import StackedAxis, each_member, stacked_axes, sum_losses
+from gruflax.linen.module import Notes, Path, noted_constraints
 
 
 def collect_constraints(
     model: nn.Module, *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
-) -> dict[Path, tuple[Constraint, int]]:
-    """Finds the constrained weights of a model, without computing anything."""
+) -> Notes:
+    """Finds the weights of a model's GRUs and their constraints, without computing anything."""
     leaves, treedef = jax.tree.flatten((args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
 
@@ -31,7 +31,11 @@ def collect_constraints(
 
 
 def constraints(
-    model: nn.Module, *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
+    model: nn.Module,
+    *args: Any,
+    rngs: Mapping[str, jax.Array] | None = None,
+    stacked_axis: StackedAxis = None,
+    **kwargs: Any,
 ) -> optax.GradientTransformation:
     """Makes the optimiser step that applies a model's weight constraints, as Keras' `fit` does.
 
@@ -44,36 +48,57 @@ def constraints(
         model: an unbound Flax module with gruflax layers anywhere in it.
         *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s; flags stay flags.
         rngs: streams that `model.init` needs besides "params" and "dropout".
+        stacked_axis: on which axis `nn.vmap` or `nn.scan` stacks the weights of members, or a tuple
+            of axes for several such transformations; None lets shapes tell.
         **kwargs: of the call, the same.
 
     Returns:
         A transformation of updates of `variables["params"]`.
 
     Raises:
-        ValueError: at `init`, a constrained weight is not among the parameters; at `update`, no
-            parameters are given.
+        ValueError: at `init`, a constrained weight is not among the parameters, or shapes do not
+            tell on which axis weights are stacked; at `update`, no parameters are given.
     """
     found = collect_constraints(model, *args, rngs=rngs, **kwargs)
+    constrained_paths = {path for path, (constraint, _) in found.items() if constraint is not None}
+    owners = {path[:-1] for path in constrained_paths}
+    found = {path: note for path, note in found.items() if path[:-1] in owners}
 
     def init(params):
         leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(params))
         paths = [_names(path) for path, _ in leaves]
-        missing = sorted(set(found) - set(paths))
+        missing = sorted(constrained_paths - set(paths))
         if missing:
             raise ValueError(f"params must hold the constrained weights {missing}, got {paths}.")
+        axes_of(nn.unbox(params))
         return optax.EmptyState()
+
+    def axes_of(weights):
+        """Finds on which axes each weight is stacked, by path."""
+        leaves = jax.tree_util.tree_leaves_with_path(weights)
+        shapes = {_names(path): np.shape(leaf) for path, leaf in leaves}
+        axes = {}
+        for owner in owners:
+            names = [path[-1] for path in found if path[:-1] == owner]
+            given = {name: shapes[*owner, name] for name in names}
+            members = {name: found[*owner, name][1] for name in names}
+            for name, each in stacked_axes(given, members, stacked_axis).items():
+                axes[*owner, name] = each
+        return axes
 
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("params must be given to update: constraints act on the weights.")
 
-        def constrained(path, delta, weight):
-            if _names(path) not in found:
-                return delta
-            constraint, rank = found[_names(path)]
-            return each_member(constraint, weight.ndim - rank)(weight + delta) - weight
-
         weights, deltas = nn.unbox(params), nn.unbox(updates)
+        axes = axes_of(weights)
+
+        def constrained(path, delta, weight):
+            constraint, _ = found.get(_names(path), (None, None))
+            if constraint is None:
+                return delta
+            return each_member(constraint, axes[_names(path)])(weight + delta) - weight
+
         deltas = jax.tree_util.tree_map_with_path(constrained, deltas, weights)
         return nn.meta.replace_boxed(updates, deltas), state
 
@@ -91,7 +116,6 @@ def total_loss(variables: Mapping[str, Any]) -> jax.Array:
         variables: as `model.apply(variables, x, mutable=["losses"])` returns them second.
 
     Returns:
-        A scalar; 0 where nothing was sown.
+        A scalar in the widest dtype of the losses; 0 where nothing was sown.
     """
-    leaves = jax.tree.leaves(variables.get("losses", {}))
-    return sum((jnp.sum(leaf) for leaf in leaves), start=jnp.zeros(()))
+    return sum_losses(jax.tree.leaves(variables.get("losses", {})))

@@ -6,7 +6,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
-from gruflax.layers.calls import refuse_positional, refuse_training
+from gruflax.layers.calls import other_system, refuse_linen_ways, refuse_positional
 from gruflax.layers.directions import Pair, check_merge_mode, check_pair, run_directions
 from gruflax.nnx.layer import Layer
 from gruflax.nnx.weights import Streams, each_streams
@@ -74,7 +74,7 @@ class Bidirectional(Pair, nnx.Module):
         `deterministic` and `rngs` are those of `gruflax.nnx.GRU`, for both layers.
         """
         refuse_positional(self, by_position)
-        refuse_training(self, training)
+        refuse_linen_ways(self, training)
         layers = self.forward_layer, self.backward_layer
         streams = each_streams(rngs, 2)
 
@@ -97,5 +97,6 @@ class Bidirectional(Pair, nnx.Module):
 
 def _check_layer(name: str, layer: Any) -> None:
     if not isinstance(layer, Layer):
-        remedy = ": run the cell by gruflax.nnx.RNN" if isinstance(layer, nnx.RNNCellBase) else ""
+        cell = isinstance(layer, nnx.RNNCellBase)
+        remedy = ": run the cell by gruflax.nnx.RNN" if cell else other_system(layer)
         raise TypeError(f"{name} must be a gruflax.nnx.GRU or RNN, got {brief(layer)}{remedy}.")

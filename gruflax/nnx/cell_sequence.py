@@ -1,7 +1,6 @@
 """Any NNX cell over a sequence, with the masks and resets of a GRU."""
 
 import functools
-import inspect
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +8,14 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
-from gruflax.layers.any_cell import Output, Steps, at_step, loop_cell, step_shape
+from gruflax.layers.any_cell import (
+    Output,
+    Steps,
+    at_step,
+    loop_cell,
+    step_shape,
+    taken_options,
+)
 from gruflax.layers.protocols import State
 from gruflax.nnx.layer import initial_carry
 
@@ -49,6 +55,7 @@ def cell_sequence(
         inputs,
         initial_carry(cell, step_shape(inputs, cell.num_feature_axes, time_major)),
         cell.num_feature_axes,
+        nnx.state(modules),
         time_major=time_major,
         **options,
     )
@@ -87,9 +94,3 @@ def _scan(
 def _is_held(path: tuple[Any, ...], variable: Any) -> bool:
     given = path[0] == "rngs" and getattr(variable, "tag", None) in ("dropout", "default")
     return isinstance(variable, nnx.RngCount) and (given or "dropout_stream" in path)
-
-
-def taken_options(cell: Any, **options: Any) -> dict[str, Any]:
-    """Returns the options that a cell's call takes."""
-    taken = inspect.signature(type(cell).__call__).parameters
-    return {name: value for name, value in options.items() if name in taken}

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.layers.any_cell import step_shape
-from gruflax.layers.calls import refuse_positional, refuse_training
+from gruflax.layers.calls import refuse_linen_ways, refuse_positional
 from gruflax.layers.fields import Identifier, check_layer_fields
 from gruflax.layers.protocols import Cell, RecurrentLayer, State
 from gruflax.layers.states import as_tuple, cast_states
@@ -66,7 +66,7 @@ class Layer(nnx.Module):
             training: refused: NNX has `deterministic`, `train()` and `eval()`.
         """
         refuse_positional(self, by_position)
-        refuse_training(self, training)
+        refuse_linen_ways(self, training)
         if self.stateful:
             stored = load_state(self, self._own_state(inputs))
             initial_state = stored if initial_state is None else initial_state

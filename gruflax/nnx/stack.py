@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from gruflax.functional.checks import check_flags
 from gruflax.functional.config import checked_rate
 from gruflax.functional.dropout import dropout_mask
-from gruflax.layers.calls import refuse_positional, refuse_training
+from gruflax.layers.calls import refuse_linen_ways, refuse_positional
 from gruflax.layers.protocols import State
 from gruflax.layers.stacks import check_stack, run_stack
 from gruflax.nnx.bidirectional import Bidirectional
@@ -82,7 +82,7 @@ class Stack(nnx.Module):
         dropout between them.
         """
         refuse_positional(self, by_position)
-        refuse_training(self, training)
+        refuse_linen_ways(self, training)
         off = self.deterministic if deterministic is None else deterministic
         check_flags(deterministic=off)
         layers, streams = self.layers, each_streams(rngs, 2 * self.count)

@@ -9,11 +9,11 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
 from gruflax.layers import stacks
-from gruflax.layers.any_cell import Output, run_stacked, step_shape
+from gruflax.layers.any_cell import Output, run_stacked, step_shape, taken_options
 from gruflax.layers.calls import other_system
 from gruflax.layers.protocols import State
 from gruflax.nnx.cell import GRUCell
-from gruflax.nnx.cell_sequence import cell_sequence, taken_options
+from gruflax.nnx.cell_sequence import cell_sequence
 from gruflax.nnx.layer import initial_carry
 from gruflax.nnx.weights import Streams, each_streams
 

@@ -1,14 +1,15 @@
 """Regularisation losses, and constraints on weights."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from gruflax.functional.params import params_shapes
 from gruflax.keras_names import regularizers
-from gruflax.layers.fields import each_member, option
+from gruflax.layers.fields import option
+from gruflax.layers.training import StackedAxis, each_member, stacked_axes, sum_losses
 from gruflax.nnx.weights import GRUWeights
 
 
@@ -16,7 +17,9 @@ class ActivityLoss(nnx.Intermediate):
     """The loss that an `activity_regularizer` makes of each output of a call."""
 
 
-def total_loss(module: nnx.Module, captured: Any = None) -> jax.Array:
+def total_loss(
+    module: nnx.Module, captured: Any = None, *, stacked_axis: StackedAxis = None
+) -> jax.Array:
     """Sums the regularisation losses of a model, to be added to a training loss.
 
         outputs, captured = nnx.capture(model, gruflax.nnx.ActivityLoss)(inputs)
@@ -25,18 +28,20 @@ def total_loss(module: nnx.Module, captured: Any = None) -> jax.Array:
     Args:
         module: with GRUs anywhere in it; each of their weights counts once.
         captured: the activity losses, as `nnx.capture` returns them; None where there are none.
+        stacked_axis: on which axis `nnx.vmap` or `nnx.scan` stacks the weights of members, or a
+            tuple of axes for several such transformations; None lets shapes tell.
 
     Returns:
-        A scalar; 0 where nothing is regularised.
+        A scalar in the widest dtype of the losses; 0 where nothing is regularised.
+
+    Raises:
+        ValueError: shapes do not tell on which axis weights are stacked.
     """
     losses = jax.tree.leaves(captured)
-    for gru in _grus(module):
-        for name, value in gru.params.items():
-            regularizer = option(gru, name, "regularizer")
-            if regularizer is not None:
-                # Of stacked weights each member has a loss of its own.
-                losses.append(each_member(regularizer, value.ndim - _rank(gru, name))(value))
-    return sum((jnp.sum(loss) for loss in losses), start=jnp.zeros(()))
+    for gru, name, axes, regularizer in _with_option(module, "regularizer", stacked_axis):
+        # Of stacked weights each member has a loss of its own.
+        losses.append(each_member(regularizer, axes, scalar=True)(gru.params[name]))
+    return sum_losses(losses)
 
 
 def sow_activity_loss(layer: Any, result: Any) -> None:
@@ -49,7 +54,7 @@ def sow_activity_loss(layer: Any, result: Any) -> None:
         layer.sow(ActivityLoss, "activity", regularizer(output))
 
 
-def apply_constraints(module: nnx.Module) -> None:
+def apply_constraints(module: nnx.Module, *, stacked_axis: StackedAxis = None) -> None:
     """Constrains a model's weights in place, as Keras' `fit` does after each update.
 
         optimizer.update(model, gradients)
@@ -59,19 +64,29 @@ def apply_constraints(module: nnx.Module) -> None:
 
     Args:
         module: with GRUs anywhere in it.
+        stacked_axis: as `total_loss`.
+
+    Raises:
+        ValueError: shapes do not tell on which axis weights are stacked.
     """
-    for gru in _grus(module):
-        for name, value in gru.params.items():
-            constraint = option(gru, name, "constraint")
-            if constraint is not None:
-                constraint = each_member(constraint, value.ndim - _rank(gru, name))
-                getattr(gru, name).set_value(constraint(value))
+    for gru, name, axes, constraint in _with_option(module, "constraint", stacked_axis):
+        constrained = each_member(constraint, axes)(gru.params[name])
+        getattr(gru, name).set_value(constrained)
 
 
-def _rank(gru: GRUWeights, name: str) -> int:
-    """The axes of a weight of one GRU: `nnx.vmap` and `nnx.scan` put more in front."""
-    return len(params_shapes(gru.in_features, gru.units, gru.config)[name])
-
-
-def _grus(module: nnx.Module) -> list[GRUWeights]:
-    return [each for _, each in nnx.iter_modules(module) if isinstance(each, GRUWeights)]
+def _with_option(
+    module: nnx.Module, kind: str, stacked_axis: StackedAxis
+) -> Iterator[tuple[GRUWeights, str, tuple[int, ...], Callable[..., Any]]]:
+    """Yields each GRU and weight that has an option, the axes it is stacked on, and the option."""
+    for _, gru in nnx.iter_modules(module):
+        if not isinstance(gru, GRUWeights):
+            continue
+        options = {name: option(gru, name, kind) for name in gru.params}
+        options = {name: found for name, found in options.items() if found is not None}
+        if not options:
+            continue
+        shapes = {name: value.shape for name, value in gru.params.items()}
+        members = params_shapes(gru.in_features, gru.units, gru.config)
+        for name, axes in stacked_axes(shapes, members, stacked_axis).items():
+            if name in options:
+                yield gru, name, axes, options[name]

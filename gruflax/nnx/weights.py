@@ -1,7 +1,7 @@
 """The weights and the dropout stream of a GRU: what its cell and its layer have in common."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.params import check_size, params_shapes
 from gruflax.functional.sequence import gru_sequence
 from gruflax.layers.fields import (
+    ROLES,
     Identifier,
     axis_names,
     config_of,
@@ -26,6 +27,26 @@ from gruflax.layers.states import single_state
 
 
 Streams = nnx.Rngs | nnx.RngStream | jax.Array
+
+
+class _Drawn:
+    """An initializer that has drawn its weight, and so makes no difference between modules.
+
+    To `nnx.jit` and `jax.tree.map` modules are alike where their attributes are equal, and JAX'
+    initializers are functions, which never are.
+    """
+
+    def __init__(self, initializer: Callable[..., Any]):
+        self.initializer = getattr(initializer, "initializer", initializer)
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        return self.initializer(key, shape, dtype)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Drawn)
+
+    def __hash__(self) -> int:
+        return hash(_Drawn)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -89,6 +110,10 @@ class GRUWeights(nnx.Module):
             value = initializer_of(self, name)(key, shape, self.param_dtype)
             names: Any = {"out_sharding": axis_names(name, len(shape))} if self.partitioned else {}
             setattr(self, name, nnx.Param(value, **names))
+        for role in ROLES.values():
+            initializer = getattr(self, f"{role}_initializer")
+            if callable(initializer):
+                setattr(self, f"{role}_initializer", _Drawn(initializer))
         self.dropout_stream = stream("dropout", rngs).fork() if drops(self) else nnx.data(None)
 
     @property
@@ -130,6 +155,7 @@ class GRUWeights(nnx.Module):
         inputs: ArrayLike,
         *,
         initial_state: ArrayLike | tuple | list | None = None,
+        reset_state: ArrayLike | tuple | list | None = None,
         deterministic: bool | None = None,
         rngs: Streams | None = None,
         **options: Any,
@@ -140,6 +166,7 @@ class GRUWeights(nnx.Module):
             inputs,
             config=self.config,
             initial_state=single_state("initial_state", initial_state),
+            reset_state=single_state("reset_state", reset_state),
             rng=self.dropout_key(deterministic, rngs),
             dtype=self.dtype,
             precision=self.precision,

@@ -142,6 +142,32 @@ def test_reset_counts_at_masked_steps_too(gru):
     np.testing.assert_allclose(outputs[:, 5:], gru(X[:, 5:], initial_state=H0)[0], atol=1e-6)
 
 
+def test_nested_lists_are_arrays(gru):
+    outputs, state = gru(X, mask=MASK, initial_state=H0)
+    lists = gru(X.tolist(), mask=MASK.tolist(), initial_state=H0.tolist())
+    np.testing.assert_array_equal(lists[0], outputs)
+    np.testing.assert_array_equal(lists[1], state)
+
+
+def test_without_features(gru):
+    """What is left is a state that moves by itself: that of inputs whose kernel is zero."""
+
+    def loss(params, x):
+        outputs, _ = gru.func(params, x, initial_state=H0, mask=MASK, **gru.keywords)
+        return (outputs**2).sum(), outputs
+
+    (params,) = gru.args
+    without = {**params, "kernel": params["kernel"][:0]}
+    silent = {**params, "kernel": jnp.zeros_like(params["kernel"])}
+    gradient = jax.grad(loss, has_aux=True)
+    found, outputs = gradient(without, X[..., :0])
+    wanted, wanted_outputs = gradient(silent, X)
+    np.testing.assert_allclose(outputs, wanted_outputs, atol=1e-6)
+    for name in ("recurrent_kernel", "bias"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-5)
+    assert found["kernel"].shape == (0, 15)
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_poison_in_masked_steps_goes_nowhere(gru, poison):
     poisoned = np.where(MASK[..., None], X, poison).astype(np.float32)

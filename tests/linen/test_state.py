@@ -294,6 +294,52 @@ def test_states_of_many_layers_are_taken_in_the_order_of_the_layers():
         np.testing.assert_array_equal(stored[f"layers_{index}"]["h"], state)
 
 
+def test_states_of_directions_are_taken_forward_first():
+    both = gruflax.Bidirectional(gruflax.GRU(2, stateful=True, return_sequences=True))
+    layers = [both, gruflax.GRU(2, stateful=True)]
+    states = [np.full((len(X), 2), index, np.float32) for index in range(3)]
+    for model, count in ((both, 2), (gruflax.Stack(layers), 3)):
+        stored = gruflax.reset_states(model.init(KEY, X), states[:count])["recurrent_state"]
+        halves = stored if count == 2 else stored["layers_0"]
+        np.testing.assert_array_equal(halves["forward_layer"]["h"], states[0])
+        np.testing.assert_array_equal(halves["backward_layer"]["h"], states[1])
+
+
+RESET = np.zeros((4, 6), bool)
+RESET[:, 3] = True
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        gruflax.GRU(5, return_sequences=True, return_state=True),
+        gruflax.GRU(5, return_sequences=True, return_state=True, learn_initial_state=True),
+        gruflax.RNN(nn.LSTMCell(5), return_sequences=True, return_state=True),
+        gruflax.RNN([gruflax.GRUCell(3), nn.LSTMCell(5)], return_sequences=True, return_state=True),
+        gruflax.Stack([gruflax.GRU(5, return_sequences=True, return_state=True) for _ in range(2)]),
+        gruflax.Bidirectional(gruflax.GRU(5, return_sequences=True, return_state=True)),
+    ],
+    ids=["GRU", "learned", "LSTM", "stacked", "Stack", "Bidirectional"],
+)
+def test_a_reset_does_not_go_back_to_the_state_that_was_handed_over(layer):
+    """Rollouts: what the last one left is what this one begins with, and no episode after it."""
+    variables = layer.init(KEY, X)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    _, *states = layer.apply(variables, X)
+    states = states[0] if isinstance(layer, gruflax.Stack) else states
+    outputs, *_ = layer.apply(variables, X, initial_state=states, reset=RESET)
+    first, second = X[:, :3], X[:, 3:]
+    fresh, *_ = layer.apply(variables, second)
+    carried, *_ = layer.apply(variables, first, initial_state=states)
+    if isinstance(layer, gruflax.Bidirectional):
+        # Backwards the first part is the last one, and begins anew.
+        backward = [jnp.zeros_like(states[0]), states[1]]
+        fresh = layer.apply(variables, second, initial_state=backward)[0]
+        carried = layer.apply(variables, first, initial_state=[states[0], backward[0]])[0]
+    np.testing.assert_allclose(outputs[:, 3:], fresh, atol=1e-6)
+    np.testing.assert_allclose(outputs[:, :3], carried, atol=1e-6)
+
+
 @pytest.mark.parametrize("cells", [lambda cell: cell, lambda cell: [gruflax.GRUCell(3), cell]])
 def test_a_stateful_layer_learns_no_initial_state(cells):
     cell = gruflax.GRUCell(4, learn_initial_state=True)

@@ -18,11 +18,15 @@ def batch_axes(call: Call) -> tuple[str, ...]:
     return tuple(f"batch_{axis}" for axis in range(call.initial_state.ndim - 1))
 
 
-def array_axes(name: str, batch: tuple[str, ...], time_major: bool) -> tuple[str, ...]:
+def array_axes(
+    name: str, batch: tuple[str, ...], time_major: bool, reset_after: bool = True
+) -> tuple[str, ...]:
     """Names the axes of a call's array or result; arrays share "time" and the names of `batch`."""
     steps = ("time", *batch) if time_major else (*batch, "time")
     first, last = f"{name}_first", f"{name}_last"
-    if name in WEIGHTS or name == "params":
+    if name == "bias" and not reset_after:
+        return (last,)
+    if name in WEIGHTS:
         return first, last
     if name.endswith("state"):
         return *batch, last

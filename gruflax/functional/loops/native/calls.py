@@ -129,7 +129,8 @@ def _partitioned(
     """
 
     run = _whole(target, names, results, attributes)
-    axes = {name: array_axes(name, batch, time_major) for name in (*names, *results)}
+    reset_after = dict(attributes)["reset_after"]
+    axes = {name: array_axes(name, batch, time_major, reset_after) for name in (*names, *results)}
 
     def partition(mesh, operands, _):
         inputs = operands[names.index("inputs")]

@@ -20,7 +20,7 @@ import functools
 import jax
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gruflax.functional.call import Call
 from gruflax.functional.loops.chunked import chunked_loop, is_zero, made_zeros
@@ -35,7 +35,7 @@ from gruflax.functional.loops.native.batches import (
 )
 from gruflax.functional.loops.native.conditions import gradients_run_well
 from gruflax.functional.loops.native.tangent import tangent
-from gruflax.functional.sharding import vary_with
+from gruflax.functional.sharding import explicit_sharding, vary_with
 
 
 States = tuple[jax.Array | None, jax.Array]
@@ -45,16 +45,21 @@ _FIELDS = ("params", "inputs", "initial_state", "reset_state")
 
 def native_loop(call: Call) -> States:
     """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`."""
-    sharding = jax.typeof(call.inputs).sharding
-    if not sharding.mesh.are_all_axes_explicit:
+    sharding = explicit_sharding(call.inputs)
+    if sharding is None:
         return _varying(call)
     # Where the types tell how the batch lies, each device runs its part.
     batch = batch_axes(call)
     lies = dict(zip(array_axes("inputs", batch, call.time_major), sharding.spec, strict=True))
 
     def spec(name):
+        if name == "params":
+            return PartitionSpec()
         axes = array_axes(name, batch, call.time_major)
         return PartitionSpec(*(lies[axis] if axis in batch else None for axis in axes))
+
+    def placed(array, spec):
+        return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
 
     specs = {
         name: jax.tree.map(lambda _, name=name: spec(name), getattr(call, name))
@@ -63,7 +68,7 @@ def native_loop(call: Call) -> States:
     specs = dataclasses.replace(call, **specs)
     results = spec("outputs") if call.return_sequences else None, spec("state")
     run = jax.shard_map(_varying, mesh=sharding.mesh, in_specs=(specs,), out_specs=results)
-    return run(jax.tree.map(jax.sharding.reshard, call, specs))
+    return run(jax.tree.map(placed, call, specs))
 
 
 def _varying(call: Call) -> States:

@@ -1,0 +1,88 @@
+"""What training makes of weights and losses, whatever the module system."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+# On which axes a transformation has stacked weights; None lets their shapes tell.
+StackedAxis = int | tuple[int, ...] | None
+
+
+def sum_losses(losses: Iterable[jax.Array]) -> jax.Array:
+    """Adds up losses in the widest of their dtypes; 0, of no dtype's own, where there are none."""
+    losses = list(losses)
+    if not losses:
+        return jnp.asarray(0.0)
+    # The choice of a dtype is explicit here, whatever arithmetic is allowed to promote.
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*losses)
+    return jnp.stack([jnp.sum(loss).astype(dtype) for loss in losses]).sum()
+
+
+def each_member(
+    function: Callable[..., Any], axes: tuple[int, ...], scalar: bool = False
+) -> Callable[..., Any]:
+    """Maps a function of one weight over the axes on which weights are stacked.
+
+    What it returns is stacked alike, or on the first axes where it is a scalar.
+    """
+    # The axes of what is mapped inside are those that are left by what is mapped outside.
+    for axis in sorted(axes):
+        function = jax.vmap(function, in_axes=axis, out_axes=0 if scalar else axis)
+    return function
+
+
+def stacked_axes(
+    shapes: Shapes, members: Shapes, axis: StackedAxis = None
+) -> dict[str, tuple[int, ...]]:
+    """Finds on which axes the weights of a GRU are stacked, from the `shapes` of its `members`.
+
+    All weights of one GRU are stacked on the same axis, counted from the front or from the end.
+
+    Raises:
+        ValueError: `axis` is none of them, or is needed because several fit.
+    """
+    extra = {name: len(shapes[name]) - len(members[name]) for name in members}
+    count = max(extra.values())
+    if not count:
+        return dict.fromkeys(members, ())
+    rank = max(map(len, shapes.values()))
+    choices = itertools.combinations(range(-rank, rank), count)
+    if axis is not None:
+        choices = [axis if isinstance(axis, tuple) else (axis,)]
+    found = [
+        places
+        for places in (_places(shapes, members, choice) for choice in choices)
+        if places is not None
+    ]
+    distinct = [places for index, places in enumerate(found) if places not in found[:index]]
+    if len(distinct) == 1:
+        return distinct[0]
+    what = f"weights {dict(shapes)} are those of members {dict(members)} stacked on"
+    if axis is None and distinct:
+        raise ValueError(f"stacked_axis must be given where several fit: {what} which axis?")
+    raise ValueError(f"stacked_axis must be an axis such that {what} it, got {axis}.")
+
+
+def _places(
+    shapes: Shapes, members: Shapes, axes: tuple[int, ...]
+) -> dict[str, tuple[int, ...]] | None:
+    """Returns these axes of each weight, from the front; None where a weight has no such axes."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, member in members.items():
+        shape = shapes[name]
+        if shape == member:
+            found[name] = ()
+            continue
+        places = {axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)}
+        rest = tuple(np.delete(shape, list(places)).tolist())
+        if len(places) != len(axes) or rest != member:
+            return None
+        found[name] = tuple(sorted(places))
+    return found
