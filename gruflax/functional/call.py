@@ -28,7 +28,7 @@ from gruflax.functional.dropout import (
 )
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
 from gruflax.functional.params import Params, cast_params, check_params
-from gruflax.functional.sharding import sharded_like, vary_with
+from gruflax.functional.sharding import on_mesh_of, sharded_like, vary_with
 
 
 @functools.partial(
@@ -175,6 +175,7 @@ def make_call(
     time, batch_shape = inputs.shape[axis], inputs.shape[:axis] + inputs.shape[axis + 1 : -1]
     valid = combined_mask(mask, seq_lengths, batch_shape, time, axis)
     params = cast_params(params, dtype)
+    params = {name: on_mesh_of(each, inputs) for name, each in params.items()}
     own = params.pop("initial_state", None)
     if own is not None:
         own = jnp.broadcast_to(own, (*batch_shape, units))

@@ -8,9 +8,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def explicit_sharding(array: jax.Array) -> NamedSharding | None:
-    """Returns how an array lies on a mesh of explicit axes, where that is part of its type."""
+    """Returns how an array lies on a mesh with explicit axes, where that is part of its type."""
     sharding = jax.typeof(array).sharding
-    return sharding if sharding.mesh.are_all_axes_explicit else None
+    return sharding if sharding.mesh.explicit_axes else None
 
 
 def sharded_like(array: jax.Array, like: jax.Array, axes: Sequence[int]) -> jax.Array:
@@ -21,6 +21,14 @@ def sharded_like(array: jax.Array, like: jax.Array, axes: Sequence[int]) -> jax.
     spec = PartitionSpec(*(sharding.spec[axis] for axis in axes))
     # The mesh is said: the other one may lie on a mesh that is not set.
     return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
+
+
+def on_mesh_of(array: jax.Array, like: jax.Array) -> jax.Array:
+    """Puts an array that lies on no mesh, such as a weight, on that of another one, on all devices.
+
+    JAX could not tell how the gradient of one that does not should lie.
+    """
+    return array if explicit_sharding(array) else sharded_like(array, like, ())
 
 
 def vary_with(array: jax.Array, *others: Any) -> jax.Array:

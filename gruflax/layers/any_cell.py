@@ -135,7 +135,7 @@ def loop_cell(
 def taken_options(cell: Any, **options: Any) -> dict[str, Any]:
     """Returns the options that a cell's call takes; by `**kwargs` it takes those that are set.
 
-    Raises a TypeError where one is set that a cell with dropout would not learn of.
+    Raises a TypeError where one is set that a GRU cell with dropout would not learn of.
     """
     taken = inspect.signature(type(cell).__call__).parameters
     by_name = {name: value for name, value in options.items() if name in taken}
@@ -146,7 +146,7 @@ def taken_options(cell: Any, **options: Any) -> dict[str, Any]:
     }
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
         return by_name | others
-    if others and drops(cell):
+    if others and hasattr(cell, "recurrent_dropout") and drops(cell):
         raise TypeError(
             f"the call of {type(cell).__name__} must take {sorted(others)} to hand it to the step."
         )

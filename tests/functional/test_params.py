@@ -50,9 +50,11 @@ def test_sizes_must_be_positive_integers(size):
     with pytest.raises(ValueError, match="units must be a positive integer"):
         init_gru_params(jax.random.key(0), 4, size)
     if size == 0:
-        return  # An input without features is one, see test_without_features.
-    with pytest.raises(ValueError, match="features must be an integer of at least 0"):
-        init_gru_params(jax.random.key(0), size, 4)
+        params = init_gru_params(jax.random.key(0), size, 4)
+        assert params["kernel"].shape == (0, 12) and params["recurrent_kernel"].any()
+    else:
+        with pytest.raises(ValueError, match="features must be an integer of at least 0"):
+            init_gru_params(jax.random.key(0), size, 4)
 
 
 def test_numpy_integers_are_sizes():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import gruflax
 
@@ -33,7 +33,7 @@ def gradients(loop):
 
 @pytest.fixture(scope="module")
 def mesh():
-    return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
 
 def assert_close(found, wanted):
@@ -89,6 +89,16 @@ def test_shardings_in_types(loop):
         program = gradients(loop).lower(*arguments).compile()
         assert_close(program(*arguments), wanted)
         check_kernel(loop, program.as_text())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("other", [AxisType.Explicit, AxisType.Auto])
+def test_weights_that_lie_on_no_mesh(loop, other):
+    """Only the inputs lie on a mesh, which is not set and has an axis that is explicit."""
+    wanted = gradients(loop)(PARAMS, X, MASK)
+    devices = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit, other))
+    x = jax.device_put(X, NamedSharding(devices, P("data")))
+    assert_close(gradients(loop)(PARAMS, x, MASK), wanted)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -320,6 +320,16 @@ def test_wrong_calls(fields, call, error, message):
         layer.apply({"params": params}, X, **call)
 
 
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "he_normal", "orthogonal"])
+def test_inputs_without_features(initializer):
+    layer = gruflax.GRU(5, kernel_initializer=initializer)
+    variables = layer.init(KEY, X[..., :0])
+    assert variables["params"]["kernel"].shape == (0, 15)
+    wanted, _ = gruflax.gru_sequence(variables["params"], X[..., :0], initial_state=np.ones((3, 5)))
+    given = layer.apply(variables, X[..., :0], initial_state=np.ones((3, 5)))
+    np.testing.assert_array_equal(given, wanted[:, -1])
+
+
 def test_rnn_wants_a_cell():
     with pytest.raises(TypeError, match="cell must be a flax.linen.RNNCellBase, .*, got Dense"):
         gruflax.RNN(nn.Dense(3))

@@ -68,6 +68,30 @@ def test_a_cell_that_would_not_learn_of_the_call_is_refused():
         run(Silent, options={"deterministic": True}, **RATES)
 
 
+def stacked(**options):
+    cells = [grunnx.GRUCell(4, 4, rngs=nnx.Rngs(0)), nnx.LSTMCell(4, 5, rngs=nnx.Rngs(1))]
+    return grunnx.RNN(cells, **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: grunnx.GRU(4, 5, rngs=nnx.Rngs(0), **options),
+        lambda **options: grunnx.RNN(ByName(4, 5, rngs=nnx.Rngs(0)), **options),
+        stacked,
+    ],
+    ids=["GRU", "own step", "stacked"],
+)
+def test_a_reset_does_not_go_back_to_the_state_that_was_handed_over(make):
+    layer = make(return_sequences=True, return_state=True)
+    reset = np.arange(7) == np.full((3, 1), 4)
+    _, *states = layer(X)
+    outputs, *_ = layer(X, initial_state=states, reset=reset)
+    np.testing.assert_allclose(outputs[:, 4:], layer(X[:, 4:])[0], atol=1e-6)
+    carried, *_ = layer(X[:, :4], initial_state=states)
+    np.testing.assert_allclose(outputs[:, :4], carried, atol=1e-6)
+
+
 def test_zoneout_is_drawn_at_every_step():
     x = np.zeros((1, 4, 4), np.float32)
     cell = ByName(4, 400, zoneout=0.5, bias_initializer="normal", rngs=nnx.Rngs(3))

@@ -67,7 +67,13 @@ def native_loop(call: Call) -> States:
     }
     specs = dataclasses.replace(call, **specs)
     results = spec("outputs") if call.return_sequences else None, spec("state")
-    run = jax.shard_map(_varying, mesh=sharding.mesh, in_specs=(specs,), out_specs=results)
+    run = jax.shard_map(
+        _varying,
+        mesh=sharding.mesh,
+        axis_names=set(sharding.mesh.explicit_axes),
+        in_specs=(specs,),
+        out_specs=results,
+    )
     return run(jax.tree.map(placed, call, specs))
 
 
