@@ -1,7 +1,7 @@
 """A batch laid over devices in every way, of everything that a GRU does: the numbers of one device.
 
-The whole matrix takes half an hour. A part of it, with every value of every axis, and every pair of a
-mesh and a model in one of the module systems, is run by default; GRUFLAX_MATRIX=whole runs all of it.
+The whole matrix takes half an hour. By default a part of it is run, with every value of every axis,
+and each mesh with each model in one of the module systems. GRUFLAX_MATRIX=whole runs all of it.
 """
 
 import functools
