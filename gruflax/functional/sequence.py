@@ -21,6 +21,7 @@ from gruflax.functional.loops.scan import scan_loop, unrolled_loop
 from gruflax.functional.loops.time import even_length, over_chunks
 from gruflax.functional.masks import where_steps
 from gruflax.functional.params import Params, check_size
+from gruflax.functional.sharding import mesh_of
 
 
 LOOPS = ("auto", "scan", "chunked", "native", "cudnn")
@@ -108,27 +109,28 @@ def gru_sequence(
     )
     if chunk is not None:
         check_size("chunk", chunk)
-    call = make_call(
-        params,
-        inputs,
-        config=config,
-        initial_state=initial_state,
-        mask=mask,
-        seq_lengths=seq_lengths,
-        reset=reset,
-        reset_state=reset_state,
-        rng=rng,
-        dropout_masks=dropout_masks,
-        go_backwards=go_backwards,
-        time_major=time_major,
-        dtype=dtype,
-        precision=precision,
-        return_sequences=return_sequences,
-        zero_output_for_mask=zero_output_for_mask,
-        chunk=chunk,
-    )
-    outputs, state = choose_loop(call, loop, unroll=unroll, remat=remat)(call)
-    return _last_output(call, state) if outputs is None else outputs, state
+    with mesh_of(inputs):
+        call = make_call(
+            params,
+            inputs,
+            config=config,
+            initial_state=initial_state,
+            mask=mask,
+            seq_lengths=seq_lengths,
+            reset=reset,
+            reset_state=reset_state,
+            rng=rng,
+            dropout_masks=dropout_masks,
+            go_backwards=go_backwards,
+            time_major=time_major,
+            dtype=dtype,
+            precision=precision,
+            return_sequences=return_sequences,
+            zero_output_for_mask=zero_output_for_mask,
+            chunk=chunk,
+        )
+        outputs, state = choose_loop(call, loop, unroll=unroll, remat=remat)(call)
+        return _last_output(call, state) if outputs is None else outputs, state
 
 
 def choose_loop(

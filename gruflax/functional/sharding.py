@@ -1,14 +1,16 @@
 """What a loop's carry must share with what is computed from it: shardings and varying axes."""
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-def explicit_sharding(array: jax.Array) -> NamedSharding | None:
-    """Returns how an array lies on a mesh with explicit axes, where that is part of its type."""
+def explicit_sharding(array: jax.Array) -> Any:
+    """Returns how an array lies on a mesh with explicit axes, where its type says so, or None."""
     sharding = jax.typeof(array).sharding
     return sharding if sharding.mesh.explicit_axes else None
 
@@ -21,6 +23,23 @@ def sharded_like(array: jax.Array, like: jax.Array, axes: Sequence[int]) -> jax.
     spec = PartitionSpec(*(sharding.spec[axis] for axis in axes))
     # The mesh is said: the other one may lie on a mesh that is not set.
     return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
+
+
+def mesh_of(inputs: Any) -> AbstractContextManager[Any]:
+    """Sets the mesh of explicit axes that inputs lie on, where the caller has set none.
+
+    JAX computes and transposes some operations only under a mesh. Where an untraced function is
+    differentiated none can be set; JAX' own error asks for `jax.set_mesh` there.
+    """
+    sharding = explicit_sharding(inputs) if isinstance(inputs, jax.Array) else None
+    if sharding is None or not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    if isinstance(inputs, jax.core.Tracer):
+        return jax.sharding.use_abstract_mesh(sharding.mesh)
+    try:
+        return jax.set_mesh(cast(NamedSharding, inputs.sharding).mesh)
+    except ValueError:
+        return contextlib.nullcontext()
 
 
 def on_mesh_of(array: jax.Array, like: jax.Array) -> jax.Array:

@@ -50,7 +50,7 @@ from gruflax.functional.params import (
     split_gates,
     split_recurrent_kernel,
 )
-from gruflax.functional.sharding import on_mesh_of, sharded_like
+from gruflax.functional.sharding import mesh_of, on_mesh_of, sharded_like
 
 
 # Projections side by side, z r n or z r, each `[..., u]`.
@@ -164,18 +164,21 @@ def gru_cell_step(
     check_key("rng", rng)
     check_key("zoneout_rng", zoneout_rng)
     dtype = compute_dtype(dtype, params, x)
-    params, x = cast_params(params, dtype), x.astype(dtype)
-    params = {name: on_mesh_of(each, x) for name, each in params.items()}
-    batch_shape = x.shape[:-1]
-    batch = range(len(batch_shape))
-    h = sharded_like(check_state("state", state, batch_shape, units, dtype), x, batch)
-    masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
-    params, masks = drop_weights(params, masks)
-    zoneout_rng = rng if zoneout_rng is None else zoneout_rng
-    updated, config = draw_zoneout(zoneout_rng, config, h.shape)
-    b, _ = split_bias(params, config)
-    projections = split_gates(project(x, params["kernel"], b, masks.inputs, precision))
-    new, _ = step(params, projections, h, config, masks.recurrent, precision)
-    if updated is not None:
-        new = jnp.where(sharded_like(updated, x, batch), new, h)
-    return new, new
+    with mesh_of(x):
+        params, x = cast_params(params, dtype), x.astype(dtype)
+        params = {name: on_mesh_of(each, x) for name, each in params.items()}
+        batch_shape = x.shape[:-1]
+        batch = range(len(batch_shape))
+        h = sharded_like(check_state("state", state, batch_shape, units, dtype), x, batch)
+        masks = resolve_dropout_masks(
+            dropout_masks, rng, batch_shape, features, units, config, dtype
+        )
+        params, masks = drop_weights(params, masks)
+        zoneout_rng = rng if zoneout_rng is None else zoneout_rng
+        updated, config = draw_zoneout(zoneout_rng, config, h.shape)
+        b, _ = split_bias(params, config)
+        projections = split_gates(project(x, params["kernel"], b, masks.inputs, precision))
+        new, _ = step(params, projections, h, config, masks.recurrent, precision)
+        if updated is not None:
+            new = jnp.where(sharded_like(updated, x, batch), new, h)
+        return new, new

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
 from gruflax.functional.masks import combined_mask, where_steps
+from gruflax.functional.sharding import mesh_of
 from gruflax.layers.any_cell import time_axis
 from gruflax.layers.protocols import Returning, State
 
@@ -108,14 +109,17 @@ def run_directions(
         result = run(layer, initial_state=state, reset=boundaries, **marks)
         results.append(result if layer.return_state else (result,))
     (output, *states), (other, *other_states) = results
-    if forward.return_sequences:
-        other = jax.tree.map(lambda each: jnp.flip(each, axis), other)
-        batch_shape = steps[:axis] + steps[axis + 1 :]
-        valid = combined_mask(mask, seq_lengths, batch_shape, steps[axis], axis)
-        if valid is not None:
-            valid = jnp.flip(valid, axis) if forward.go_backwards else valid
-            output, other = jax.tree.map(lambda each: where_steps(valid, each, 0), (output, other))
-    merged = merge_directions(merge_mode, output, other)
+    with mesh_of(inputs):
+        if forward.return_sequences:
+            other = jax.tree.map(lambda each: jnp.flip(each, axis), other)
+            batch_shape = steps[:axis] + steps[axis + 1 :]
+            valid = combined_mask(mask, seq_lengths, batch_shape, steps[axis], axis)
+            if valid is not None:
+                valid = jnp.flip(valid, axis) if forward.go_backwards else valid
+                output, other = jax.tree.map(
+                    lambda each: where_steps(valid, each, 0), (output, other)
+                )
+        merged = merge_directions(merge_mode, output, other)
     if not forward.return_state:
         return merged
     outputs = merged if merge_mode is None else (merged,)

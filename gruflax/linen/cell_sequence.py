@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax.core.scope import in_filter
 from jax.typing import ArrayLike
 
+from gruflax.functional.sharding import mesh_of
 from gruflax.layers.any_cell import Output, at_step, loop_cell, step_shape, taken_options
 from gruflax.layers.fields import ROLES
 from gruflax.layers.protocols import State
@@ -92,16 +93,17 @@ def cell_sequence(
         lifting.check(set(variables))
         return result
 
-    result = loop_cell(
-        loop,
-        abstract_step,
-        inputs,
-        initial_carry(cell, inputs, time_major),
-        cell.num_feature_axes,
-        cell.variables,
-        time_major=time_major,
-        **options,
-    )
+    with mesh_of(inputs):
+        result = loop_cell(
+            loop,
+            abstract_step,
+            inputs,
+            initial_carry(cell, inputs, time_major),
+            cell.num_feature_axes,
+            cell.variables,
+            time_major=time_major,
+            **options,
+        )
     if all(hasattr(cell, f"{role}_regularizer") for role in ROLES.values()):
         # What a GRU cell with a step of its own sows within the loop is lost there.
         params = cell.variables.get("params", {})

@@ -8,6 +8,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
+from gruflax.functional.sharding import mesh_of
 from gruflax.layers.any_cell import (
     Output,
     Steps,
@@ -49,16 +50,17 @@ def cell_sequence(
     def abstract_step(state, x):
         return step(nnx.clone(modules), state, x)
 
-    return loop_cell(
-        loop,
-        abstract_step,
-        inputs,
-        initial_carry(cell, step_shape(inputs, cell.num_feature_axes, time_major)),
-        cell.num_feature_axes,
-        nnx.state(modules),
-        time_major=time_major,
-        **options,
-    )
+    with mesh_of(inputs):
+        return loop_cell(
+            loop,
+            abstract_step,
+            inputs,
+            initial_carry(cell, step_shape(inputs, cell.num_feature_axes, time_major)),
+            cell.num_feature_axes,
+            nnx.state(modules),
+            time_major=time_major,
+            **options,
+        )
 
 
 def _scan(

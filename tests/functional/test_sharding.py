@@ -99,6 +99,8 @@ def test_weights_that_lie_on_no_mesh(loop, other):
     devices = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit, other))
     x = jax.device_put(X, NamedSharding(devices, P("data")))
     assert_close(gradients(loop)(PARAMS, x, MASK), wanted)
+    # Without jit too; gradients then need jax.set_mesh, as in all of JAX.
+    assert_close(loss(PARAMS, x, MASK, loop), wanted[0])
 
 
 @pytest.mark.parametrize("loop", LOOPS)
