@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any
 
 import jax
+import jax.core
 from jax.sharding import NamedSharding, PartitionSpec
 
 
@@ -37,7 +38,8 @@ def mesh_of(inputs: Any) -> AbstractContextManager[Any]:
     if isinstance(inputs, jax.core.Tracer):
         return jax.sharding.use_abstract_mesh(sharding.mesh)
     try:
-        return jax.set_mesh(cast(NamedSharding, inputs.sharding).mesh)
+        lies: Any = inputs.sharding
+        return jax.set_mesh(lies.mesh)
     except ValueError:
         return contextlib.nullcontext()
 
