@@ -28,7 +28,7 @@ from gruflax.functional.dropout import (
 )
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
 from gruflax.functional.params import Params, cast_params, check_params
-from gruflax.functional.sharding import on_mesh_of, sharded_like, vary_with
+from gruflax.functional.sharding import beside, sharded_like, vary_with
 
 
 @functools.partial(
@@ -173,9 +173,12 @@ def make_call(
     inputs = inputs.astype(dtype)
     axis = 0 if time_major else inputs.ndim - 2
     time, batch_shape = inputs.shape[axis], inputs.shape[:axis] + inputs.shape[axis + 1 : -1]
+    # What a loop walks along is on every device as a whole.
+    steps = [None if each == axis else each for each in range(inputs.ndim - 1)]
+    inputs = sharded_like(inputs, inputs, [*steps, inputs.ndim - 1])
     valid = combined_mask(mask, seq_lengths, batch_shape, time, axis)
     params = cast_params(params, dtype)
-    params = {name: on_mesh_of(each, inputs) for name, each in params.items()}
+    params = {name: beside(each, inputs) for name, each in params.items()}
     own = params.pop("initial_state", None)
     if own is not None:
         own = jnp.broadcast_to(own, (*batch_shape, units))
@@ -190,7 +193,11 @@ def make_call(
     batch = [each for each in range(inputs.ndim - 1) if each != axis]
     state, fresh = (sharded_like(each, inputs, batch) for each in (state, fresh))
     if updated is not None:
-        updated = sharded_like(_placed(updated, axis, go_backwards), inputs, range(inputs.ndim - 1))
+        updated = _placed(updated, axis, go_backwards)
+    valid, reset, updated = (
+        each if each is None else sharded_like(each, inputs, steps)
+        for each in (valid, reset, updated)
+    )
     return Call(
         params,
         inputs,

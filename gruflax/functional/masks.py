@@ -117,7 +117,9 @@ def combined_mask(
     if np.shape(seq_lengths) != batch_shape:
         raise ValueError(f"seq_lengths must have shape {batch_shape}, got {np.shape(seq_lengths)}.")
     within = jnp.moveaxis(lengths_to_mask(seq_lengths, time), -1, axis)
-    return within if valid is None else valid & within
+    if valid is None:
+        return within
+    return valid & sharded_like(within, valid, range(valid.ndim))
 
 
 def where_steps(condition: jax.Array, array: jax.Array, other: ArrayLike) -> jax.Array:

@@ -16,12 +16,15 @@ def explicit_sharding(array: jax.Array) -> Any:
     return sharding if sharding.mesh.explicit_axes else None
 
 
-def sharded_like(array: jax.Array, like: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Spreads the first axes of an array over devices as these `axes` of another one are."""
+def sharded_like(array: jax.Array, like: jax.Array, axes: Sequence[int | None]) -> jax.Array:
+    """Spreads the first axes of an array over devices as these `axes` of another one are.
+
+    Where one is None, and beyond them, every device has all of the array.
+    """
     sharding = explicit_sharding(like)
     if sharding is None:
         return array
-    spec = PartitionSpec(*(sharding.spec[axis] for axis in axes))
+    spec = PartitionSpec(*(None if axis is None else sharding.spec[axis] for axis in axes))
     # The mesh is said: the other one may lie on a mesh that is not set.
     return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
 
@@ -44,12 +47,15 @@ def mesh_of(inputs: Any) -> AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
 
-def on_mesh_of(array: jax.Array, like: jax.Array) -> jax.Array:
-    """Puts an array that lies on no mesh, such as a weight, on that of another one, on all devices.
+def beside(weight: jax.Array, inputs: jax.Array) -> jax.Array:
+    """Puts a weight on the mesh of the inputs, such that every device has all of its columns.
 
-    JAX could not tell how the gradient of one that does not should lie.
+    JAX could not tell how the gradient of a weight on no mesh should lie, and gates are columns
+    side by side, whose boundaries shards do not fit.
     """
-    return array if explicit_sharding(array) else sharded_like(array, like, ())
+    if explicit_sharding(weight) is None:
+        return sharded_like(weight, inputs, ())
+    return sharded_like(weight, weight, range(weight.ndim - 1))
 
 
 def vary_with(array: jax.Array, *others: Any) -> jax.Array:

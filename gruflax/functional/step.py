@@ -50,7 +50,7 @@ from gruflax.functional.params import (
     split_gates,
     split_recurrent_kernel,
 )
-from gruflax.functional.sharding import mesh_of, on_mesh_of, sharded_like
+from gruflax.functional.sharding import beside, mesh_of, sharded_like
 
 
 # Projections side by side, z r n or z r, each `[..., u]`.
@@ -166,7 +166,7 @@ def gru_cell_step(
     dtype = compute_dtype(dtype, params, x)
     with mesh_of(x):
         params, x = cast_params(params, dtype), x.astype(dtype)
-        params = {name: on_mesh_of(each, x) for name, each in params.items()}
+        params = {name: beside(each, x) for name, each in params.items()}
         batch_shape = x.shape[:-1]
         batch = range(len(batch_shape))
         h = sharded_like(check_state("state", state, batch_shape, units, dtype), x, batch)

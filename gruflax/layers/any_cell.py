@@ -207,12 +207,16 @@ def _spread(inputs: jax.Array, batch_axes: int, others: Any, states: State) -> S
 
 def _settled(step: Step, state: State, inputs: jax.Array) -> tuple[State, Output]:
     """Casts a state to the dtypes that a step gives it; returns the types of the output too."""
-    x = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
-    types, output = jax.eval_shape(step, state, x)
+
+    def first(state, inputs):
+        # Of the type of a step, which may say how it lies on a mesh; there may be no step.
+        return step(state, inputs.sum(axis=0, dtype=inputs.dtype))
+
+    types, output = jax.eval_shape(first, state, inputs)
     if jax.tree.map(jnp.result_type, types) == jax.tree.map(jnp.result_type, state):
         return state, output
     state = cast_states(state, types)
-    return state, jax.eval_shape(step, state, x)[1]
+    return state, jax.eval_shape(first, state, inputs)[1]
 
 
 def _first_output(state: State, types: Output) -> Output:

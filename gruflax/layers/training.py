@@ -39,25 +39,27 @@ def each_member(
 
 
 def stacked_axes(
-    shapes: Shapes, members: Shapes, axis: StackedAxis = None
+    shapes: Shapes, members: Shapes, axis: StackedAxis = None, names: Iterable[str] | None = None
 ) -> dict[str, tuple[int, ...]]:
     """Finds on which axes the weights of a GRU are stacked, from the `shapes` of its `members`.
 
-    All weights of one GRU are stacked on the same axis, counted from the front or from the end.
+    Returns those of some `names`, or of all. All weights of one GRU are stacked on the same axis,
+    counted from the front or from the end.
 
     Raises:
         ValueError: `axis` is none of them, or is needed because several fit.
     """
     extra = {name: len(shapes[name]) - len(members[name]) for name in members}
     count = max(extra.values())
+    names = list(members if names is None else names)
     if not count:
-        return dict.fromkeys(members, ())
+        return dict.fromkeys(names, ())
     rank = max(map(len, shapes.values()))
     choices = itertools.combinations(range(-rank, rank), count)
     if axis is not None:
         choices = [axis if isinstance(axis, tuple) else (axis,)]
     found = [
-        places
+        {name: places[name] for name in names}
         for places in (_places(shapes, members, choice) for choice in choices)
         if places is not None
     ]

@@ -79,10 +79,12 @@ def constraints(
         shapes = {_names(path): np.shape(leaf) for path, leaf in leaves}
         axes = {}
         for owner in owners:
-            names = [path[-1] for path in found if path[:-1] == owner]
+            # An optimiser of some weights alone sees these alone.
+            names = [path[-1] for path in found if path[:-1] == owner and path in shapes]
             given = {name: shapes[*owner, name] for name in names}
             members = {name: found[*owner, name][1] for name in names}
-            for name, each in stacked_axes(given, members, stacked_axis).items():
+            constrained = [name for name in names if (*owner, name) in constrained_paths]
+            for name, each in stacked_axes(given, members, stacked_axis, constrained).items():
                 axes[*owner, name] = each
         return axes
 

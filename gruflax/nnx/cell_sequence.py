@@ -94,5 +94,7 @@ def _scan(
 
 
 def _is_held(path: tuple[Any, ...], variable: Any) -> bool:
-    given = path[0] == "rngs" and getattr(variable, "tag", None) in ("dropout", "default")
+    # The path of a stream among others has its name; one that is given alone is for dropout.
+    tag = getattr(variable, "tag", None)
+    given = path[0] == "rngs" and (len(path) == 2 or tag in ("dropout", "default"))
     return isinstance(variable, nnx.RngCount) and (given or "dropout_stream" in path)

@@ -87,6 +87,5 @@ def _with_option(
             continue
         shapes = {name: value.shape for name, value in gru.params.items()}
         members = params_shapes(gru.in_features, gru.units, gru.config)
-        for name, axes in stacked_axes(shapes, members, stacked_axis).items():
-            if name in options:
-                yield gru, name, axes, options[name]
+        for name, axes in stacked_axes(shapes, members, stacked_axis, options).items():
+            yield gru, name, axes, options[name]

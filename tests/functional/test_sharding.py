@@ -104,6 +104,27 @@ def test_weights_that_lie_on_no_mesh(loop, other):
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_arrays_that_lie_in_other_ways(loop):
+    """What belongs to the inputs lies as the inputs do, and time and the gates' columns whole."""
+    lengths, reset = np.arange(B) % (T + 1), ~MASK
+    kinds = (AxisType.Explicit,) * 2
+    devices = jax.make_mesh((4, 2), ("data", "model"), axis_types=kinds)
+
+    def total(params, x, mask, lengths, reset):
+        marks = {"mask": mask, "seq_lengths": lengths, "reset": reset, "loop": loop}
+        return (gruflax.gru_sequence(params, x, **marks)[0] ** 2).mean()
+
+    arguments = PARAMS, X, MASK, lengths, reset
+    wanted = jax.jit(jax.value_and_grad(total))(*arguments)
+    specs = P(None, "model"), P("data", "model"), P("model"), P("model"), P(None, "data")
+    placed = [
+        jax.device_put(each, NamedSharding(devices, spec))
+        for each, spec in zip(arguments, specs, strict=True)
+    ]
+    assert_close(jax.jit(jax.value_and_grad(total))(*placed), wanted)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_shard_map(mesh, loop, check_vma):
     wanted = gradients(loop)(PARAMS, X, MASK)

@@ -34,6 +34,9 @@ def test_axes_of_several_transformations_and_of_none():
     twice = stacked(3, 1, stacked(7, 0))
     assert stacked_axes(twice, MEMBERS) == dict.fromkeys(MEMBERS, (0, 1))
     assert stacked_axes(MEMBERS, MEMBERS) == dict.fromkeys(MEMBERS, ())
+    # A state that is learned fits both ways, but it is not what is asked for.
+    learned = MEMBERS | {"initial_state": (5,)}
+    assert stacked_axes(stacked(5, 1, learned), learned, names=["kernel"]) == {"kernel": (1,)}
     # A bias that all members share.
     shared = stacked(3, 1) | {"bias": (2, 15)}
     assert stacked_axes(shared, MEMBERS)["bias"] == ()
@@ -87,6 +90,18 @@ def test_constraints_of_linen(lift, axis):
     got = optax.apply_updates(params, updates)
     got = got if lift == "vmap" else got["GRU_0"]
     assert_constrained(got["kernel"], got["recurrent_kernel"], axis)
+
+
+def test_constraints_of_some_weights_alone():
+    """An optimiser of a part of the weights sees that part alone."""
+    layer = gruflax.GRU(5, kernel_constraint="unit_norm")
+    params = layer.init(KEY, X)["params"]
+    chosen = {"kernel": True, "recurrent_kernel": False, "bias": False}
+    transformation = optax.masked(gruflax.constraints(layer, X), chosen)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = transformation.update(zeros, transformation.init(params), params)
+    got = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(np.linalg.norm(got["kernel"], axis=0), np.ones(15), atol=1e-5)
 
 
 def members(axis, count=3, units=5, **options):

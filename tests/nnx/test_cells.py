@@ -50,10 +50,11 @@ def run(kind, options=None, **fields):
         lambda: {},
         lambda: {"rngs": nnx.Rngs(7)},
         lambda: {"rngs": nnx.Rngs(dropout=7)},
+        lambda: {"rngs": nnx.Rngs(other=7).other},
         lambda: {"rngs": jax.random.key(7)},
         lambda: {"deterministic": True},
     ],
-    ids=["kept stream", "streams", "dropout stream", "key", "deterministic"],
+    ids=["kept stream", "streams", "dropout stream", "other stream", "key", "deterministic"],
 )
 def test_one_mask_for_all_steps(kind, options):
     """Their masks are those of the fast loop, which draws once."""
