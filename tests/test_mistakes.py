@@ -278,6 +278,9 @@ VALUE_ERRORS = {
             "bias": np.zeros((2, 0)),
         }
     ),
+    "reset_state must come with reset, which says where, got no": lambda: gruflax.RNN(
+        nn.LSTMCell(4)
+    ).init(K, X, reset_state=[np.zeros((2, 4))] * 2),
     "merge_mode must be one of ('concat', 'sum', 'mul', 'ave', None), got GRU: the": lambda: (
         gruflax.Bidirectional(G, gruflax.GRU(4))
     ),

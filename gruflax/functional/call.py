@@ -16,6 +16,7 @@ from gruflax.functional.checks import (
     check_flags,
     check_inputs,
     check_key,
+    check_reset,
     check_state,
     compute_dtype,
 )
@@ -165,8 +166,7 @@ def make_call(
     """
     check_flags(go_backwards=go_backwards, time_major=time_major)
     check_key("rng", rng)
-    if reset is None and reset_state is not None:
-        raise ValueError("reset_state must come with reset, which says where, got no reset.")
+    check_reset(reset, reset_state)
     features, units = check_params(params, config)
     inputs = check_inputs("inputs", inputs, features, "time, ..." if time_major else "..., time", 2)
     dtype = compute_dtype(dtype, params, inputs)

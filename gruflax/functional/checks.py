@@ -109,6 +109,12 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
+def check_reset(reset: Any, reset_state: Any) -> None:
+    """Raises a ValueError where a state to reset to comes without the steps to reset at."""
+    if reset is None and reset_state is not None:
+        raise ValueError("reset_state must come with reset, which says where, got no reset.")
+
+
 def check_state(
     name: str, state: ArrayLike | None, batch_shape: tuple[int, ...], units: int, dtype: DTypeLike
 ) -> jax.Array:

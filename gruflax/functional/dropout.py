@@ -53,9 +53,14 @@ def dropout_mask(
         ValueError: `rate` is outside of [0, 1].
     """
     rate = checked_rate("rate", rate)
-    keep = jax.random.bernoulli(rng, 1.0 - rate, shape)
+    keep = _draw(rng, rate, shape)
     scale = 1.0 / (1.0 - rate) if rate < 1.0 else 0.0
     return jnp.where(keep, jnp.asarray(scale, dtype), jnp.zeros((), dtype))
+
+
+def _draw(rng: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """Draws what is not dropped; by a float32, so that it is the same with and without x64."""
+    return jax.random.bernoulli(rng, jnp.float32(1.0 - rate), shape)
 
 
 def draw_dropout_masks(
@@ -103,7 +108,7 @@ def draw_zoneout(
     if rng is None or not config.zoneout:
         return None, config
     key = jax.random.fold_in(rng, len(DropoutMasks._fields))
-    updated = jax.random.bernoulli(key, 1.0 - config.zoneout, shape)
+    updated = _draw(key, config.zoneout, shape)
     return updated, dataclasses.replace(config, zoneout=0.0)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import check_reset
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
 from gruflax.functional.sharding import sharded_like, vary_with
 from gruflax.layers.fields import drops
@@ -94,6 +95,7 @@ def loop_cell(
     masked step before the first valid one has the carried state as its output if the cell's state
     is one array like its output, else zeros.
     """
+    check_reset(reset, reset_state)
     state, start = (
         own if given is None else fitted_states(name, given, own)
         for name, given in (("initial_state", initial_state), ("reset_state", reset_state))

@@ -28,8 +28,10 @@ def refuse_linen_ways(layer: object, training: object) -> None:
         )
 
 
-def other_system(module: object) -> str:
-    """Says of a module which of Flax's two systems it is of, for the errors of the other one."""
-    if isinstance(module, nnx.Module):
+def other_system(module: object, kind: type) -> str:
+    """Says of a module that it is of the other one of Flax's two systems than a `kind` is."""
+    linen = issubclass(kind, nn.Module)
+    if linen and isinstance(module, nnx.Module):
         return ": this is an NNX module, for gruflax.nnx"
-    return ": this is a linen module, for gruflax" if isinstance(module, nn.Module) else ""
+    other = not linen and isinstance(module, nn.Module)
+    return ": this is a linen module, for gruflax" if other else ""

@@ -21,7 +21,7 @@ def check_stack(layers: Any, kinds: tuple[type, ...], names: str) -> None:
         )
     for index, layer in enumerate(layers):
         if not isinstance(layer, kinds):
-            remedy = other_system(layer)
+            remedy = other_system(layer, kinds[0])
             raise TypeError(f"layers[{index}] must be a {names}, got {brief(layer)}{remedy}.")
         for name in ("return_state", "time_major"):
             if getattr(layer, name) != getattr(layers[0], name):

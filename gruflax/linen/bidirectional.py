@@ -129,7 +129,7 @@ class Bidirectional(Pair, Resettable, Configurable):
 def _check_layer(name: str, layer: Any) -> None:
     if not isinstance(layer, (GRU, RNN)):
         cell = isinstance(layer, nn.RNNCellBase)
-        remedy = ": run the cell by gruflax.RNN" if cell else other_system(layer)
+        remedy = ": run the cell by gruflax.RNN" if cell else other_system(layer, GRU)
         raise TypeError(f"{name} must be a gruflax.GRU or gruflax.RNN, got {brief(layer)}{remedy}.")
 
 

@@ -53,11 +53,11 @@ class GRUParameters(Configurable, kw_only=True):
         It is zeros, or the learned state of a bound module that has one; `rng` is not used.
         """
         del rng
-        shape, dtype = (*input_shape[:-1], self.units), self.dtype or self.param_dtype
+        shape = (*input_shape[:-1], self.units)
         if self.scope is None or not self.has_variable("params", "initial_state"):
-            return jnp.zeros(shape, dtype)
+            return jnp.zeros(shape, self.dtype or self.param_dtype)
         learned = nn.unbox(self.get_variable("params", "initial_state"))
-        return jnp.broadcast_to(learned, shape).astype(dtype)
+        return jnp.broadcast_to(learned, shape).astype(self.dtype or learned.dtype)
 
     @nn.nowrap
     def get_initial_state(self, batch_size: int) -> tuple[jax.Array]:

@@ -98,7 +98,7 @@ def check_cell(name: str, cell: Any) -> None:
     """Raises a TypeError unless `cell` is one of Flax's linen cells."""
     if not isinstance(cell, nn.RNNCellBase):
         layer = hasattr(cell, "return_sequences")
-        remedy = ": a layer has its loop already" if layer else other_system(cell)
+        remedy = ": a layer has its loop already" if layer else other_system(cell, GRUCell)
         raise TypeError(
             f"{name} must be a flax.linen.RNNCellBase, such as gruflax.GRUCell, or for an RNN a "
             f"list of them, got {brief(cell)}{remedy}."

@@ -98,5 +98,5 @@ class Bidirectional(Pair, nnx.Module):
 def _check_layer(name: str, layer: Any) -> None:
     if not isinstance(layer, Layer):
         cell = isinstance(layer, nnx.RNNCellBase)
-        remedy = ": run the cell by gruflax.nnx.RNN" if cell else other_system(layer)
+        remedy = ": run the cell by gruflax.nnx.RNN" if cell else other_system(layer, Layer)
         raise TypeError(f"{name} must be a gruflax.nnx.GRU or RNN, got {brief(layer)}{remedy}.")

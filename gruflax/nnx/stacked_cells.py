@@ -105,7 +105,7 @@ def check_cell(name: str, cell: Any) -> None:
     layer = hasattr(cell, "return_sequences")
     wanted = ("initialize_carry", "num_feature_axes")
     if layer or not isinstance(cell, nnx.Module) or not all(hasattr(cell, each) for each in wanted):
-        remedy = ": a layer has its loop already" if layer else other_system(cell)
+        remedy = ": a layer has its loop already" if layer else other_system(cell, GRUCell)
         raise TypeError(
             f"{name} must be a flax.nnx.RNNCellBase, such as gruflax.nnx.GRUCell, or a module with "
             f"its methods {' and '.join(wanted)}, or for an RNN a list of them, got "

@@ -143,9 +143,10 @@ class GRUWeights(nnx.Module):
         It is what `carry_init` draws from the stream "carry", else the learned state, else zeros.
         """
         shape = (*input_shape[:-1], self.units)
-        dtype = self.dtype or self.param_dtype
         if carry_init is None and self.learn_initial_state:
-            return jnp.broadcast_to(self.params["initial_state"], shape).astype(dtype)
+            learned = self.params["initial_state"]
+            return jnp.broadcast_to(learned, shape).astype(self.dtype or learned.dtype)
+        dtype = self.dtype or self.param_dtype
         if carry_init is None:
             return jnp.zeros(shape, dtype)
         return carry_init(stream("carry", rngs)(), shape, dtype)

@@ -151,3 +151,10 @@ def test_injected_masks_have_gradients_in_every_loop(reset_after, implementation
         tangent = jax.jit(lambda masks, run=run: jax.jvp(run, (masks,), (masks,))[1])(masks)
         products = jax.tree.map(lambda a, b: (a * b).sum(), wanted, masks)
         np.testing.assert_allclose(tangent, sum(jax.tree.leaves(products)), rtol=1e-10)
+
+
+def test_masks_hang_on_the_key_and_the_shapes_alone(x64):
+    wide = gruflax.dropout_mask(jax.random.key(0), 0.3, (40, 5))
+    with jax.enable_x64(False):
+        narrow = gruflax.dropout_mask(jax.random.key(0), 0.3, (40, 5))
+    np.testing.assert_array_equal(wide, narrow)
