@@ -11,6 +11,7 @@ from gruflax.functional.call import make_call
 from gruflax.functional.loops.time import start_anew
 from gruflax.functional.params import Params, split_bias, split_gates
 from gruflax.functional.sequence import choose_loop
+from gruflax.functional.sharding import mesh_of
 from gruflax.functional.step import project, step
 
 
@@ -76,19 +77,24 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise TypeError(f"gate_activations has no arguments {unknown}, only {sorted(_OPTIONS)}.")
-    call = make_call(params, inputs, **options)
-    states, _ = choose_loop(call)(call)
-    assert states is not None
-    first = call.cleared().ordered()
-    after = jnp.moveaxis(states, call.time_axis, 0)
-    before = start_anew(
-        jnp.concatenate([call.initial_state[None], after])[:-1], first.reset, call.reset_state[None]
-    )
-    # Dropout masks [n, ..., f] are the same at every step.
-    masks = [None if mask is None else jnp.expand_dims(mask, 1) for mask in call.masks[:2]]
-    b, _ = split_bias(call.params, call.config)
-    x = project(first.inputs, call.params["kernel"], b, masks[0], call.precision)
-    _, (z, r, a) = step(call.params, split_gates(x), before, call.config, masks[1], call.precision)
-    candidate = activate("activation", call.config.activation, a)
-    z, r, candidate = map(call.in_layout, (z, r, candidate))
-    return GateActivations(z, r, candidate, states)
+    with mesh_of(inputs):
+        call = make_call(params, inputs, **options)
+        states, _ = choose_loop(call)(call)
+        assert states is not None
+        first = call.cleared().ordered()
+        after = jnp.moveaxis(states, call.time_axis, 0)
+        before = start_anew(
+            jnp.concatenate([call.initial_state[None], after])[:-1],
+            first.reset,
+            call.reset_state[None],
+        )
+        # Dropout masks [n, ..., f] are the same at every step.
+        masks = [None if mask is None else jnp.expand_dims(mask, 1) for mask in call.masks[:2]]
+        b, _ = split_bias(call.params, call.config)
+        x = project(first.inputs, call.params["kernel"], b, masks[0], call.precision)
+        _, (z, r, a) = step(
+            call.params, split_gates(x), before, call.config, masks[1], call.precision
+        )
+        candidate = activate("activation", call.config.activation, a)
+        z, r, candidate = map(call.in_layout, (z, r, candidate))
+        return GateActivations(z, r, candidate, states)

@@ -104,6 +104,19 @@ def test_weights_that_lie_on_no_mesh(loop, other):
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_vmap_over_the_axis_that_lies_over_devices(loop):
+    def total(params, x):
+        outputs, _ = jax.vmap(lambda x: gruflax.gru_sequence(params, x, loop=loop))(x)
+        return (outputs**2).mean()
+
+    wanted = jax.jit(jax.value_and_grad(total))(PARAMS, X)
+    devices = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    x = jax.device_put(X, NamedSharding(devices, P("data")))
+    params = jax.device_put(PARAMS, NamedSharding(devices, P()))
+    assert_close(jax.jit(jax.value_and_grad(total))(params, x), wanted)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_arrays_that_lie_in_other_ways(loop):
     """What belongs to the inputs lies as the inputs do, and time and the gates' columns whole."""
     lengths, reset = np.arange(B) % (T + 1), ~MASK

@@ -51,6 +51,9 @@ def native_loop(call: Call) -> States:
     # Where the types tell how the batch lies, each device runs its part.
     batch = batch_axes(call)
     lies = dict(zip(array_axes("inputs", batch, call.time_major), sharding.spec, strict=True))
+    if all(lies[axis] is None for axis in batch):
+        # Then an axis that jax.vmap maps may lie over the devices, where no shard_map can be.
+        return chunked_loop(call)
 
     def spec(name):
         if name == "params":
