@@ -149,14 +149,15 @@ def test_nested_lists_are_arrays(gru):
     np.testing.assert_array_equal(lists[1], state)
 
 
-def test_without_features(gru):
+def test_without_features(run):
     """What is left is a state that moves by itself: that of inputs whose kernel is zero."""
 
+    @jax.jit
     def loss(params, x):
-        outputs, _ = gru.func(params, x, initial_state=H0, mask=MASK, **gru.keywords)
+        outputs, _ = run(params, x, initial_state=H0, mask=MASK)
         return (outputs**2).sum(), outputs
 
-    (params,) = gru.args
+    params = PARAMS[True]
     without = {**params, "kernel": params["kernel"][:0]}
     silent = {**params, "kernel": jnp.zeros_like(params["kernel"])}
     gradient = jax.grad(loss, has_aux=True)
