@@ -96,7 +96,7 @@ def loop_cell(
     is one array like its output, else zeros.
     """
     check_reset(reset, reset_state)
-    state, start = (
+    beginnings = (
         own if given is None else fitted_states(name, given, own)
         for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
     )
@@ -112,8 +112,8 @@ def loop_cell(
     if go_backwards:
         steps = jax.tree.map(lambda array: jnp.flip(array, axis=0), steps)
     spread = functools.partial(_spread, inputs, len(batch_shape), (variables, steps))
-    state, output = _settled(abstract_step, spread(state), inputs)
-    start = spread(cast_states(start, state))
+    own, output = _settled(abstract_step, spread(own), inputs)
+    state, start = (spread(cast_states(each, own)) for each in beginnings)
     carry, fresh = ((before, spread(_first_output(before, output))) for before in (state, start))
 
     def body(step, carry, now):

@@ -12,7 +12,7 @@ def refuse_positional(layer: object, by_position: tuple[object, ...], first: str
         )
 
 
-def refuse_linen_ways(layer: object, training: object) -> None:
+def refuse_linen_ways(layer: object, training: object = None) -> None:
     """Raises a TypeError where an NNX layer is called with `training`, or inside a linen module."""
     linen = nnx.bridge.wrappers.current_linen_module()
     if linen is not None and not isinstance(linen, nnx.bridge.ToLinen):

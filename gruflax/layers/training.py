@@ -55,21 +55,26 @@ def stacked_axes(
     if not count:
         return dict.fromkeys(names, ())
     rank = max(map(len, shapes.values()))
-    choices = itertools.combinations(range(-rank, rank), count)
-    if axis is not None:
-        choices = [axis if isinstance(axis, tuple) else (axis,)]
-    found = [
-        {name: places[name] for name in names}
-        for places in (_places(shapes, members, choice) for choice in choices)
-        if places is not None
-    ]
-    distinct = [places for index, places in enumerate(found) if places not in found[:index]]
+    every = itertools.combinations(range(-rank, rank), count)
+    distinct = _distinct(shapes, members, every, names)
+    if len(distinct) > 1 and axis is not None:
+        given = axis if isinstance(axis, tuple) else (axis,)
+        distinct = _distinct(shapes, members, [given], names)
     if len(distinct) == 1:
         return distinct[0]
     what = f"weights {dict(shapes)} are those of members {dict(members)} stacked on"
     if axis is None and distinct:
         raise ValueError(f"stacked_axis must be given where several fit: {what} which axis?")
     raise ValueError(f"stacked_axis must be an axis such that {what} it, got {axis}.")
+
+
+def _distinct(
+    shapes: Shapes, members: Shapes, choices: Iterable[tuple[int, ...]], names: list[str]
+) -> list[dict[str, tuple[int, ...]]]:
+    """Returns what some choices of axes mean for weights of some names, each once."""
+    places = [_places(shapes, members, choice) for choice in choices]
+    found = [{name: each[name] for name in names} for each in places if each is not None]
+    return [each for index, each in enumerate(found) if each not in found[:index]]
 
 
 def _places(

@@ -18,12 +18,24 @@ from gruflax.linen.module import noted_constraints
 from gruflax.linen.parameters import sow_weight_losses
 
 
+# What cells sow and nn.scan drops where it is not named, as in flax.linen.RNN.
+_SOWN = ("intermediates", "losses", "perturbations")
+
+
 class Lifting(NamedTuple):
     """What `nn.scan` does with a cell's variables that are no parameters, see `gruflax.RNN`."""
 
     variable_axes: Mapping[Any, Any] = {}
     variable_carry: Any = False
     split_rngs: Mapping[str, bool] = {}
+
+    def carried(self, cell: nn.Module) -> tuple[Any, list[str]]:
+        """Returns what goes from step to step, and what would but may not be written."""
+        names = [name for name in cell.variables if in_filter(self.variable_carry, name)]
+        fixed = [name for name in names if not cell.is_mutable_collection(name)]
+        if not fixed:
+            return self.variable_carry, []
+        return [name for name in names if name not in fixed], fixed
 
     def check(self, collections: set[str]) -> None:
         """Raises a ValueError unless it says of each collection of a cell how it is lifted."""
@@ -69,16 +81,17 @@ def cell_sequence(
             with at_step(index):
                 return body(functools.partial(cell, **call), carry, now)
 
-        if cell.is_initializing() and lifting.variable_carry:
+        time = steps.inputs.shape[0]
+        if cell.is_initializing() and lifting.variable_carry and time:
             # nn.scan carries what is there before it begins.
             one_step(cell, carry, jax.tree.map(lambda each: each[0], (jnp.arange(1), steps)))
         # A Python loop would count the calls, and draw other dropout masks at every step.
-        time = steps.inputs.shape[0]
+        carried, fixed = lifting.carried(cell)
         scan = nn.scan(
             one_step,
             variable_axes=lifting.variable_axes,
-            variable_broadcast="params",
-            variable_carry=lifting.variable_carry,
+            variable_broadcast=["params", *fixed],
+            variable_carry=carried,
             split_rngs={"params": False, "dropout": False, **lifting.split_rngs},
             unroll=max(1, time) if unroll else 1,
         )
@@ -89,7 +102,9 @@ def cell_sequence(
         alone = cell.clone(parent=None, name=None)
         # What a copy without a place in the model declares is nobody's.
         with noted_constraints():
-            result, variables = alone.init_with_output(streams, state, x, **call)
+            result, variables = alone.init_with_output(
+                streams, state, x, **call, mutable=nn.DenyList(_SOWN)
+            )
         lifting.check(set(variables))
         return result
 

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.step import gru_cell_step
 from gruflax.layers.any_cell import step_key
+from gruflax.layers.calls import refuse_linen_ways
 from gruflax.layers.protocols import State
 from gruflax.layers.states import nested_like, single_state
 from gruflax.nnx.weights import GRUWeights, Streams
@@ -49,6 +50,7 @@ class GRUCell(GRUWeights, nnx.RNNCellBase):
         Returns:
             `(carry, output)`: the new state, nested as it was given, and the output `[..., u]`.
         """
+        refuse_linen_ways(self)
         key = self.dropout_key(deterministic, rngs)
         state, output = gru_cell_step(
             self.params,

@@ -67,7 +67,7 @@ class RNN(Layer):
 def _rebuilt(cell: Any, rngs: nnx.Rngs) -> nnx.Module:
     """Makes a cell like this one with new weights."""
     if isinstance(cell, StackedRNNCells):
-        return StackedRNNCells([_rebuilt(each, rngs) for each in cell.cells])
+        return type(cell)([_rebuilt(each, rngs) for each in cell.cells])
     if isinstance(cell, GRUCell):
         return rebuilt(cell, rngs)
     raise ValueError(f"backward_layer must be given for a cell of type {type(cell).__name__}.")

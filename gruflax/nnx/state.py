@@ -29,6 +29,11 @@ def store_state(layer: Any, state: State) -> None:
         layer.h = RecurrentState(state)
 
 
+def _is_stateful(module: nnx.Module) -> bool:
+    """Returns whether a module is a stateful layer, and not one of a user's with such a name."""
+    return bool(vars(module).get("stateful")) and hasattr(module, "init_state")
+
+
 def forget_states(module: nnx.Module) -> None:
     """Forgets the state of every stateful layer, in place: the next call has any batch size.
 
@@ -36,7 +41,7 @@ def forget_states(module: nnx.Module) -> None:
         module: with stateful layers anywhere in it.
     """
     for _, layer in nnx.iter_modules(module):
-        if vars(layer).get("stateful") and hasattr(layer, "h"):
+        if _is_stateful(layer) and hasattr(layer, "h"):
             del layer.h
 
 
@@ -54,7 +59,7 @@ def reset_states(module: nnx.Module, states: State = None) -> None:
         ValueError: a layer knows no batch size yet; another number of states, or other shapes.
     """
     layers: list[tuple[Any, Any]] = [
-        (path, layer) for path, layer in nnx.iter_modules(module) if vars(layer).get("stateful")
+        (path, layer) for path, layer in nnx.iter_modules(module) if _is_stateful(layer)
     ]
     layers.sort(key=lambda pair: path_order(pair[0]))
     if not layers:

@@ -17,8 +17,9 @@ class ActivityLoss(nnx.Intermediate):
     """The loss that an `activity_regularizer` makes of each output of a call."""
 
 
+# NNX' transformations take functions without arguments by keyword only.
 def total_loss(
-    module: nnx.Module, captured: Any = None, *, stacked_axis: StackedAxis = None
+    module: nnx.Module, captured: Any = None, stacked_axis: StackedAxis = None
 ) -> jax.Array:
     """Sums the regularisation losses of a model, to be added to a training loss.
 
@@ -54,7 +55,7 @@ def sow_activity_loss(layer: Any, result: Any) -> None:
         layer.sow(ActivityLoss, "activity", regularizer(output))
 
 
-def apply_constraints(module: nnx.Module, *, stacked_axis: StackedAxis = None) -> None:
+def apply_constraints(module: nnx.Module, stacked_axis: StackedAxis = None) -> None:
     """Constrains a model's weights in place, as Keras' `fit` does after each update.
 
         optimizer.update(model, gradients)

@@ -52,6 +52,8 @@ def test_where_several_axes_fit_one_must_be_said():
         stacked_axes(shapes, members)
     for axis in (0, 1):
         assert stacked_axes(shapes, members, axis) == dict.fromkeys(members, (axis,))
+    # Where shapes tell, nothing needs to be said.
+    assert stacked_axes(stacked(3, 0), MEMBERS, 1) == dict.fromkeys(MEMBERS, (0,))
     with pytest.raises(ValueError, match="stacked_axis must be an axis such that .* got 2"):
         stacked_axes(shapes, members, 2)
 
@@ -122,6 +124,8 @@ def test_constraints_and_losses_of_nnx(axis):
     kernels = np.moveaxis(model.kernel.get_value(), axis, 0)
     wanted = sum(np.sqrt((kernel**2).sum()) for kernel in kernels)
     np.testing.assert_allclose(grunnx.total_loss(model), wanted, rtol=1e-6)
+    gradients = nnx.grad(grunnx.total_loss)(model)
+    assert np.abs(gradients["kernel"].get_value()).max() > 0.01
     grunnx.apply_constraints(model)
     assert_constrained(model.kernel.get_value(), model.recurrent_kernel.get_value(), axis)
 

@@ -55,6 +55,30 @@ def test_several_outputs():
     assert not any(each[~MASK].any() for each in outputs)
 
 
+def plain(variables):
+    """Parameters of a cell without its normalization, which at first does next to nothing."""
+    cell = variables["params"]["cell"]
+    return {"params": {"cell": {name: cell[name] for name in cell if "BatchNorm" not in name}}}
+
+
+class Sowing(Cell):
+    """A cell that sows a loss, which is dropped unless RNN is told of it."""
+
+    @nn.compact
+    def __call__(self, carry, x, training=False):
+        self.sow("losses", "state", (carry**2).sum())
+        return super().__call__(carry, x, training)
+
+
+def test_what_cells_sow():
+    params = gruflax.RNN(Cell()).init(KEY, X)["params"]
+    _, new = gruflax.RNN(Sowing()).apply({"params": params}, X, mutable=["losses"])
+    assert not new
+    layer = gruflax.RNN(Sowing(), variable_axes={"losses": 0})
+    _, new = layer.apply({"params": params}, X, mutable=["losses"])
+    assert gruflax.total_loss(new) > 0.1
+
+
 def test_variables_that_go_from_step_to_step():
     cell = Cell(normalized=True)
     layer = gruflax.RNN(cell, return_sequences=True, variable_carry="batch_stats")
@@ -65,6 +89,9 @@ def test_variables_that_go_from_step_to_step():
         mean = 0.5 * mean + 0.5 * X[:, t].mean(axis=0)
     got = new["batch_stats"]["cell"]["BatchNorm_0"]["mean"]
     np.testing.assert_allclose(got, mean, atol=1e-6)
+    # To evaluate, nothing is written.
+    still = layer.apply(variables, X)[0]
+    np.testing.assert_allclose(still, nn.RNN(Cell()).apply(plain(variables), X)[0], atol=1e-4)
     each = gruflax.RNN(cell, variable_axes={"batch_stats": 0})
     _, new = each.apply(each.init(KEY, X), X, training=True, mutable=["batch_stats"])
     got = new["batch_stats"]["cell"]["BatchNorm_0"]["mean"]
@@ -139,6 +166,14 @@ def test_states_are_carried_in_the_dtype_that_is_computed_in(x64, cell, count, w
     }
     found = np.concatenate([first, second], axis=1)
     np.testing.assert_allclose(found, whole, atol=1e-6 if wide == "float32" else 1e-14)
+
+
+def test_a_wide_initial_state_is_cast(x64):
+    layer = gruflax.RNN(nn.LSTMCell(5), return_state=True)
+    x = X.astype(np.float32)
+    variables = layer.init(KEY, x)
+    given = layer.apply(variables, x, initial_state=(np.ones((3, 5)),) * 2)
+    assert {each.dtype for each in given} == {jnp.dtype("float32")}
 
 
 def test_directions_of_several_feature_axes():

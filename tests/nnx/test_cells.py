@@ -198,7 +198,49 @@ def test_init_state_is_what_a_call_leaves(make):
         }
 
 
+class Net(nnx.Module):
+    """A module of a user's with the names that stateful layers have."""
+
+    def __init__(self, rngs):
+        self.stateful = True
+        self.h = nnx.Linear(2, 2, rngs=rngs)
+        self.gru = grunnx.GRU(4, 5, stateful=True, rngs=rngs)
+
+
+def test_other_modules_are_no_stateful_layers():
+    net = Net(nnx.Rngs(0))
+    net.gru(X)
+    grunnx.reset_states(net)
+    grunnx.forget_states(net)
+    assert isinstance(net.h, nnx.Linear) and not hasattr(net.gru, "h")
+
+
+class Reversed(grunnx.StackedRNNCells):
+    """Stacked cells with a step of their own."""
+
+    def __call__(self, carry, inputs, **options):
+        states, output = super().__call__(carry, inputs, **options)
+        return states, -output
+
+
+def test_the_other_direction_of_stacked_cells_has_their_step():
+    cells = Reversed([grunnx.GRUCell(4, 5, rngs=nnx.Rngs(0))])
+    both = grunnx.Bidirectional(grunnx.RNN(cells), rngs=nnx.Rngs(1))
+    assert type(both.backward_layer.cell) is Reversed
+
+
+class Linen(nn.Module):
+    """A linen module that steps an NNX cell."""
+
+    @nn.compact
+    def __call__(self, x):
+        cell = grunnx.GRUCell(4, 5, rngs=nnx.Rngs(0))
+        return cell(cell.initialize_carry(x.shape), x)
+
+
 def test_an_nnx_layer_in_a_linen_module_is_refused():
+    with pytest.raises(TypeError, match="GRUCell is an NNX module: in Linen, a linen module"):
+        Linen().init(jax.random.key(0), X[:, 0])
     layer = grunnx.GRU(4, 5, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="GRU is an NNX module: in Sequential, a linen module"):
         nn.Sequential([layer]).init(jax.random.key(0), X)
