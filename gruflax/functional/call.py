@@ -190,7 +190,7 @@ def make_call(
     params, masks = drop_weights(params, masks)
     updated, config = draw_zoneout(rng, config, (time, *batch_shape, units))
     reset = steps_to_mask("reset", reset, batch_shape, time, axis)
-    batch = [each for each in range(inputs.ndim - 1) if each != axis]
+    batch = [each for each in steps if each is not None]
     state, fresh = (sharded_like(each, inputs, batch) for each in (state, fresh))
     if updated is not None:
         updated = _placed(updated, axis, go_backwards)

@@ -85,8 +85,8 @@ def cell_sequence(
         if cell.is_initializing() and lifting.variable_carry and time:
             # nn.scan carries what is there before it begins.
             one_step(cell, carry, jax.tree.map(lambda each: each[0], (jnp.arange(1), steps)))
-        # A Python loop would count the calls, and draw other dropout masks at every step.
         carried, fixed = lifting.carried(cell)
+        # A Python loop would count the calls, and draw other dropout masks at every step.
         scan = nn.scan(
             one_step,
             variable_axes=lifting.variable_axes,

@@ -111,9 +111,6 @@ class Configurable(Module):
         missing = sorted(_required(cls) - set(arguments))
         if missing:
             raise ValueError(f"config of {cls.__name__} must have {missing}, got {sorted(config)}.")
-        if arguments.get("implementation") == 0:
-            # TensorFlow 1 wrote 0 for what is 1 since.
-            arguments["implementation"] = 1
         return cls(**{name: _deserialize(name, value) for name, value in arguments.items()})
 
 

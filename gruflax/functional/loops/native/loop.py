@@ -10,7 +10,8 @@ Memory: all threads share the packed weights; each has the gates of a chunk, at 
 all its rows together; and each part of the rows, at most 64, the sums of the weights' gradients.
 
 Known limits: `conditions`; parameters that are vmapped, gradients of single examples, and gradients
-of wide layers with few rows take the chunked loop; where an activation has no derivative, that of
+of wide layers with few rows take the chunked loop, and so does a batch that lies whole on every
+device of an explicit mesh; where an activation has no derivative, that of
 one side is taken.
 """
 
