@@ -19,6 +19,7 @@ Shape = tuple[int, int, int, int]
 FORWARD, VALUE_AND_GRAD, STEP = "forward", "value_and_grad", "step"
 MODES = (FORWARD, VALUE_AND_GRAD)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+NARROW = ("bfloat16", "float16")
 DEVICES = ("cpu", "gpu", "tpu")
 
 # (batch, time, features, units), over which the geometric means are taken.
@@ -51,7 +52,9 @@ SCALING: dict[str, tuple[Shape, ...]] = {
 class Case:
     """One problem that every contestant solves, on a platform: "cpu", "gpu" or "tpu".
 
-    Masked sequences are right-padded, with lengths from half to all of `time`.
+    Masked sequences are right-padded, with lengths from half to all of `time`. With `members`, as
+    many sets of parameters, each with inputs of its own, are mapped by `jax.vmap`; `per_example`
+    asks for the gradients of every sequence, and `dropout` is the rate for inputs and for states.
     """
 
     batch: int
@@ -61,6 +64,9 @@ class Case:
     dtype: str = "float32"
     masked: bool = False
     device: str = "cpu"
+    members: int = 0
+    per_example: bool = False
+    dropout: float = 0.0
 
     @property
     def shape(self) -> Shape:
@@ -68,9 +74,26 @@ class Case:
         return self.batch, self.time, self.features, self.units
 
     @property
+    def plain(self) -> bool:
+        """Whether it is a call of a layer as it stands: nothing maps it, and it drops nothing."""
+        return not (self.members or self.per_example or self.dropout)
+
+    @property
+    def kind(self) -> str:
+        """What the cases of one ratio share: the dtype, and whatever else is not the default."""
+        traits = {
+            "masked": self.masked,
+            "vmapped parameters": self.members,
+            "per-example gradients": self.per_example,
+            f"dropout {self.dropout}": self.dropout,
+        }
+        return ", ".join((self.dtype, *(name for name, given in traits.items() if given)))
+
+    @property
     def label(self) -> str:
-        """The shape, the dtype, and "masked" where there is a mask."""
-        return f"{self.shape} {self.dtype}" + " masked" * self.masked
+        """The number of members, if any, the shape and the kind."""
+        members = f"{self.members} x " if self.members else ""
+        return f"{members}{self.shape} {self.kind.replace(',', '')}"
 
     @property
     def jax_device(self) -> jax.Device:  # pyright: ignore[reportInvalidTypeForm]
@@ -78,8 +101,9 @@ class Case:
         return jax.devices(self.device)[0]
 
     def inputs(self) -> np.ndarray:
-        """Returns `[b, t, f]` float32, the same for every contestant."""
-        return _normal(self.batch, self.time, self.features)
+        """Returns `[b, t, f]` or `[members, b, t, f]` float32, the same for every contestant."""
+        members = (self.members,) if self.members else ()
+        return _normal(*members, self.batch, self.time, self.features)
 
     def lengths(self) -> np.ndarray | None:
         """Returns `[b]` int32, the valid steps per sequence; None without a mask."""
@@ -92,6 +116,19 @@ class Case:
         """Returns `[b, t]` bool, True where a step counts; None without a mask."""
         lengths = self.lengths()
         return None if lengths is None else np.arange(self.time) < lengths[:, None]
+
+
+# What users wrap around a layer or ask of it, in float32 unless the command says otherwise.
+VARIANTS: tuple[Case, ...] = (
+    Case(16, 64, 32, 64, members=8),
+    Case(32, 100, 64, 128, members=4),
+    Case(4, 32, 8, 32, members=32),
+    Case(1, 64, 32, 64, members=64),
+    Case(16, 64, 32, 64, per_example=True),
+    Case(32, 100, 64, 128, dropout=0.1),
+)
+NARROW_VARIANT = Case(32, 100, 64, 128, "bfloat16")
+QUICK_VARIANT = Case(4, 20, 8, 16, members=4)
 
 
 # Ten contestants a case share one draw.

@@ -3,33 +3,16 @@
 import argparse
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from gruflax.bench.case import (
-    DEVICES,
-    DTYPES,
-    FULL_SHAPES,
-    GPU_SHAPES,
-    MEMORY_SHAPE,
-    MODES,
-    QUICK_SHAPES,
-    SCALING,
-    STEP,
-    STEP_SHAPES,
-    VALUE_AND_GRAD,
-    Case,
-    Shape,
-    describe_machine,
-)
-from gruflax.bench.contestants import LOOP_PEERS, PRODUCT_PEER, STEP_PEERS, Peer, chunk_peer
+from gruflax.bench.case import DEVICES, DTYPES, MODES, SCALING, Shape, describe_machine
 from gruflax.bench.libraries import LIBRARIES
 from gruflax.bench.measure import DisagreementError, Group, measure_group
+from gruflax.bench.plan import MASKS, Task, plan
 from gruflax.bench.report import (
-    LINEN,
     find_targets,
     group_table,
     machine_line,
@@ -38,9 +21,6 @@ from gruflax.bench.report import (
     to_json,
 )
 from gruflax.options import Parser, integer, one_of, output_path
-
-
-MASKS = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
 def read_shape(text: str) -> Shape:
@@ -106,10 +86,17 @@ def build_parser() -> Parser:
         help="one step per call at batch 1 instead: the overhead of calling, against flax.linen's "
         "cell",
     )
+    what.add_argument(
+        "--variants",
+        action="store_true",
+        help="instead only what the full run ends with: vmapped parameters, gradients of every "
+        "example, dropout, and bfloat16",
+    )
     add(
         "--quick",
         action="store_true",
-        help="two small shapes, one second each, gruflax and flax; other options still count",
+        help="two small shapes and one vmapped, one second each, gruflax and flax; other options "
+        "still count",
     )
     add(
         "--peers",
@@ -163,63 +150,6 @@ def build_parser() -> Parser:
     )
     add("--json", type=output_path, metavar="FILE", help="writes everything as JSON")
     return parser
-
-
-QUICK_PEERS = ("flax.linen", "flax.nnx")
-
-
-class Task(NamedTuple):
-    """One group to measure in a mode; with 0 seconds it is only compiled."""
-
-    case: Case
-    mode: str
-    peers: tuple[Peer, ...]
-    seconds: float
-
-
-def plan(options: argparse.Namespace, device: str) -> list[Task]:
-    """Lists what to measure."""
-    seconds = options.seconds or (1.0 if options.quick else 10.0)
-    if options.step:
-        shapes = STEP_SHAPES[:1] if options.quick else STEP_SHAPES
-        return [
-            Task(Case(*shape, dtype=dtype, device=device), STEP, STEP_PEERS, seconds)
-            for dtype in dict.fromkeys(options.dtypes)
-            for shape in shapes
-        ]
-    shapes, full = _shapes(options, device)
-    names = options.peers or (QUICK_PEERS if options.quick else LIBRARIES)
-    loops = (*LOOP_PEERS, *map(chunk_peer, dict.fromkeys(options.chunks)))
-    peers = (*loops, *(LIBRARIES[name] for name in dict.fromkeys(names)), PRODUCT_PEER)
-    masks = MASKS[options.masks or ("off" if options.quick else "both")]
-    cases = [
-        Case(*shape, dtype, masked, device)
-        for dtype in dict.fromkeys(options.dtypes)
-        for masked in masks
-        for shape in shapes
-    ]
-    tasks = [
-        Task(case, mode, peers, seconds) for case in cases for mode in dict.fromkeys(options.modes)
-    ]
-    if full and VALUE_AND_GRAD in options.modes:
-        # Memory needs no timing, and this is where it matters.
-        compared = (*LOOP_PEERS, LIBRARIES[LINEN])
-        large = Case(*MEMORY_SHAPE, device=device)
-        tasks.append(Task(large, VALUE_AND_GRAD, compared, 0.0))
-    return tasks
-
-
-def _shapes(
-    options: argparse.Namespace, device: str
-) -> tuple[Sequence[tuple[int, int, int, int]], bool]:
-    """Returns the shapes, and whether they are those of the full run."""
-    if options.shapes:
-        return tuple(dict.fromkeys(options.shapes)), False
-    if options.scaling:
-        return SCALING[options.scaling], False
-    if options.quick:
-        return QUICK_SHAPES, False
-    return (GPU_SHAPES if device == "gpu" else FULL_SHAPES), True
 
 
 def run(tasks: Sequence[Task], console: Console) -> list[Group]:

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gruflax.bench.case import DEVICES, DTYPES, MODES, STEP, VALUE_AND_GRAD, Case
-from gruflax.functional import gru_cell_step, gru_sequence, init_gru_params
+from gruflax.bench.case import DEVICES, DTYPES, MODES, VALUE_AND_GRAD, Case
+from gruflax.functional import GRUConfig, gru_sequence, init_gru_params
 from gruflax.functional.checks import at_least_float32
+from gruflax.functional.loops.choice import LOOPS
 from gruflax.functional.loops.native.library import peak_scratch_bytes
 from gruflax.functional.params import GATES
-from gruflax.functional.sequence import LOOPS
 
 
-GRUFLAX, JAX_PEER, OTHER, PRODUCT = "gruflax", "jax", "other", "product"
+GRUFLAX, JAX_PEER, OTHER = "gruflax", "jax", "other"
+# What is timed beside the contestants, to compare with.
+BASELINE, PRODUCT = "baseline", "product"
 
 
 class Program(NamedTuple):
@@ -48,6 +50,7 @@ class Peer:
     package: str = ""
     modes: tuple[str, ...] = MODES
     masks: bool = True
+    dropout: bool = False
     dtypes: tuple[str, ...] = DTYPES
     devices: tuple[str, ...] = DEVICES
     note: str = ""
@@ -65,6 +68,10 @@ class Peer:
             return f"has no {mode}"
         if case.masked and not self.masks:
             return "takes no mask"
+        if case.dropout and not self.dropout:
+            return "has no recurrent dropout"
+        if (case.members or case.per_example) and self.kind == OTHER:
+            return "cannot be mapped by jax.vmap"
         if case.dtype not in self.dtypes:
             return f"does not compute in {case.dtype}"
         if case.device not in self.devices:
@@ -73,11 +80,15 @@ class Peer:
 
 
 class Inputs(NamedTuple):
-    """Inputs `[b, t, f]`; a mask `[b, t]` and lengths `[b]` that say the same, or None."""
+    """Inputs `[b, t, f]`; a mask `[b, t]` and lengths `[b]` that say the same, or None.
+
+    One of several examples, which are mapped, has no batch axis. The key is for dropout.
+    """
 
     x: jax.Array
     mask: jax.Array | None
     lengths: jax.Array | None
+    key: jax.Array | None = None
 
 
 # The libraries' own layers are typed to return more than arrays.
@@ -85,22 +96,47 @@ Apply = Callable[[Any, Inputs], Any]
 
 
 def jax_program(case: Case, mode: str, apply: Apply, params: Any) -> Program:
-    """Compiles a GRU, or its loss and gradients by parameters and inputs, for a case."""
+    """Compiles a GRU, or its loss and gradients by parameters and inputs, for a case.
+
+    The loss of several members is their sum; the gradients of every example are by parameters only.
+    """
     mask, lengths = case.mask(), case.lengths()
     inputs = Inputs(
         jnp.asarray(case.inputs(), case.dtype),
         None if mask is None else jnp.asarray(mask),
         None if lengths is None else jnp.asarray(lengths),
+        jax.random.key(1) if case.dropout else None,
     )
+    if case.members:
+        params = jax.tree.map(functools.partial(_stack, case.members), params)
 
-    def loss(params: Any, x: jax.Array, inputs: Inputs) -> jax.Array:
-        return mean_square(apply(params, inputs._replace(x=x)), inputs.mask)
+    def loss(params: Any, inputs: Inputs) -> jax.Array:
+        return mean_square(apply(params, inputs), inputs.mask)
+
+    def total(params: Any, x: jax.Array, inputs: Inputs) -> jax.Array:
+        return _mapped(case, loss)(params, inputs._replace(x=x)).sum()
 
     def value_and_grad(params: Any, inputs: Inputs) -> Any:
-        return jax.value_and_grad(loss, argnums=(0, 1))(params, inputs.x, inputs)
+        if case.per_example:
+            return _mapped(case, jax.value_and_grad(loss))(params, inputs)
+        return jax.value_and_grad(total, argnums=(0, 1))(params, inputs.x, inputs)
 
-    function = value_and_grad if mode == VALUE_AND_GRAD else apply
+    function = value_and_grad if mode == VALUE_AND_GRAD else _mapped(case, apply)
     return compiled_program(case, function, params, inputs)
+
+
+def _stack(members: int, leaf: jax.Array) -> jax.Array:
+    """Stacks an array with copies of it that grow by up to a tenth."""
+    return jnp.stack([leaf * (1 + member / members / 10) for member in range(members)])
+
+
+def _mapped(case: Case, function: Callable[[Any, Inputs], Any]) -> Callable[[Any, Inputs], Any]:
+    """Maps a function of parameters and inputs over the members or the examples of a case."""
+    if case.members:
+        return jax.vmap(function, (0, Inputs._make((0, None, None, None))))
+    if case.per_example:
+        return jax.vmap(function, (None, Inputs._make((0, 0, 0, None))))
+    return function
 
 
 class Executable(NamedTuple):
@@ -152,8 +188,11 @@ def gruflax_params(case: Case) -> dict[str, jax.Array]:
 
 
 def _make(loop: str, case: Case, mode: str, chunk: int | None = None) -> Program:
+    config = GRUConfig(dropout=case.dropout, recurrent_dropout=case.dropout)
+
     def apply(params: dict[str, jax.Array], inputs: Inputs) -> jax.Array:
-        return gru_sequence(params, inputs.x, mask=inputs.mask, loop=loop, chunk=chunk)[0]
+        x, mask, _, key = inputs
+        return gru_sequence(params, x, config=config, mask=mask, rng=key, loop=loop, chunk=chunk)[0]
 
     program = jax_program(case, mode, apply, gruflax_params(case))
     # The kernel's own memory, which the compiler does not know of.
@@ -168,6 +207,7 @@ LOOP_PEERS = tuple(
         f"gruflax ({loop})",
         GRUFLAX,
         functools.partial(_make, loop),
+        dropout=True,
         devices=("gpu",) if loop == "cudnn" else DEVICES,
     )
     for loop in LOOPS
@@ -176,9 +216,21 @@ LOOP_PEERS = tuple(
 
 def chunk_peer(steps: int) -> Peer:
     """Makes the contestant that is the chunked loop with so many steps per chunk."""
-    return Peer(
-        f"gruflax (chunked {steps})", GRUFLAX, functools.partial(_make, "chunked", chunk=steps)
-    )
+    make = functools.partial(_make, "chunked", chunk=steps)
+    return Peer(f"gruflax (chunked {steps})", GRUFLAX, make, dropout=True)
+
+
+def _baseline(without: str, **changes: Any) -> Peer:
+    """Makes the contestant that is gruflax on a case with some fields changed."""
+
+    def make(case: Case, mode: str) -> Program:
+        return _make("auto", dataclasses.replace(case, **changes), mode)
+
+    return Peer(f"gruflax {without}", BASELINE, make, dropout=True)
+
+
+NO_DROPOUT = _baseline("without dropout", dropout=0.0)
+FLOAT32 = _baseline("in float32", dtype="float32")
 
 
 PRODUCT_SIZE = 2048
@@ -206,63 +258,3 @@ def product_share(case: Case, mode: str, seconds: float, product_seconds: float)
     products = case.batch * case.time * (case.features + case.units) * GATES * case.units
     passes = 4 if mode == VALUE_AND_GRAD else 1
     return passes * products / seconds / (PRODUCT_SIZE**3 / product_seconds)
-
-
-def _stepping(
-    case: Case, step: Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]], params: Any
-) -> Program:
-    """Compiles `step(params, state, x) -> (state, output)`, and feeds its state back at each call.
-
-    The first state is zeros `[b, u]`.
-    """
-    state = jnp.zeros((case.batch, case.units), case.dtype)
-    x = jnp.asarray(case.inputs()[:, 0], case.dtype)
-    executable = compile_for(case, step, params, state, x)
-    params, state, x = executable.arguments
-
-    def run() -> jax.Array:
-        nonlocal state
-        state, output = executable.call(params, state, x)
-        return output.block_until_ready()
-
-    return Program(run, executable.seconds, executable.temp_bytes)
-
-
-def make_cell_step(case: Case, mode: str) -> Program:
-    """Makes a jitted `gruflax.gru_cell_step`."""
-    return _stepping(
-        case, lambda params, state, x: gru_cell_step(params, state, x), gruflax_params(case)
-    )
-
-
-def make_stateful_layer(case: Case, mode: str) -> Program:
-    """Makes a jitted `gruflax.GRU(stateful=True)`, whose state is a Flax collection."""
-    from gruflax.linen import GRU
-
-    layer = GRU(case.units, stateful=True, return_sequences=True)
-
-    def step(params: Any, state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        variables = {"params": params, "recurrent_state": {"h": state}}
-        run: Any = layer.apply
-        outputs, updated = run(variables, x[:, None], mutable=["recurrent_state"])
-        return updated["recurrent_state"]["h"], outputs[:, 0]
-
-    return _stepping(case, step, gruflax_params(case))
-
-
-def make_linen_cell(case: Case, mode: str) -> Program:
-    """Makes a jitted `flax.linen.GRUCell`."""
-    from flax import linen as nn
-
-    cell = nn.GRUCell(case.units)
-    state, x = (jnp.zeros((case.batch, size)) for size in (case.units, case.features))
-    params = cell.init(jax.random.key(0), state, x)
-    step: Any = cell.apply
-    return _stepping(case, step, params)
-
-
-STEP_PEERS = (
-    Peer("gruflax.gru_cell_step", GRUFLAX, make_cell_step, modes=(STEP,)),
-    Peer("gruflax.GRU (stateful)", GRUFLAX, make_stateful_layer, modes=(STEP,)),
-    Peer("flax.linen.GRUCell", JAX_PEER, make_linen_cell, ("flax",), "flax", modes=(STEP,)),
-)

@@ -53,7 +53,7 @@ def make_nnx(case: Case, mode: str) -> Program:
 
     def apply(params: Any, inputs: Inputs) -> Any:
         layer = nnx.merge(graph, params, others)
-        start = jnp.zeros((case.batch, case.units), inputs.x.dtype)
+        start = jnp.zeros((*inputs.x.shape[:-2], case.units), inputs.x.dtype)
         return layer(inputs.x, initial_carry=start, seq_lengths=inputs.lengths)
 
     # Drawn in float32: QR knows no 16-bit floats.
@@ -69,8 +69,9 @@ def make_haiku(case: Case, mode: str) -> Program:
 
     def unroll(x: jax.Array) -> jax.Array:
         core = hk.GRU(case.units)
-        state = jnp.zeros((case.batch, case.units), x.dtype)
-        return unroll_core(core, x, state, time_major=False)[0]
+        state = jnp.zeros((*x.shape[:-2], case.units), x.dtype)
+        # Without a batch axis, time is the first.
+        return unroll_core(core, x, state, time_major=x.ndim == 2)[0]
 
     layer: Any = hk.without_apply_rng(hk.transform(unroll))
     start = jnp.zeros((case.batch, 1, case.features), case.dtype)
@@ -94,8 +95,10 @@ def make_equinox(case: Case, mode: str) -> Program:
             state = cell(x, state)
             return state, state
 
-        start = jnp.zeros(case.units, inputs.x.dtype)
-        return jax.vmap(lambda sequence: lax.scan(step, start, sequence)[1])(inputs.x)
+        def unroll(sequence: jax.Array) -> jax.Array:
+            return lax.scan(step, jnp.zeros(case.units, sequence.dtype), sequence)[1]
+
+        return unroll(inputs.x) if inputs.x.ndim == 2 else jax.vmap(unroll)(inputs.x)
 
     return jax_program(case, mode, apply, params)
 
@@ -115,16 +118,25 @@ def make_keras(case: Case, mode: str) -> Program:
         reset_after=True,
         recurrent_initializer=draw,
         kernel_initializer=draw,
+        dropout=case.dropout,
+        recurrent_dropout=case.dropout,
         dtype=case.dtype,
     )
-    layer.build((case.batch, case.time, case.features))
+    layer.build((None, case.time, case.features))
     params, others = (
         [variable.value for variable in variables]
         for variables in (layer.trainable_variables, layer.non_trainable_variables)
     )
 
     def apply(params: Any, inputs: Inputs) -> Any:
-        return layer.stateless_call(params, others, inputs.x, mask=inputs.mask)[0]
+        # It always wants a batch axis.
+        x = inputs.x.reshape(-1, case.time, case.features)
+        mask = None if inputs.mask is None else inputs.mask.reshape(x.shape[:2])
+        if inputs.key is None:
+            return layer.stateless_call(params, others, x, mask=mask)[0]
+        # What is not trained is the state of its random generator, which has the form of a key.
+        states = [jax.random.key_data(inputs.key) for _ in others]
+        return layer.stateless_call(params, states, x, mask=mask, training=True)[0]
 
     return jax_program(case, mode, apply, params)
 
@@ -144,7 +156,7 @@ JAX_PEERS = (
         note="resets before the recurrent product: the same products, in two parts",
     ),
     Peer("equinox", JAX_PEER, make_equinox, ("equinox",), "equinox", masks=False),
-    Peer("keras", JAX_PEER, make_keras, ("keras",), "keras"),
+    Peer("keras", JAX_PEER, make_keras, ("keras",), "keras", dropout=True),
 )
 
 

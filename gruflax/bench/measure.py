@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gruflax.bench.case import VALUE_AND_GRAD, Case, environment
+from gruflax.bench.case import NARROW, VALUE_AND_GRAD, Case, environment
 from gruflax.bench.contestants import GRUFLAX, Peer, Program
 
 
@@ -212,7 +212,7 @@ def check_agreement(case: Case, mode: str, outcomes: Mapping[str, Any]) -> None:
 
     In 16 bits only outputs and losses are compared: long sums of gradients depend on their order.
     """
-    narrow = case.dtype in ("float16", "bfloat16") and mode == VALUE_AND_GRAD
+    narrow = case.dtype in NARROW and mode == VALUE_AND_GRAD
     compared = slice(1) if narrow else slice(None)
     leaves = {
         name: [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(outcome)[compared]]

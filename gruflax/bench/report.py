@@ -9,16 +9,19 @@ from rich.table import Table
 
 from gruflax.bench.case import FORWARD, MEMORY_SHAPE, STEP, TARGET_SHAPES, VALUE_AND_GRAD
 from gruflax.bench.contestants import (
+    BASELINE,
+    FLOAT32,
     GRUFLAX,
     JAX_PEER,
+    NO_DROPOUT,
     PRODUCT,
     PRODUCT_PEER,
-    STEP_PEERS,
     SUBJECT,
     product_share,
 )
 from gruflax.bench.libraries import OTHER_PEERS
 from gruflax.bench.measure import Group, Result, Spread, geometric_mean
+from gruflax.bench.steps import STEP_PEERS
 
 
 LINEN = "flax.linen"
@@ -59,20 +62,24 @@ def find_targets(groups: Sequence[Group]) -> list[Target]:
     Geometric means are over the target shapes, or over all shapes where no target was timed.
     """
     targets = []
-    for dtype, masked in sorted({(group.case.dtype, group.case.masked) for group in groups}):
-        alike = [g for g in groups if (g.case.dtype, g.case.masked) == (dtype, masked)]
-        kind = f"{dtype}, masked" if masked else dtype
+    for kind in sorted({group.case.kind for group in groups}):
+        alike = [group for group in groups if group.case.kind == kind]
         for mode in (VALUE_AND_GRAD, FORWARD):
             timed = _target_groups(alike, mode)
             targets += _comparison(
                 f"{mode} ({kind}): best JAX peer / {SUBJECT}", timed, _against_best
             )
-            for peer in OTHER_PEERS:
-                name = f"{mode} ({kind}): {peer.name} / {SUBJECT}"
-                targets += _comparison(name, timed, _times(peer.name, SUBJECT))
+            # Of plain calls the best peer says enough of flax.linen.
+            linen = () if alike[0].case.plain else (LINEN,)
+            pairs = [(name, SUBJECT) for name in (*linen, *(peer.name for peer in OTHER_PEERS))]
+            pairs += [(SUBJECT, baseline.name) for baseline in (NO_DROPOUT, FLOAT32)]
+            for over, under in pairs:
+                name = f"{mode} ({kind}): {over} / {under}"
+                targets += _comparison(name, timed, _times(over, under))
             name = f"{mode} ({kind}): {SUBJECT}, share of {PRODUCT_PEER.name}"
             # Of masked steps nothing is multiplied.
-            targets += [] if masked else _comparison(name, timed, _product_share)
+            unmasked = [group for group in timed if not group.case.masked]
+            targets += _comparison(name, unmasked, _product_share)
         large = [g for g in alike if g.case.shape == MEMORY_SHAPE and g.mode == VALUE_AND_GRAD]
         name = f"temporary memory of value_and_grad ({kind}): {LINEN} / {SUBJECT}"
         targets += _comparison(name, large, _temporary_memory)
@@ -86,9 +93,9 @@ def find_targets(groups: Sequence[Group]) -> list[Target]:
 
 
 def _target_groups(groups: Iterable[Group], mode: str) -> list[Group]:
-    """Picks the timed groups of a mode: those of the target shapes, if any."""
+    """Picks the timed groups of a mode: of plain calls those of the target shapes, if any."""
     timed = [g for g in groups if g.mode == mode and any(r.spread for r in g.results)]
-    return [group for group in timed if group.case.shape in TARGET_SHAPES] or timed
+    return [g for g in timed if not g.case.plain or g.case.shape in TARGET_SHAPES] or timed
 
 
 def _comparison(name: str, groups: Iterable[Group], measure: Measure) -> list[Target]:
@@ -171,7 +178,7 @@ def group_table(group: Group) -> Table:
             NOTHING if faster is None else f"{faster:.2f}",
             format_seconds(result.compile_seconds),
             _format_bytes(result.temp_bytes),
-            style="bold" if result.kind == GRUFLAX else "dim" if result.kind == PRODUCT else None,
+            style={GRUFLAX: "bold", BASELINE: "dim", PRODUCT: "dim"}.get(result.kind),
         )
     return table
 

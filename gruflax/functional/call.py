@@ -51,6 +51,8 @@ from gruflax.functional.sharding import beside, sharded_like, vary_with
         "precision",
         "return_sequences",
         "zero_output_for_mask",
+        "loop",
+        "remat",
         "chunk",
         "inner_unroll",
     ],
@@ -74,6 +76,8 @@ class Call:
         precision: of the products.
         return_sequences: whether the state after every step is wanted.
         zero_output_for_mask: whether outputs are zeros at masked steps.
+        loop: which loop was asked for.
+        remat: whether the backward pass keeps as little as it can.
         chunk: steps per chunk of a loop that works on chunks; None lets it choose.
         inner_unroll: steps that one turn of the loop inside of a chunk computes; nobody's argument,
             varied only where a GPU is timed.
@@ -93,6 +97,8 @@ class Call:
     precision: Any = None
     return_sequences: bool = True
     zero_output_for_mask: bool = False
+    loop: str = "auto"
+    remat: bool = False
     chunk: int | None = None
     inner_unroll: int = 1
 

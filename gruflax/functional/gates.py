@@ -8,9 +8,9 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.activations import activate
 from gruflax.functional.call import make_call
+from gruflax.functional.loops.choice import choose_loop
 from gruflax.functional.loops.time import start_anew
 from gruflax.functional.params import Params, split_bias, split_gates
-from gruflax.functional.sequence import choose_loop
 from gruflax.functional.sharding import mesh_of
 from gruflax.functional.step import project, step
 

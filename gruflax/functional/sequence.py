@@ -1,33 +1,17 @@
-"""A GRU over a whole sequence: which loop runs it, and what the caller gets."""
-
-import dataclasses
-import functools
-import math
-from collections.abc import Callable
+"""A GRU over a whole sequence."""
 
 import jax
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.functional.activations import is_pointwise
 from gruflax.functional.call import Call, make_call
 from gruflax.functional.checks import check_flags
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks
-from gruflax.functional.loops.chunked import checkpointed_loop, chunked_loop
-from gruflax.functional.loops.native.conditions import check_native, runs_well
-from gruflax.functional.loops.native.loop import native_loop
-from gruflax.functional.loops.scan import scan_loop, unrolled_loop
-from gruflax.functional.loops.time import even_length, over_chunks
+from gruflax.functional.loops.choice import choose_loop
 from gruflax.functional.masks import where_steps
 from gruflax.functional.params import Params, check_size
 from gruflax.functional.sharding import mesh_of
-
-
-LOOPS = ("auto", "scan", "chunked", "native", "cudnn")
-
-# `Call -> (outputs [..., t, u] in the caller's layout, or None; the last state [..., u])`.
-Loop = Callable[[Call], tuple[jax.Array | None, jax.Array]]
 
 
 def gru_sequence(
@@ -127,57 +111,12 @@ def gru_sequence(
             precision=precision,
             return_sequences=return_sequences,
             zero_output_for_mask=zero_output_for_mask,
+            loop=loop,
+            remat=remat,
             chunk=chunk,
         )
-        outputs, state = choose_loop(call, loop, unroll=unroll, remat=remat)(call)
+        outputs, state = choose_loop(call, unroll=unroll)(call)
         return _last_output(call, state) if outputs is None else outputs, state
-
-
-def choose_loop(
-    call: Call, loop: str = "auto", *, unroll: bool = False, remat: bool = False
-) -> Loop:
-    """Chooses what runs a call."""
-    if loop not in LOOPS:
-        raise ValueError(f"loop must be one of {LOOPS}, got {loop!r}.")
-    chosen = scan_loop
-    if loop == "cudnn":
-        # Experimental, and a third of the functional core: imported where it is asked for.
-        from gruflax.functional.loops.cudnn.loop import check_cudnn, cudnn_loop
-
-        check_cudnn(call, unroll=unroll)
-        # cuDNN refuses arrays without numbers.
-        chosen = cudnn_loop if 0 not in (*call.inputs.shape, *call.initial_state.shape) else chosen
-    if loop == "native":
-        check_native(call, unroll=unroll)
-    if unroll or call.time in (0, 1):
-        chosen = unrolled_loop
-    elif loop == "native" or (loop == "auto" and runs_well(call)):
-        chosen = native_loop
-    elif loop in ("auto", "chunked") and isinstance(call.time, int):
-        # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them;
-        # without partial derivatives unit by unit the chunked loop saves memory and not time.
-        pointwise = is_pointwise(call.config.activation, call.config.recurrent_activation)
-        if pointwise or loop == "chunked":
-            chosen = chunked_loop if pointwise else checkpointed_loop
-    if remat and isinstance(call.time, int) and call.time > 1:
-        return functools.partial(_in_segments, chosen)
-    return chosen
-
-
-def _in_segments(run: Loop, call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Runs a call by sqrt(t) segments of time; the backward pass keeps the state between them."""
-    # Segments are slices with time first.
-    first, names = call.ordered(), ("inputs", "valid", "reset", "updated")
-
-    def segment(state, steps):
-        changes = dict(zip(names, steps, strict=True))
-        states, state = run(dataclasses.replace(first, initial_state=state, **changes))
-        return state, states
-
-    length = even_length(call.time, math.isqrt(call.time - 1) + 1)
-    steps = tuple(getattr(first, name) for name in names)
-    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, steps, length)
-    return None if states is None else call.in_layout(states), state
 
 
 def _last_output(call: Call, state: jax.Array) -> jax.Array:

@@ -25,6 +25,17 @@ def test_without_a_mask_there_are_no_lengths():
     assert Case(6, 9, 4, 5, masked=True).label == "(6, 9, 4, 5) float32 masked"
 
 
+def test_variants_say_what_they_are_and_share_a_kind_whatever_their_size():
+    case = Case(6, 9, 4, 5, members=2)
+    assert case.label == "2 x (6, 9, 4, 5) float32 vmapped parameters" and not case.plain
+    assert case.kind == Case(1, 9, 4, 5, members=8).kind == "float32, vmapped parameters"
+    assert case.inputs().shape == (2, 6, 9, 4)
+    np.testing.assert_array_equal(case.inputs()[0], Case(6, 9, 4, 5).inputs())
+    assert Case(6, 9, 4, 5, per_example=True).label == "(6, 9, 4, 5) float32 per-example gradients"
+    assert Case(6, 9, 4, 5, "bfloat16", dropout=0.1).kind == "bfloat16, dropout 0.1"
+    assert Case(6, 9, 4, 5, "bfloat16").plain
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_environment_computes_in_the_dtype(dtype):
     case = Case(1, 2, 3, 4, dtype)

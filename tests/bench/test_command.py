@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from gruflax.bench import command, measure
-from gruflax.bench.case import FULL_SHAPES, GPU_SHAPES, MEMORY_SHAPE
+from gruflax.bench.case import FULL_SHAPES, GPU_SHAPES, MEMORY_SHAPE, VARIANTS, Case
 from gruflax.bench.command import build_parser
 
 
@@ -31,7 +31,10 @@ def names(task):
 
 
 def test_the_full_run_has_every_shape_mask_and_mode():
-    *timed, memory = plan()
+    *tasks, memory = plan()
+    plain = len(tasks) - len(plan("--variants"))
+    assert tasks[plain:] == plan("--variants")
+    timed = tasks[:plain]
     assert len(timed) == len(FULL_SHAPES) * 2 * 2
     assert {task.case.shape for task in timed} == set(FULL_SHAPES)
     assert {(task.case.masked, task.mode) for task in timed} == {
@@ -45,8 +48,36 @@ def test_the_full_run_has_every_shape_mask_and_mode():
     assert "flax.linen" in names(memory) and "gruflax (auto)" in names(memory)
 
 
+def test_variants_are_timed_where_they_matter_beside_what_they_are_compared_with():
+    tasks = plan("--variants")
+    modes = {}
+    for task in tasks:
+        modes.setdefault(task.case, []).append(task.mode)
+    *variants, narrow = modes
+    assert tuple(variants) == VARIANTS and narrow == Case(32, 100, 64, 128, "bfloat16")
+    training = [case for case, asked in modes.items() if asked == ["value_and_grad"]]
+    assert [(case.per_example, case.dropout) for case in training] == [(True, 0.0), (False, 0.1)]
+    last = {task.case: names(task)[-2:] for task in tasks}
+    assert last[variants[0]] == ["torch", "onnxruntime"]
+    assert last[training[1]] == ["onnxruntime", "gruflax without dropout"]
+    assert last[narrow] == ["gruflax in float32", "a product of 2048^3"]
+
+
+def test_variants_take_the_dtypes_and_modes_of_others_and_a_mask_where_all_have_one():
+    options = ["--variants", "--dtypes", "float64", "--modes", "forward"]
+    *tasks, narrow = plan(*options, "--masks", "on", device="gpu")
+    assert {task.mode for task in tasks} == {"forward"} and len(tasks) == 4
+    assert {task.case.kind for task in tasks} == {"float64, masked, vmapped parameters"}
+    assert narrow.case == Case(32, 100, 64, 128, "bfloat16", masked=True, device="gpu")
+    # The case that is in both lists is timed once.
+    cases = [(task.case, task.mode) for task in plan("--dtypes", "bfloat16")]
+    assert len(set(cases)) == len(cases)
+
+
 def test_quick_is_small_and_gives_way_to_other_options():
-    tasks = plan("--quick")
+    *tasks, forward, training = plan("--quick")
+    assert forward.case == training.case and forward.case.members and forward.seconds == 1.0
+    assert plan("--quick", "--variants") == [forward, training]
     assert len(tasks) == 4 and {task.seconds for task in tasks} == {1.0}
     assert names(tasks[0])[-3:] == ["flax.linen", "flax.nnx", "a product of 2048^3"]
     assert not any(task.case.masked for task in tasks)
@@ -61,7 +92,8 @@ def test_quick_is_small_and_gives_way_to_other_options():
 
 def test_a_gpu_has_its_own_shapes():
     *timed, memory = plan("--masks", "off", device="gpu")
-    assert {task.case.shape for task in timed} == set(GPU_SHAPES)
+    plain = {task.case.shape for task in timed if task.case.kind == "float32"}
+    assert plain == set(GPU_SHAPES)
     assert {task.case.device for task in (*timed, memory)} == {"gpu"}
     assert plan("--quick", device="gpu")[0].case.shape == plan("--quick")[0].case.shape
 
@@ -128,6 +160,7 @@ def error_of(capsys, *options):
         (["--chunks", "many"], "--chunks: must be an integer from 1 to 1000000, not 'many'"),
         (["--scaling", "batch"], "--scaling: must be one of time, units, not 'batch'"),
         (["--scaling", "time", "--step"], "--step: not allowed with argument --scaling"),
+        (["--step", "--variants"], "--variants: not allowed with argument --step"),
         (["--json", "{folder}/absent/file"], "--json: there is no folder '{folder}/absent'"),
         (["--json", "{folder}"], "--json: '{folder}' is a folder, not a file"),
         (["--fast"], "unrecognized arguments: --fast"),
@@ -174,6 +207,7 @@ def test_help_explains_every_option(capsys):
         command.main(["--help"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
-    for option in "shapes scaling step quick peers chunks masks dtypes modes device json".split():
+    options = "shapes scaling step variants quick peers chunks masks dtypes modes device json"
+    for option in options.split():
         assert f"--{option}" in text
     assert "default: 10; with --quick 1" in " ".join(text.split())

@@ -105,9 +105,10 @@ def test_gruflax_may_only_fail_by_saying_that_a_loop_does_not_run_here(still):
         measure_group(CASE, "forward", [fails_with(TypeError("a defect"))], 1.0)
 
 
-def group_of(shape, mode, medians, masked=False, memory=None):
+def group_of(shape, mode, medians, memory=None, **fields):
     kinds = {"gruflax (auto)": "gruflax", "a product of 2048^3": "product", "onnxruntime": "other"}
     kinds |= {"gruflax.gru_cell_step": "gruflax", "gruflax.GRU (stateful)": "gruflax"}
+    kinds |= dict.fromkeys(("gruflax in float32", "gruflax without dropout"), "baseline")
     results = tuple(
         Result(
             name,
@@ -119,7 +120,7 @@ def group_of(shape, mode, medians, masked=False, memory=None):
         )
         for name, median in medians.items()
     )
-    return Group(Case(*shape, masked=masked), mode, results, ())
+    return Group(Case(*shape, **fields), mode, results, ())
 
 
 def test_targets_of_known_times():
@@ -163,8 +164,31 @@ def test_targets_of_known_times():
 
 def test_masked_cases_are_targets_of_their_own():
     times = {"gruflax (auto)": 1.0, "keras": 2.0}
-    groups = [group_of((9, 9, 9, 9), "forward", times, masked) for masked in (False, True)]
+    groups = [group_of((9, 9, 9, 9), "forward", times, masked=masked) for masked in (False, True)]
     assert [target.name for target in find_targets(groups)] == [
         "forward (float32): best JAX peer / gruflax (auto)",
         "forward (float32, masked): best JAX peer / gruflax (auto)",
     ]
+
+
+def test_variants_are_targets_of_their_own():
+    times = {"gruflax (auto)": 1.0, "flax.linen": 4.0, "keras": 2.0}
+    of = {"gruflax (auto)": 3.0}
+    groups = [
+        group_of(TARGET_SHAPES[0], "forward", times, members=4),
+        group_of((1, 9, 9, 9), "forward", times | {"flax.linen": 9.0}, members=64),
+        group_of((9, 9, 9, 9), VALUE_AND_GRAD, times, per_example=True),
+        group_of((9, 9, 9, 9), VALUE_AND_GRAD, of | {"gruflax without dropout": 2.0}, dropout=0.1),
+        group_of((9, 9, 9, 9), "forward", of | {"gruflax in float32": 4.0}, dtype="bfloat16"),
+    ]
+    assert {target.name: target.mean for target in find_targets(groups)} == pytest.approx(
+        {
+            "forward (float32, vmapped parameters): best JAX peer / gruflax (auto)": 2.0,
+            # Of all shapes, the target shapes or not.
+            "forward (float32, vmapped parameters): flax.linen / gruflax (auto)": 6.0,
+            "value_and_grad (float32, per-example gradients): best JAX peer / gruflax (auto)": 2.0,
+            "value_and_grad (float32, per-example gradients): flax.linen / gruflax (auto)": 4.0,
+            "value_and_grad (float32, dropout 0.1): gruflax (auto) / gruflax without dropout": 1.5,
+            "forward (bfloat16): gruflax (auto) / gruflax in float32": 0.75,
+        }
+    )

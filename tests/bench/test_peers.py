@@ -1,14 +1,17 @@
 """Every installed contestant does the same work, and ONNX is gruflax to the last gate."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from gruflax.bench.case import STEP, VALUE_AND_GRAD, Case, environment
 from gruflax.bench.contestants import (
+    FLOAT32,
     LOOP_PEERS,
+    NO_DROPOUT,
     PRODUCT_PEER,
-    STEP_PEERS,
     Inputs,
     Peer,
     gruflax_params,
@@ -16,9 +19,10 @@ from gruflax.bench.contestants import (
     mean_square,
     product_share,
 )
-from gruflax.bench.libraries import LIBRARIES
+from gruflax.bench.libraries import JAX_PEERS, LIBRARIES
+from gruflax.bench.steps import STEP_PEERS
 from gruflax.functional import gru_cell_step, gru_sequence
-from gruflax.functional.sequence import LOOPS
+from gruflax.functional.loops.choice import LOOPS
 
 
 B, T, F, U = 3, 7, 4, 5
@@ -88,6 +92,45 @@ def test_loops_agree_with_each_other_and_with_the_public_function(masked):
         assert by_inputs.shape == (B, T, F)
         np.testing.assert_allclose(loss, mean_square(expected, case.mask()), rtol=1e-5)
         assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)
+
+
+@pytest.mark.parametrize("peer", [LOOP_PEERS[0], *JAX_PEERS], ids=lambda peer: peer.name)
+def test_members_and_examples_have_the_gradients_of_a_plain_call(peer):
+    plain, members, examples = (
+        program_of(peer, Case(B, T, F, U, **fields), VALUE_AND_GRAD).run()
+        for fields in ({}, {"members": 2}, {"per_example": True})
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    loss, gradients = plain
+    both, by_members = members
+    assert both.shape == () and both > 1.5 * loss
+    # The parameters and the inputs of the first member are those of the plain call.
+    jax.tree.map(lambda one, of_all: close(of_all[0], one), gradients, by_members)
+    assert all((leaf[0] != leaf[1]).any() for leaf in jax.tree.leaves(by_members))
+    losses, by_examples = examples
+    assert losses.shape == (B,)
+    close(losses.mean(), loss)
+    jax.tree.map(lambda one, of_all: close(of_all.mean(axis=0), one), gradients[0], by_examples)
+
+
+@pytest.mark.parametrize("peer", [LOOP_PEERS[0], LIBRARIES["keras"]], ids=lambda peer: peer.name)
+def test_dropout_drops_the_same_at_every_run(peer):
+    plain, dropping = (
+        program_of(peer, Case(B, T, F, U, dropout=rate), VALUE_AND_GRAD) for rate in (0.0, 0.5)
+    )
+    (loss, _), (other, (_, by_inputs)) = plain.run(), dropping.run()
+    assert loss != other == dropping.run()[0]
+    # Some inputs are dropped for every gate, and so at every step; at the first, zeros hide a gate.
+    dropped = np.asarray(by_inputs[:, 1:] == 0)
+    assert dropped.any() and (dropped == dropped[:, :1]).all()
+
+
+def test_baselines_solve_the_case_without_what_is_special():
+    case = Case(B, T, F, U, "bfloat16", dropout=0.5)
+    plain = LOOP_PEERS[0].make(Case(B, T, F, U), "forward").run()
+    assert FLOAT32.make(Case(B, T, F, U, "bfloat16"), "forward").run().dtype == plain.dtype
+    narrow = LOOP_PEERS[0].make(Case(B, T, F, U, "bfloat16"), "forward").run()
+    np.testing.assert_array_equal(NO_DROPOUT.make(case, "forward").run(), narrow)
 
 
 def test_onnx_computes_what_gruflax_does():
@@ -175,3 +218,9 @@ def test_obstacles_are_told():
     assert away.obstacle(case, "forward") == "does not run on a cpu"
     wide = Case(B, T, F, U, "float64")
     assert limited.obstacle(wide, "forward") == "does not compute in float64"
+    dropping = Case(B, T, F, U, dropout=0.1)
+    assert limited.obstacle(dropping, "forward") == "has no recurrent dropout"
+    engine = Peer("other", "other", make=None)
+    for mapped in (Case(B, T, F, U, members=2), Case(B, T, F, U, per_example=True)):
+        assert limited.obstacle(mapped, "forward") is None
+        assert engine.obstacle(mapped, "forward") == "cannot be mapped by jax.vmap"

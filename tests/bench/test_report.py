@@ -96,6 +96,9 @@ def test_json_holds_everything(groups):
         "dtype": "float32",
         "masked": True,
         "device": "cpu",
+        "members": 0,
+        "per_example": False,
+        "dropout": 0.0,
     }
     subject = group["results"][1]
     assert subject["name"] == "gruflax (auto)" and subject["spread"]["rounds"] == 7

@@ -22,10 +22,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from gruflax.functional.call import Call
 from gruflax.functional.dropout import DropoutMasks
-from gruflax.functional.loops import products
+from gruflax.functional.loops import products, thresholds
 from gruflax.functional.loops.tangent import tangent_states
 from gruflax.functional.loops.time import (
-    chunk_length,
     hold,
     over_chunks,
     start_anew,
@@ -71,10 +70,12 @@ def chunked_tangent(
 
 def _prepared(call: Call) -> Call:
     """Clears masked inputs, and chooses the steps per chunk, at most all."""
-    rows, features, units = products.rows_of(call), call.inputs.shape[-1], _units(call)
+    rows, features, units = thresholds.rows_of(call), call.inputs.shape[-1], _units(call)
     chunk = call.chunk
     if chunk is None:
-        chunk = chunk_length(call.time, rows, features, units, call.inputs.dtype.itemsize)
+        chunk = thresholds.chunk_length(
+            call.time, rows, features, units, call.inputs.dtype.itemsize
+        )
     return dataclasses.replace(call.cleared(), chunk=min(chunk, call.time))
 
 
@@ -87,7 +88,7 @@ def _forward(
 ) -> tuple[jax.Array | None, jax.Array]:
     """Computes `(states [t, ..., u] in order or None, the last)`; `wrap` is applied to a chunk."""
     params, dot = call.params, jnp.dot
-    forward, _ = products.choose_products(products.rows_of(call), _units(call))
+    forward, _ = thresholds.choose_products(thresholds.rows_of(call), _units(call))
     if forward and call.config.reset_after and call.masks.recurrent is None:
         params = {**params, "recurrent_kernel": params["recurrent_kernel"].T}
         dot = products.on_cpus(products.kernel_first_dot, products.transposed_dot)

@@ -66,26 +66,6 @@ def on_cpus(dot: Dot, elsewhere: Dot = jnp.dot) -> Dot:
     return product
 
 
-# Measured: with more rows, or fewer units forward, the plain form is as fast or faster.
-_MOST_ROWS, _WIDE_UNITS = 32, 512
-
-
-def choose_products(rows: int, units: int) -> tuple[bool, bool]:
-    """Chooses whether on CPUs the recurrent kernel is a step's left factor: forward, backward.
-
-    It is with few rows, where XLA would rearrange the kernel at every step; forward only where the
-    kernel is large, for it costs a transposed copy of it.
-    """
-    few = 1 < rows <= _MOST_ROWS
-    return few and units >= _WIDE_UNITS, few
-
-
-def rows_of(call: Call) -> int:
-    """Returns the number of sequences; one for a size that is a symbol of `jax.export`."""
-    batch = call.initial_state.shape[:-1]
-    return math.prod(size if isinstance(size, int) else 1 for size in batch)
-
-
 def chunk_reader(
     call: Call, by_chunk: bool = True
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:

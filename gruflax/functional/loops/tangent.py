@@ -43,7 +43,7 @@ from jax import lax
 from gruflax.functional.call import Call
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import split_masks
-from gruflax.functional.loops import products
+from gruflax.functional.loops import products, thresholds
 from gruflax.functional.loops.time import hold, over_chunks, start_anew, steps_of
 from gruflax.functional.params import Params, split_bias, split_gates, split_recurrent_kernel
 from gruflax.functional.step import blend, project, update_and_reset
@@ -159,7 +159,7 @@ class _Given(NamedTuple):
     def step_product(self, kernel: jax.Array, mask: Any) -> Callable[[jax.Array], jax.Array]:
         """Returns `dh -> dh R`, in the form whose transpose is fast."""
         units = self.h.shape[-1]
-        _, backward = products.choose_products(products.rows_of(self.call), units)
+        _, backward = thresholds.choose_products(thresholds.rows_of(self.call), units)
         dot = products.on_cpus(products.kernel_first_backward_dot) if backward else jnp.dot
         return lambda dh: project(dh, kernel, None, mask, self.call.precision, dot)
 

@@ -9,7 +9,6 @@ from jax import lax
 
 from gruflax.functional.call import Call
 from gruflax.functional.masks import where_steps
-from gruflax.functional.params import GATES
 
 
 Steps = tuple[jax.Array, jax.Array | None, jax.Array | None, jax.Array | None]
@@ -51,28 +50,6 @@ def over_chunks(
         return carry, results
     carry, rest = body(carry, jax.tree.map(lambda a: a[whole:], steps))
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
-
-
-# What a chunk works on should stay in a core's cache. A sequence that nearly does is one chunk, for
-# an outer loop copies every state once more.
-_BLOCK_BYTES, _WHOLE_BYTES = 2**21, 5 * 2**20
-_SHORTEST, _LONGEST = 8, 256
-
-
-def chunk_length(time: int, batch: int, features: int, units: int, itemsize: int) -> int:
-    """Chooses the steps per chunk: at most `time`, a divisor of it where one is near.
-
-    A chunk is as long as its projected inputs fit the cache, at most 256 steps, where a sequence of
-    no more than that may take 5 MiB; and at least so long that adding up the weights' gradients,
-    once per chunk, costs less than the products.
-    """
-    step_bytes = max(1, GATES * batch * units * itemsize)
-    if 0 < time <= min(_LONGEST, _WHOLE_BYTES // step_bytes):
-        return time
-    cached = _BLOCK_BYTES // step_bytes
-    amortised = -(-(features + units) // max(1, batch))
-    wanted = max(_SHORTEST, min(_LONGEST, cached), min(_LONGEST, amortised))
-    return even_length(time, min(wanted, max(1, time)))
 
 
 def even_length(time: int, wanted: int) -> int:

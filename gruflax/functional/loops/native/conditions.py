@@ -1,13 +1,11 @@
-"""When a call can run in the kernel, and when it should."""
+"""When a call can run in the kernel; when it should, `gruflax.functional.loops.thresholds` says."""
 
-import jax.numpy as jnp
 from jax import lax
 
 from gruflax.functional.activations import get_activation, hard_sigmoid_v1
 from gruflax.functional.call import Call
 from gruflax.functional.config import Activation
 from gruflax.functional.loops.native.library import native_info
-from gruflax.functional.loops.products import rows_of
 
 
 # In the order of `Activation` in kernel/problem.h.
@@ -36,7 +34,6 @@ def activation_number(activation: Activation) -> int:
 def unmet_conditions(call: Call, *, unroll: bool = False) -> list[str]:
     """Lists what keeps a call from running in the kernel, a clause for each condition."""
     config, info = call.config, native_info()
-    dtype = call.inputs.dtype
     conditions = {
         f"the kernel must be there: {info.reason}": info.available,
         f"activation must be one of {_NAMES}": activation_number(config.activation) >= 0,
@@ -44,7 +41,6 @@ def unmet_conditions(call: Call, *, unroll: bool = False) -> list[str]:
             activation_number(config.recurrent_activation) >= 0
         ),
         "zoneout must be 0": config.zoneout == 0 and call.updated is None,
-        f"the dtype must be float32 or float64, it is {dtype}": dtype in (jnp.float32, jnp.float64),
         "precision must be that of the dtype": not _is_reduced(call.precision),
         "sizes must not be symbols": all(isinstance(size, int) for size in call.inputs.shape),
         "unroll must be False": not unroll,
@@ -59,32 +55,13 @@ def check_native(call: Call, *, unroll: bool) -> None:
         raise ValueError(f"loop='native' cannot be met: {'; '.join(unmet)}.")
 
 
-# Measured: where weights are too large for the caches, and rows too few to share what is read of
-# them at a step, XLA's products read them faster. These are bytes of weights for each row.
-_FORWARD_BYTES, _BACKWARD_BYTES = 9 * 2**18, 3 * 2**17
-
-
-def runs_well(call: Call) -> bool:
-    """Returns whether a call can run in the kernel and is faster there."""
-    return not unmet_conditions(call) and _row_bytes(call) <= _FORWARD_BYTES
-
-
-def gradients_run_well(call: Call) -> bool:
-    """Returns whether the gradients of a call are faster in the kernel."""
-    return _row_bytes(call) <= _BACKWARD_BYTES
-
-
-def _row_bytes(call: Call) -> float:
-    units, columns = call.params["recurrent_kernel"].shape
-    weights = (call.inputs.shape[-1] + units) * columns * call.inputs.dtype.itemsize
-    return weights / max(1, rows_of(call))
-
-
 _FULL = (lax.DotAlgorithmPreset.F32_F32_F32, lax.DotAlgorithmPreset.F64_F64_F64)
 
 
 def _is_reduced(precision: lax.PrecisionLike) -> bool:
     """Returns whether a product on a CPU would be less exact than its dtype."""
     factors = precision if isinstance(precision, tuple) else (precision,)
+    names = lax.DotAlgorithmPreset.__members__
+    factors = [names.get(each, each) if isinstance(each, str) else each for each in factors]
     presets = [each for each in factors if isinstance(each, lax.DotAlgorithmPreset)]
     return any(each not in _FULL for each in presets) or isinstance(precision, lax.DotAlgorithm)

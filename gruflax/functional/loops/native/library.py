@@ -17,8 +17,8 @@ FORWARD, BACKWARD = "gruflax_forward", "gruflax_backward"
 
 _VARIABLE = "GRUFLAX_NATIVE"
 _NAME = "libgruflax.so"
-# Of what `calls` hands over, and kernel/ffi.cc reads.
-_INTERFACE = 1
+# Of what `ffi` hands over, and kernel/ffi.cc reads.
+_INTERFACE = 2
 _LOCK = threading.Lock()
 
 

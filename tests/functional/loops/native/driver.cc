@@ -100,10 +100,13 @@ class Pool {
 
 // All that a call is made of, in double precision; copied to float where that is wanted.
 struct Case {
-  int64_t rows = draw_size(50), time = draw_size(5), f = draw_size(70), u = draw_size(70);
+  int64_t members = draw(0, 1) ? 1 : draw(0, 3);
+  int64_t rows = draw_size(members > 1 ? 20 : 50), time = draw_size(5), f = draw_size(70),
+          u = draw_size(70);
   bool time_major = draw(0, 1), backwards = draw(0, 1), after = draw(0, 1), zeros = draw(0, 1);
   bool has_bias = draw(0, 3), has_valid = draw(0, 1), has_reset = draw(0, 2) == 0;
-  bool has_doutputs = draw(0, 3);
+  bool has_doutputs = draw(0, 3), keeps_gates = draw(0, 1);
+  bool shares_all = draw(0, 3) == 0;
   int input_masks = static_cast<int>(draw(0, 3)), state_masks = static_cast<int>(draw(0, 3));
   int activation = static_cast<int>(draw(0, gruflax::kActivations - 1));
   // Gates in [0, 1]: with others states and their rounding grow without bounds.
@@ -113,30 +116,42 @@ struct Case {
   Doubles inputs, kernel, recurrent, bias, initial, fresh, masks_of_inputs, masks_of_states,
       doutputs, dlast;
   std::vector<char> valid, reset;
+  gruflax::Strides strides{};
+  int64_t doutputs_stride, dlast_stride;
 
   Case() {
     if (input_masks == 2) input_masks = 0;
     if (state_masks == 2) state_masks = 0;
-    const auto fill = [](Doubles& to, int64_t count, double scale) {
-      to.resize(count);
+    // All members share an array, or each has its own.
+    const auto count = [&](int64_t& stride, int64_t size) {
+      stride = !shares_all && draw(0, 2) ? size : 0;
+      return stride ? members * size : size;
+    };
+    const auto fill = [&](Doubles& to, int64_t& stride, int64_t size, double scale) {
+      to.resize(count(stride, size));
       // Rounded, so that both precisions compute the same.
       for (double& each : to)
         each = static_cast<float>(scale * std::normal_distribution<double>()(random_bits));
     };
-    fill(inputs, rows * time * f, 1), fill(kernel, f * 3 * u, 0.5), fill(recurrent, u * 3 * u, 0.3);
-    fill(bias, (after ? 6 : 3) * u, 0.5), fill(initial, rows * u, 1), fill(fresh, rows * u, 1);
-    fill(masks_of_inputs, input_masks * rows * f, 1),
-        fill(masks_of_states, state_masks * rows * u, 1);
-    fill(doutputs, rows * time * u, 1), fill(dlast, rows * u, 1);
-    valid.resize(rows * time), reset.resize(rows * time);
+    gruflax::Strides& s = strides;
+    fill(inputs, s.inputs, rows * time * f, 1), fill(kernel, s.kernel, f * 3 * u, 0.5);
+    fill(recurrent, s.recurrent, u * 3 * u, 0.3), fill(bias, s.bias, (after ? 6 : 3) * u, 0.5);
+    fill(initial, s.initial_state, rows * u, 1), fill(fresh, s.reset_state, rows * u, 1);
+    fill(masks_of_inputs, s.input_masks, input_masks * rows * f, 1);
+    fill(masks_of_states, s.state_masks, state_masks * rows * u, 1);
+    fill(doutputs, doutputs_stride, rows * time * u, 1), fill(dlast, dlast_stride, rows * u, 1);
+    valid.resize(count(s.valid, rows * time)), reset.resize(count(s.reset, rows * time));
+    for (char& each : reset) each = draw(0, 3) == 0;
     const int64_t kind = draw(0, 3);  // nothing valid, all, lengths, anything
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t t = 0, length = draw(0, time); t < time; ++t) {
-        valid[at(row, t)] = kind == 0 ? 0 : kind == 1 ? 1 : kind == 2 ? t < length : draw(0, 1);
-        reset[at(row, t)] = draw(0, 3) == 0;
-        // What is masked may be anything.
-        if (f && has_valid && !valid[at(row, t)]) inputs[at(row, t) * f] = NAN;
-      }
+    for (size_t first = 0; first < valid.size(); first += rows * time)
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t t = 0, length = draw(0, time); t < time; ++t)
+          valid[first + at(row, t)] =
+              kind == 0 ? 0 : kind == 1 ? 1 : kind == 2 ? t < length : draw(0, 1);
+    // What is masked may be anything; a step of shared inputs, where all share the mask.
+    if (f && has_valid && (s.inputs || !s.valid))
+      for (size_t i = 0; i * f < inputs.size(); ++i)
+        if (!valid[s.valid ? i : i % (rows * time)]) inputs[i * f] = NAN;
   }
 
   // Whether derivatives are continuous: at kinks they hang on the rounding.
@@ -171,28 +186,33 @@ struct Call {
               bias = as(c.bias), initial = as(c.initial), fresh = as(c.fresh),
               masks_of_inputs = as(c.masks_of_inputs), masks_of_states = as(c.masks_of_states),
               doutputs = as(c.doutputs), dlast = as(c.dlast);
-  Array results[kResults];
+  Array results[kResults], gates;
 
   // The results are all `first` before something is computed.
   Call(const Case& c, S first) : c(c) {
-    const size_t states = initial.size(), biases = c.has_bias ? bias.size() : 0;
-    const size_t sizes[] = {states,           doutputs.size(), states, inputs.size(), kernel.size(),
-                            recurrent.size(), biases,          states, states};
-    for (int i = 0; i < kResults; ++i) results[i].assign(sizes[i], first);
+    const int64_t states = c.rows * c.u, steps = c.rows * c.time, u = c.u;
+    const int64_t biases = c.has_bias ? (c.after ? 6 : 3) * u : 0;
+    const int64_t sizes[] = {states,    steps * u, states, steps * c.f, c.f * 3 * u,
+                             u * 3 * u, biases,    states, states};
+    for (int i = 0; i < kResults; ++i) results[i].assign(c.members * sizes[i], first);
+    gates.assign(c.keeps_gates ? c.members * steps * gruflax::kSlots * u : 0, first);
   }
 
   void run(const gruflax::Threads& threads) {
     Problem<S> p = problem();
-    p.outputs = nullptr, p.last_state = results[0].data();
+    p.outputs = p.gates = nullptr, p.strides.outputs = p.strides.gates = 0;
+    p.last_state = results[0].data();
     gruflax::run_forward(p, threads);
     gruflax::run_forward(problem(), threads);
     gruflax::run_backward(problem(), gradients(), threads);
   }
 
   void run_plain() {
-    const Problem<S> p = problem();
-    const Gradients<S> g = gradients();
-    for (int64_t row = 0; row < c.rows; ++row) gruflax::PlainRow(p, g, row).run();
+    for (int64_t m = 0; m < c.members; ++m) {
+      const Problem<S> p = problem().member(m);
+      const Gradients<S> g = gradients().member(p, m);
+      for (int64_t row = 0; row < c.rows; ++row) gruflax::PlainRow(p, g, row).run();
+    }
     results[0] = results[2];
   }
 
@@ -213,7 +233,7 @@ struct Call {
 
   Problem<S> problem() {
     Problem<S> p{};
-    p.rows = c.rows, p.time = c.time, p.features = c.f, p.units = c.u;
+    p.members = c.members, p.rows = c.rows, p.time = c.time, p.features = c.f, p.units = c.u;
     p.time_major = c.time_major, p.go_backwards = c.backwards, p.reset_after = c.after,
     p.zero_output_for_mask = c.zeros;
     p.activation = static_cast<gruflax::Activation>(c.activation);
@@ -226,6 +246,13 @@ struct Call {
     p.input_masks = masks_of_inputs.data(), p.input_mask_count = c.input_masks;
     p.state_masks = masks_of_states.data(), p.state_mask_count = c.state_masks;
     p.outputs = results[1].data(), p.last_state = results[2].data();
+    p.gates = gates.empty() ? nullptr : gates.data();
+    p.strides = c.strides;
+    if (!p.bias) p.strides.bias = 0;
+    if (!p.valid) p.strides.valid = 0;
+    if (!p.reset) p.strides.reset = 0;
+    p.strides.outputs = c.rows * c.time * c.u;
+    p.strides.gates = p.gates ? c.rows * c.time * gruflax::kSlots * c.u : 0;
     return p;
   }
 
@@ -235,6 +262,7 @@ struct Call {
     g.inputs = results[3].data(), g.kernel = results[4].data(), g.recurrent = results[5].data(),
     g.bias = c.has_bias ? results[6].data() : nullptr;
     g.initial_state = results[7].data(), g.reset_state = results[8].data();
+    g.outputs_stride = c.doutputs_stride, g.last_state_stride = c.dlast_stride;
     return g;
   }
 
@@ -245,9 +273,9 @@ struct Call {
     for (size_t i = 0; i < wanted.size(); ++i)
       if (!(std::fabs(found[i] - wanted[i]) <= tolerance * largest)) {
         std::printf(
-            "FAILED: %s[%zu] is %.9g, not %.9g; rows %ld time %ld f %ld u %ld, %s, activations %d "
+            "FAILED: %s[%zu] is %.9g, not %.9g; members %ld rows %ld time %ld f %ld u %ld, %s, activations %d "
             "%d, masks %d %d\n",
-            name, i, double(found[i]), wanted[i], long(c.rows), long(c.time), long(c.f), long(c.u),
+            name, i, double(found[i]), wanted[i], long(c.members), long(c.rows), long(c.time), long(c.f), long(c.u),
             c.after ? "after" : "before", c.activation, c.gate, c.input_masks, c.state_masks);
         std::exit(1);
       }
@@ -265,37 +293,52 @@ static void check(const Case& c, const Call<double>& wanted, int kind, double to
   shared.require_same(alone);
 }
 
-// Whatever becomes of the tasks, the preparation and all parts are run once; and what they throw
-// comes out where they were called, when nobody is at work any more.
-static void check_parts(int kind) {
-  const int64_t nowhere = -2, in_preparation = -1, in_part = 3;
-  for (const int64_t fault : {nowhere, in_preparation, in_part}) {
-    std::atomic<int> runs[5]{}, preparations{0};
-    const auto prepare = [&] {
-      ++preparations;
-      if (fault == in_preparation) throw std::runtime_error("preparation");
+// Whatever becomes of the tasks, each group is prepared once, before its parts, these are run once,
+// and it is finished once, after them; and what one of them throws comes out where all were called,
+// when nobody is at work any more.
+static void check_parts(int kind, bool shared) {
+  enum Fault { kNowhere, kInPreparation, kInPart, kInFinish, kFaults };
+  for (int fault = 0; fault < kFaults; ++fault) {
+    constexpr int groups = 3, parts = 5;
+    std::atomic<int> prepared[groups]{}, runs[groups]{}, finished[groups]{};
+    const auto fail = [fault](int here, int64_t group) {
+      if (fault == here && group == 1) throw std::runtime_error("as it was asked to");
     };
-    const auto run = [&](int64_t part, void*) {
-      if (part == fault) throw std::runtime_error("part");
-      ++runs[part];
+    gruflax::Work work{groups, parts, 64, shared};
+    work.prepare = [&](int64_t group) {
+      ++prepared[group];
+      fail(kInPreparation, shared ? 1 : group);
+    };
+    work.run = [&](int64_t group, int64_t part, void*) {
+      const auto& mine = prepared[group];
+      require(shared ? prepared[0] + prepared[1] + prepared[2] == 1 : mine == 1, "prepared first");
+      if (part == 3) fail(kInPart, group);
+      ++runs[group];
+    };
+    work.finish = [&](int64_t group) {
+      require(runs[group] == parts, "finished last");
+      fail(kInFinish, group);
+      ++finished[group];
     };
     bool thrown = false;
     Pool pool(kind);
     try {
-      gruflax::Parts::run(std::make_shared<gruflax::Parts>(5, 64, prepare, run), pool.threads());
+      gruflax::Parts::run(work, pool.threads(), 99);
     } catch (const std::runtime_error&) {
       thrown = true;
     }
-    require(thrown == (fault != nowhere), "what is thrown comes out");
-    require(preparations == 1, "the preparation runs once");
-    for (const auto& each : runs) require(each == 1 || (thrown && !each), "each part runs once");
+    require(thrown == (fault != kNowhere), "what is thrown comes out");
+    for (int group = 0; group < groups && !thrown; ++group) {
+      require(runs[group] == parts && finished[group] == 1, "each part runs once");
+      require(shared || prepared[group] == 1, "each group is prepared once");
+    }
   }
 }
 
 // Whichever allocation fails, the call throws that or does without, and ends.
 static void check_failures(int kind) {
   Case c;
-  while (c.rows * c.time * c.u * (c.f + c.u) < 500000) c = Case();
+  while (c.members * c.rows * c.time * c.u * (c.f + c.u) < 500000) c = Case();
   Call<float> alone(c, NAN);
   alone.run({1, nullptr});
   bool reached = true;
@@ -366,7 +409,7 @@ int main(int argc, char** argv) {
   alarm(static_cast<unsigned>(seconds) + 600);  // A call that hangs ends, too.
   check_exponential<float>(-87, 88), check_exponential<double>(-700, 700);
   check_hyperbolic_tangent<float>(5), check_hyperbolic_tangent<double>(3);
-  for (int kind = 0; kind < Pool::kKinds; ++kind) check_parts(kind);
+  for (int kind = 0; kind < Pool::kKinds; ++kind) check_parts(kind, false), check_parts(kind, true);
   // All tasks at once, every second one, and all in threads.
   for (const int kind : {0, Pool::kFates, Pool::kFates + 1}) check_failures(kind);
   const auto start = std::chrono::steady_clock::now();

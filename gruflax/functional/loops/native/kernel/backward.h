@@ -71,6 +71,14 @@ struct Backward {
  private:
   Samples<S>& samples() { return gatherer.samples; }
   S* record(int64_t i, int slot) { return samples().records + (i * kSlots + slot) * width; }
+  // A gate of a sample: what the forward pass kept, or else in its record, where the cotangent will
+  // replace it.
+  const S* gate(int64_t i, int slot) {
+    return problem.gates ? samples().gates[i] + slot * problem.units : record(i, slot);
+  }
+  INLINE_METHOD V gate(int64_t i, int slot, int64_t c) {
+    return load(gate(i, slot) + c, problem.gates ? problem.units - c : W);
+  }
 
   void run_group(int64_t first, int64_t rows) {
     const int64_t u = problem.units;
@@ -83,7 +91,7 @@ struct Backward {
     for (int64_t end = problem.time; end > 0; end -= steps) {
       const int64_t begin = larger(end - steps, 0);
       gather(first, rows, begin, end);
-      recompute();
+      if (!problem.gates) recompute();
       for (int64_t i = end - 1; i >= begin; --i) step_back(first, rows, i, i - begin);
       if (gradients.inputs) input_gradients(first);
       if (gradients.weights()) weight_gradients();
@@ -103,7 +111,7 @@ struct Backward {
         if (input) input += problem.at(first + g, t) * problem.features;
         if (problem.is_valid(first + g, t)) {
           row_of[samples().count] = g;
-          gatherer.add(first + g, t, state_before(first + g, i), input);
+          gatherer.add(first + g, t, i, state_before(first + g, i), input);
         } else if (input) {
           clear(input, problem.features);
         }
@@ -159,8 +167,8 @@ struct Backward {
 
   void back_after(int64_t first, int64_t begin, int64_t count) {
     each_vector(begin, count, [&](int64_t i, int64_t c, S* dh, V h) {
-      const V z = load(record(i, kZ) + c), r = load(record(i, kR) + c), n = load(record(i, kN) + c);
-      const V h_n = load(record(i, kStateN) + c), dn = back_blend(i, c, dh, h, z, n);
+      const V z = gate(i, kZ, c), r = gate(i, kR, c), n = gate(i, kN, c);
+      const V h_n = gate(i, kStateN, c), dn = back_blend(i, c, dh, h, z, n);
       store(record(i, kStateN) + c, dn * r);
       store(record(i, kR) + c, dn * h_n * gate_slope(r));
     });
@@ -176,7 +184,7 @@ struct Backward {
 
   void back_before(int64_t first, int64_t begin, int64_t count) {
     each_vector(begin, count, [&](int64_t i, int64_t c, S* dh, V h) {
-      back_blend(i, c, dh, h, load(record(i, kZ) + c), load(record(i, kN) + c));
+      back_blend(i, c, dh, h, gate(i, kZ, c), gate(i, kN, c));
     });
     const int last_mask = problem.state_mask_count - 1;
     back_product(begin, count, kN, 1, panels.recurrent_back, panels.blocks,
@@ -185,7 +193,7 @@ struct Backward {
                                                                problem.units, first, i, c, value));
                  });
     each_vector(begin, count, [&](int64_t i, int64_t c, S* dh, V h) {
-      const V r = load(record(i, kR) + c), dk = load(kept + row_of[i] * width + c);
+      const V r = gate(i, kR, c), dk = load(kept + row_of[i] * width + c);
       store(record(i, kR) + c, dk * h * gate_slope(r));
       store(dh, load(dh) + dk * r);
     });
@@ -290,11 +298,11 @@ struct Backward {
     if (problem.reset_after && !by_gate) outer(s.h[0], u, kStateN, 3, sums.recurrent);
     if (!problem.reset_after) {
       if (!by_gate) outer(s.h[0], u, kZ, 2, sums.recurrent + width);
-      for (int64_t i = 0; i < count; ++i) row[i] = record(i, kStateN);
+      for (int64_t i = 0; i < count; ++i) row[i] = gate(i, kStateN);
       outer(row, u, kN, 1, sums.recurrent);
     }
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t c = 0; c < kSlots * width; c += W)
+      for (int64_t c = problem.reset_after ? 0 : kZ * width; c < kSlots * width; c += W)
         store(sums.bias + c, load(sums.bias + c) + load(record(i, 0) + c));
   }
 

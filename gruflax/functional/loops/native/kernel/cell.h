@@ -1,11 +1,8 @@
 // The gates of some samples, a sample being a row at a step: the equations of step.py, with one
-// record per sample, [4, width], in the order h_n | z | r | n.
+// record per sample, [4 (`Slot`), width].
 //
-// In that order the three gates that multiply the state lie side by side, and the three that
-// multiply the input. h_n is h R_n + c_n if the reset comes after the product, else r * h. Included
-// like vectors.h.
-
-enum Slot { kStateN, kZ, kR, kN, kSlots };
+// In the order of `Slot` the three gates that multiply the state lie side by side, and the three
+// that multiply the input. Included like vectors.h.
 
 // Rows of a tile with N vectors of columns each: as many as there are registers for.
 template <int N>
@@ -102,6 +99,7 @@ struct Samples {
   const S** h[3];
   const S** state;  // [units], the h of the last equation
   S** next;         // [units], h', in the forward pass
+  S** gates;        // [4, units], those that are kept for the backward pass, or null
   S* records;       // [count, 4, width], where the pass has need of them
 };
 
@@ -116,7 +114,7 @@ struct Cell {
   template <class Finish>
   INLINE_METHOD void gates_after(const Samples<S>& samples, Finish finish) const {
     for (int64_t block = 0; block < panels.blocks; ++block)
-      tiles<kTile<4>>(samples.count, [&](int64_t first, auto rows) {
+      tiles<kTile<3>>(samples.count, [&](int64_t first, auto rows) {
         constexpr int M = decltype(rows)::value;
         const S* bias = panels.bias + block * 4 * W;
         V sum[3][M], x_n[M], kept[4][M];
@@ -141,7 +139,7 @@ struct Cell {
   INLINE_METHOD void gates_before(const Samples<S>& samples, Finish finish) const {
     const int64_t width = panels.width;
     for (int64_t block = 0; block < panels.blocks; ++block)
-      tiles<kTile<4>>(samples.count, [&](int64_t first, auto rows) {
+      tiles<kTile<3>>(samples.count, [&](int64_t first, auto rows) {
         constexpr int M = decltype(rows)::value;
         const S* bias = panels.bias + block * 4 * W;
         V sum[3][M], kept[3][M];
@@ -200,12 +198,11 @@ struct Cell {
   template <int N, int M>
   INLINE_METHOD void project(V (&sum)[N][M], const S** const* rows, int masks, int64_t first,
                              const S* panel, int64_t depth) const {
+    const bool single = problem.rows == 1;
     if (masks == 3) {
-      EACH(q, N)
-      multiply(reinterpret_cast<V(&)[1][M]>(sum[q]), Rows<S>{rows[q] + first}, panel + q * W, N * W,
-               depth);
-      return;
+      const GateRows<S> left{{rows[0] + first, rows[1] + first, rows[2] + first}};
+      return multiply(sum, left, panel, N * W, depth, single);
     }
-    multiply(sum, Rows<S>{rows[0] + first}, panel, N * W, depth, problem.rows == 1);
+    multiply(sum, Rows<S>{rows[0] + first}, panel, N * W, depth, single);
   }
 };

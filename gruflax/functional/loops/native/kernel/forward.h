@@ -39,11 +39,12 @@ struct Forward {
     const S* h = problem.is_reset(row, t) ? problem.reset_state + row * u : state[g];
     S* next = problem.outputs ? problem.outputs + problem.at(row, i) * u : free_room(g);
     if (problem.is_valid(row, t)) {
-      gatherer.add(row, t, h, next);
+      gatherer.add(row, t, i, h, next);
       state[g] = next;
       return;
     }
     state[g] = h;
+    if (problem.gates) clear(problem.gates + problem.at(row, i) * kSlots * u, kSlots * u);
     if (problem.outputs && problem.zero_output_for_mask) clear(next, u);
     if (problem.outputs && !problem.zero_output_for_mask) copy(next, h, u);
   }
@@ -60,12 +61,24 @@ struct Forward {
       const Vector<S> h = load(samples.state[i] + column, lanes);
       store(samples.next[i] + column, z * h + (S(1) - z) * n, lanes);
     };
+    const auto keep = [&](int64_t i, int64_t column, Vector<S> h_n, Vector<S> z, Vector<S> r,
+                          Vector<S> n) {
+      S* to = samples.gates[i] + column;
+      const Vector<S> gates[] = {h_n, z, r, n};
+      EACH(slot, kSlots) store(to + slot * problem.units, gates[slot], problem.units - column);
+    };
     if (problem.reset_after)
-      cell.gates_after(samples, [&](int64_t i, int64_t column, Vector<S> z, Vector<S>, Vector<S> n,
-                                    Vector<S>) { blend(i, column, z, n); });
+      cell.gates_after(samples, [&](int64_t i, int64_t column, Vector<S> z, Vector<S> r,
+                                    Vector<S> n, Vector<S> h_n) {
+        blend(i, column, z, n);
+        if (problem.gates) keep(i, column, h_n, z, r, n);
+      });
     else
       cell.gates_before(samples, [&](int64_t i, int64_t column, Vector<S> n) {
-        blend(i, column, load(samples.records + (i * kSlots + kZ) * panels.width + column), n);
+        const S* record = samples.records + i * kSlots * panels.width + column;
+        const auto slot = [&](int at) { return load(record + at * panels.width); };
+        blend(i, column, slot(kZ), n);
+        if (problem.gates) keep(i, column, slot(kStateN), slot(kZ), slot(kR), n);
       });
   }
 };

@@ -28,13 +28,16 @@ struct Gatherer {
     for (int q = 0; q < 3; ++q) samples.h[q] = arena.take<const S*>(capacity);
     samples.state = arena.take<const S*>(capacity);
     samples.next = arena.take<S*>(capacity);
+    samples.gates = arena.take<S*>(capacity);
     samples.records = arena.take<S>(records * kSlots * width);
     dropped_inputs = arena.take<S>(capacity * p.input_mask_count * p.features);
     dropped_states = arena.take<S>(capacity * p.state_mask_count * p.units);
   }
 
-  void add(int64_t row, int64_t t, const S* state, S* next) {
+  // Adds a row's step `t`, the i-th to be processed.
+  void add(int64_t row, int64_t t, int64_t step, const S* state, S* next) {
     const int64_t f = problem.features, u = problem.units, i = samples.count++;
+    samples.gates[i] = problem.gates ? problem.gates + problem.at(row, step) * kSlots * u : nullptr;
     samples.state[i] = state;
     samples.next[i] = next;
     drop(samples.x, i, problem.inputs + problem.at(row, t) * f, problem.input_masks, row,

@@ -43,25 +43,36 @@ class Memory {
   void* const start_;
 };
 
+// The work of a call: groups of so many parts each. What the parts of a group need is prepared
+// before the first of them, once for all groups if that is shared, and their results are put
+// together after the last.
+struct Work {
+  int64_t groups, parts;
+  size_t scratch_size;  // bytes that each thread has for itself
+  bool shared;
+  std::function<void(int64_t group)> prepare = {}, finish = [](int64_t) {};
+  std::function<void(int64_t group, int64_t part, void* scratch)> run = {};
+};
+
 // What the threads of a call share. It outlives the call where a task comes too late to find a
 // part.
 class Parts {
  public:
-  // `prepare` is run before all parts, which get `scratch_size` bytes that are their thread's.
-  Parts(int64_t count, size_t scratch_size, std::function<void()> prepare,
-        std::function<void(int64_t part, void* scratch)> run)
-      : count_(count),
-        scratch_size_(scratch_size),
-        prepare_(std::move(prepare)),
-        run_(std::move(run)) {}
+  explicit Parts(Work work)
+      : work_(std::move(work)),
+        count_(work_.groups * work_.parts),
+        groups_(std::make_unique<Group[]>(work_.groups)) {}
 
-  // Prepares and runs all parts, here and on other threads, and throws what one of these threw.
-  // This thread takes its share, and waits only for what another one works on: a pool without a
-  // free thread delays nothing, nor does one that runs a task in the thread that schedules it.
-  static void run(const std::shared_ptr<Parts>& parts, const Threads& threads) {
-    const int64_t helpers = std::min(parts->count_, threads.count) - 1;
+  // Does all the work, here and on at most so many threads in all, and throws what one of these
+  // threw. This thread takes its share, and waits only for what another one works on: a pool
+  // without a free thread delays nothing, nor does one that runs a task in the thread that
+  // schedules it.
+  static void run(Work work, const Threads& threads, int64_t most_threads) {
+    const auto parts = std::make_shared<Parts>(std::move(work));
+    if (!parts->count_) return;
+    const int64_t helpers = std::min({parts->count_, threads.count, most_threads}) - 1;
     wake(parts, threads, helpers);
-    parts->prepare();
+    parts->prepare(0);
     // A thread that was woken while all cores were busy waits for the one that woke it, and comes
     // when the work is done; one that is woken now may find a core idle.
     wake(parts, threads, helpers - parts->arrived_);
@@ -76,7 +87,6 @@ class Parts {
       for (int64_t i = 0; i < helpers; ++i)
         threads.schedule([parts] {
           ++parts->arrived_;
-          parts->prepare();
           parts->work();
         });
     } catch (...) {
@@ -84,26 +94,38 @@ class Parts {
     }
   }
 
-  // Whoever comes first prepares, and the others wait until that is done. A task that comes after
-  // the call touches nothing of it: the preparation is done, and no part is left.
-  void prepare() {
-    if (!claimed_.exchange(true)) {
-      attempt(prepare_);
-      prepared_ = true;
+  struct Group {
+    std::atomic<bool> claimed{false}, prepared{false};
+    std::atomic<int64_t> done{0};
+  };
+
+  // Whoever comes first prepares, and the others wait until that is done.
+  void prepare(int64_t group) {
+    Group& own = groups_[work_.shared ? 0 : group];
+    if (!own.claimed.exchange(true)) {
+      attempt([&] { work_.prepare(group); });
+      own.prepared = true;
     }
-    while (!prepared_) std::this_thread::yield();
+    while (!own.prepared) std::this_thread::yield();
   }
 
-  // After a failure the parts that are left are only counted.
+  // A task that comes after the call finds no part, and touches nothing of what the call owned.
   void work() {
     std::optional<Memory> scratch;
     for (int64_t part; (part = next_.fetch_add(1)) < count_;
          done_.fetch_add(1, std::memory_order_release))
-      if (!failed_)
-        attempt([&] {
-          if (!scratch) scratch.emplace(scratch_size_);
-          run_(part, scratch->get());
-        });
+      run_part(part / work_.parts, part % work_.parts, scratch);
+  }
+
+  // After a failure the parts that are left are only counted.
+  void run_part(int64_t group, int64_t part, std::optional<Memory>& scratch) {
+    if (!failed_) prepare(group);
+    if (!failed_)
+      attempt([&] {
+        if (!scratch) scratch.emplace(work_.scratch_size);
+        work_.run(group, part, scratch->get());
+      });
+    if (++groups_[group].done == work_.parts && !failed_) attempt([&] { work_.finish(group); });
   }
 
   // Keeps the first exception for the thread of the call: another thread would not survive it. That
@@ -117,12 +139,11 @@ class Parts {
     }
   }
 
+  const Work work_;
   const int64_t count_;
-  const size_t scratch_size_;
-  const std::function<void()> prepare_;
-  const std::function<void(int64_t, void*)> run_;
+  const std::unique_ptr<Group[]> groups_;
   std::atomic<int64_t> next_{0}, done_{0}, arrived_{0};
-  std::atomic<bool> claimed_{false}, prepared_{false}, failed_{false};
+  std::atomic<bool> failed_{false};
   std::exception_ptr failure_;
 };
 

@@ -46,54 +46,90 @@ static int64_t clamped(int64_t value, int64_t least, int64_t most) {
   return value > most ? most : value < least ? least : value;
 }
 
-// The most parts that are worth waking threads for.
+// The most parts of a member's rows, and threads for a call, that are worth their own overhead.
+template <class S>
+static double worthwhile(const Problem<S>& p) {
+  constexpr double part_products = 5e5;
+  return 3. * p.rows * p.time * p.units * (p.features + p.units) / part_products;
+}
 template <class S>
 static int64_t worthwhile_parts(const Problem<S>& p) {
-  constexpr double part_products = 5e5;
-  const double products = 3. * p.rows * p.time * p.units * (p.features + p.units);
-  return clamped(static_cast<int64_t>(products / part_products), 1, p.rows);
+  return clamped(static_cast<int64_t>(worthwhile(p)), 1, std::max<int64_t>(1, p.rows));
 }
+template <class S>
+static int64_t worthwhile_threads(const Problem<S>& p) {
+  return std::max<int64_t>(1, static_cast<int64_t>(p.members * worthwhile(p)));
+}
+
+// The panels of a call's weights, one set of them where all members share their weights.
+template <class S>
+class Packed {
+ public:
+  Packed(const Problem<S>& p, bool backward)
+      : p_(p),
+        backward_(backward),
+        size_(kernel<S>().packed_size(p, backward)),
+        memory_((p.shares_weights() ? 1 : p.members) * size_) {}
+
+  char* of(int64_t m) const { return memory_.get() + (p_.shares_weights() ? 0 : m * size_); }
+  void pack(int64_t m) const { kernel<S>().pack(p_.member(m), backward_, of(m)); }
+
+ private:
+  const Problem<S>& p_;
+  const bool backward_;
+  const size_t size_;
+  const Memory memory_;
+};
 
 template <class S>
 void run_forward(const Problem<S>& p, const Threads& threads) {
   const Kernel<S>& k = kernel<S>();
-  const Memory packed(k.packed_size(p, false));
+  const Packed<S> packed(p, false);
   // More parts than threads, where that leaves some tiles to each, make up for a busy thread.
   const int64_t wanted = p.rows >= 48 * threads.count ? 2 * threads.count : threads.count;
-  const int64_t count = clamped(wanted, 1, worthwhile_parts(p));
-  const auto parts = std::make_shared<Parts>(
-      count, k.scratch_size(p, false), [&] { k.pack(p, false, packed.get()); },
-      [&, count](int64_t part, void* scratch) {
-        k.forward(p, packed.get(), scratch, p.rows * part / count, p.rows * (part + 1) / count);
-      });
-  Parts::run(parts, threads);
+  const int64_t each = (wanted + p.members - 1) / std::max<int64_t>(1, p.members);
+  const int64_t parts = clamped(each, 1, worthwhile_parts(p));
+  Work work{p.members, parts, k.scratch_size(p, false), p.shares_weights()};
+  work.prepare = [&](int64_t m) { packed.pack(m); };
+  work.run = [&](int64_t m, int64_t part, void* scratch) {
+    k.forward(p.member(m), packed.of(m), scratch, p.rows * part / parts,
+              p.rows * (part + 1) / parts);
+  };
+  Parts::run(std::move(work), threads, worthwhile_threads(p));
 }
 
-// The parts of a backward pass hang on the call alone, not on the threads: sums of gradients are
-// the same on every machine. They are few where the sums are large.
+// The parts of a member's backward pass hang on the call alone, not on the threads: sums of
+// gradients are the same on every machine. They are few where the sums are large, and where there
+// are many members.
 template <class S>
 static int64_t backward_parts(const Problem<S>& p, size_t sums_size) {
   constexpr int64_t most_bytes = 32 << 20, most_parts = 64;
-  const int64_t by_rows = p.rows <= 64 ? (p.rows + 3) / 4 : p.rows / 16;
+  const int64_t by_rows = p.rows <= 64 ? clamped((p.rows + 3) / 4, 1, 4) : p.rows / 16;
   const int64_t by_memory = clamped(most_bytes / (sums_size + 1), 2, most_parts);
-  return clamped(p.rows <= 64 ? clamped(by_rows, 1, 4) : by_rows, 1,
-                 clamped(worthwhile_parts(p), 1, by_memory));
+  const int64_t by_members = std::max<int64_t>(1, most_parts / (8 * std::max<int64_t>(1, p.members)));
+  return clamped(clamped(by_rows, 1, by_members), 1, std::min(worthwhile_parts(p), by_memory));
 }
 
 template <class S>
 void run_backward(const Problem<S>& p, const Gradients<S>& g, const Threads& threads) {
   const Kernel<S>& k = kernel<S>();
   const size_t sums_size = k.sums_size(p, g);
-  const int64_t count = backward_parts(p, sums_size);
-  const Memory packed(k.packed_size(p, true)), sums(count * sums_size);
-  const auto parts = std::make_shared<Parts>(
-      count, k.scratch_size(p, true), [&] { k.pack(p, true, packed.get()); },
-      [&, count](int64_t part, void* scratch) {
-        k.backward(p, g, packed.get(), scratch, sums.get() + part * sums_size,
-                   p.rows * part / count, p.rows * (part + 1) / count);
-      });
-  Parts::run(parts, threads);
-  if (g.weights()) k.add_up(p, g, sums.get(), count);
+  const int64_t parts = backward_parts(p, sums_size);
+  const Packed<S> packed(p, true);
+  const Memory sums(p.members * parts * sums_size);
+  const auto sums_of = [&](int64_t m, int64_t part) {
+    return sums.get() + (m * parts + part) * sums_size;
+  };
+  Work work{p.members, parts, k.scratch_size(p, true), p.shares_weights()};
+  work.prepare = [&](int64_t m) { packed.pack(m); };
+  work.run = [&](int64_t m, int64_t part, void* scratch) {
+    k.backward(p.member(m), g.member(p, m), packed.of(m), scratch, sums_of(m, part),
+               p.rows * part / parts, p.rows * (part + 1) / parts);
+  };
+  work.finish = [&](int64_t m) {
+    if (g.weights()) k.add_up(p, g.member(p, m), sums_of(m, 0), parts);
+  };
+  Parts::run(std::move(work), threads, worthwhile_threads(p));
 }
 
 template void run_forward(const Problem<float>&, const Threads&);
@@ -109,7 +145,7 @@ const char* gruflax_use(const char* name) {
   return set ? set->name : nullptr;
 }
 
-int gruflax_interface() { return 1; }
+int gruflax_interface() { return 2; }
 
 size_t gruflax_peak_scratch() {
   return gruflax::Memory::peak_bytes.exchange(gruflax::Memory::held_bytes);

@@ -28,7 +28,7 @@ extern "C" {
 // Uses an instruction set from now on, by its name; null is the best that this machine has. Returns
 // its name, or null where there is none such here, and then changes nothing.
 const char* gruflax_use(const char* name);
-// Returns the version of what ../calls.py hands over.
+// Returns the version of what ../ffi.py hands over.
 int gruflax_interface();
 // Returns the most bytes of scratch memory held at a time since the last call of this.
 size_t gruflax_peak_scratch();

@@ -1,0 +1,188 @@
+"""Which loop runs a call, and why not a faster one."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.typing import ArrayLike
+
+from gruflax.functional.activations import is_pointwise
+from gruflax.functional.call import Call, make_call
+from gruflax.functional.loops import thresholds
+from gruflax.functional.loops.chunked import checkpointed_loop, chunked_loop
+from gruflax.functional.loops.native.conditions import check_native, unmet_conditions
+from gruflax.functional.loops.native.loop import native_loop
+from gruflax.functional.loops.scan import scan_loop, unrolled_loop
+from gruflax.functional.loops.time import even_length, over_chunks
+from gruflax.functional.params import Params
+
+
+LOOPS = ("auto", "scan", "chunked", "native", "cudnn")
+
+# `Call -> (outputs [..., t, u] in the caller's layout, or None; the last state [..., u])`.
+Loop = Callable[[Call], tuple[jax.Array | None, jax.Array]]
+
+
+class LoopChoice(NamedTuple):
+    """Which loops run a call, as `gruflax.explain_loop` tells.
+
+    Attributes:
+        forward: the loop of the forward pass: "native", "chunked", "scan", "unrolled" or "cudnn".
+        gradient: the loop of the backward pass. "scan" and "unrolled" are differentiated by JAX.
+        reasons: why it is no faster loop, a sentence for each reason; empty where it is the
+            fastest.
+    """
+
+    forward: str
+    gradient: str
+    reasons: tuple[str, ...]
+
+
+def explain_loop(
+    params: Params,
+    inputs: ArrayLike,
+    *,
+    loop: str = "auto",
+    unroll: bool = False,
+    platform: str | None = None,
+    **options: Any,
+) -> LoopChoice:
+    """Tells which loop would run a call of `gruflax.gru_sequence`, and why not a faster one.
+
+    Nothing is computed. Inside of a function that `jax.vmap` maps, sizes are those of one member.
+    Forward mode and derivatives of derivatives of the native loop are the chunked loop's, and so
+    are derivatives by `dropout_masks`.
+
+    Args:
+        params: as `gruflax.gru_sequence`.
+        inputs: as `gruflax.gru_sequence`; like params they may be `jax.ShapeDtypeStruct`s.
+        loop: as `gruflax.gru_sequence`.
+        unroll: as `gruflax.gru_sequence`.
+        platform: "cpu", "gpu" or "tpu"; None is where JAX computes by default.
+        **options: the other arguments of `gruflax.gru_sequence`.
+
+    Returns:
+        `LoopChoice`.
+
+    Raises:
+        TypeError: as `gruflax.gru_sequence`.
+        ValueError: as `gruflax.gru_sequence`.
+    """
+    platform = platform or jax.default_backend()
+    arrays = {name: options.pop(name) for name in _ARRAYS if name in options}
+    found = []
+
+    def trace(params, inputs, arrays):
+        call = make_call(params, inputs, loop=loop, **arrays, **options)
+        found.append(_explained(call, unroll, platform))
+
+    jax.eval_shape(trace, params, inputs, arrays)
+    return found[0]
+
+
+_ARRAYS = (
+    "initial_state",
+    "mask",
+    "seq_lengths",
+    "reset",
+    "reset_state",
+    "rng",
+    "dropout_masks",
+)
+
+
+def _explained(call: Call, unroll: bool, platform: str) -> LoopChoice:
+    forward = gradient = _name(call, unroll)
+    reasons = []
+    if forward == "native" and platform != "cpu":
+        forward = gradient = "chunked"
+        reasons.append(f"The native loop is for CPUs; on a {platform} it is the chunked loop.")
+    elif forward == "native":
+        few = "The weights are too large for so few rows, where XLA's own products are faster:"
+        if not thresholds.runs_well(call):
+            forward = "chunked"
+            reasons.append(f"{few} forward.")
+        if not thresholds.gradients_run_well(call):
+            gradient = "chunked"
+            reasons.append(f"{few} backward.")
+    elif call.loop in ("auto", "chunked", "scan"):
+        unmet = unmet_conditions(call, unroll=unroll) or [f"loop is {call.loop!r}"]
+        reasons += [f"Not native: {clause}." for clause in unmet]
+        if forward in ("scan", "unrolled") and call.loop == "auto" and not unroll:
+            reasons.append(_why_not_chunked(call))
+    return LoopChoice(forward, gradient, tuple(reasons))
+
+
+def _why_not_chunked(call: Call) -> str:
+    if not isinstance(call.time, int):
+        return "Not chunked: the number of steps must be known."
+    if call.time < 2:
+        return "Not chunked: there is at most one step."
+    return "Not chunked: the activations must be pointwise."
+
+
+def choose_loop(call: Call, *, unroll: bool = False) -> Loop:
+    """Chooses what runs a call."""
+    chosen = _loop(_name(call, unroll), call)
+    if call.remat and isinstance(call.time, int) and call.time > 1:
+        return functools.partial(_in_segments, chosen)
+    return chosen
+
+
+def _name(call: Call, unroll: bool) -> str:
+    """Names the loop that runs a call, where the platform has it."""
+    if call.loop not in LOOPS:
+        raise ValueError(f"loop must be one of {LOOPS}, got {call.loop!r}.")
+    if call.loop == "native":
+        check_native(call, unroll=unroll)
+    if call.loop == "cudnn":
+        # Experimental, and large: imported where it is asked for.
+        from gruflax.functional.loops.cudnn.loop import check_cudnn
+
+        check_cudnn(call, unroll=unroll)
+    if unroll or call.time in (0, 1):
+        return "unrolled"
+    if call.loop == "cudnn":
+        # cuDNN refuses arrays without numbers.
+        return "scan" if 0 in (*call.inputs.shape, *call.initial_state.shape) else "cudnn"
+    if call.loop == "native" or (call.loop == "auto" and not unmet_conditions(call)):
+        return "native"
+    # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them.
+    # Without partial derivatives unit by unit the chunked loop saves memory and not time.
+    if call.loop == "chunked" or (call.loop == "auto" and _is_pointwise(call)):
+        return "chunked" if isinstance(call.time, int) else "scan"
+    return "scan"
+
+
+def _is_pointwise(call: Call) -> bool:
+    return is_pointwise(call.config.activation, call.config.recurrent_activation)
+
+
+def _loop(name: str, call: Call) -> Loop:
+    if name == "cudnn":
+        from gruflax.functional.loops.cudnn.loop import cudnn_loop
+
+        return cudnn_loop
+    if name == "chunked" and not _is_pointwise(call):
+        return checkpointed_loop
+    loops = {"unrolled": unrolled_loop, "native": native_loop, "chunked": chunked_loop}
+    return loops.get(name, scan_loop)
+
+
+def _in_segments(run: Loop, call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Runs a call by sqrt(t) segments of time; the backward pass keeps the state between them."""
+    # Segments are slices with time first.
+    first, names = call.ordered(), ("inputs", "valid", "reset", "updated")
+
+    def segment(state, steps):
+        changes = dict(zip(names, steps, strict=True))
+        states, state = run(dataclasses.replace(first, initial_state=state, **changes))
+        return state, states
+
+    length = even_length(call.time, math.isqrt(call.time - 1) + 1)
+    steps = tuple(getattr(first, name) for name in names)
+    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, steps, length)
+    return None if states is None else call.in_layout(states), state

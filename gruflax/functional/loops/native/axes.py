@@ -1,0 +1,57 @@
+"""The axes of the arrays of a call, by name, and the names of the arrays themselves."""
+
+from typing import Any
+
+import jax
+
+from gruflax.functional.call import Call
+
+
+WEIGHTS = ("kernel", "recurrent_kernel", "bias")
+# The axis of the members of a call, in front of the others (`primitives`).
+MEMBER = "member"
+
+
+def batch_axes(call: Call) -> tuple[str, ...]:
+    """Names the batch axes of a call."""
+    return tuple(f"batch_{axis}" for axis in range(call.initial_state.ndim - 1))
+
+
+def array_axes(
+    name: str, batch: tuple[str, ...], time_major: bool, reset_after: bool = True
+) -> tuple[str, ...]:
+    """Names the axes of an array or a result; arrays share "time" and the names of `batch`."""
+    steps = ("time", *batch) if time_major else (*batch, "time")
+    first, last = f"{name}_first", f"{name}_last"
+    if name == "bias" and not reset_after:
+        return (last,)
+    if name in WEIGHTS:
+        return first, last
+    if name.endswith("state"):
+        return *batch, last
+    if name.endswith("masks"):
+        return first, *batch, last
+    return steps if name in ("valid", "reset") else (*steps, last)
+
+
+def batch_axis(name: str, time_major: bool) -> int:
+    """Returns where an array that is no weight has its first batch axis."""
+    return array_axes(name, ("first",), time_major).index("first")
+
+
+def array_names(tree: Any) -> list[str]:
+    """Names the leaves of a pytree of calls and dictionaries: each by its field or key."""
+    return [f"{path[-1]}_masks" if "masks" in path else path[-1] for path in _paths(tree)]
+
+
+def linear_leaves(tree: Any) -> list[bool]:
+    """Tells for each leaf whether it is under the key "linear"."""
+    return ["linear" in path for path in _paths(tree)]
+
+
+def _paths(tree: Any) -> list[list[str]]:
+    numbers = jax.tree.unflatten(tree, range(tree.num_leaves))
+    return [
+        [getattr(part, "name", None) or getattr(part, "key", "") for part in path]
+        for path, _ in jax.tree_util.tree_flatten_with_path(numbers)[0]
+    ]

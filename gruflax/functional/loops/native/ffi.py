@@ -1,0 +1,170 @@
+"""XLA's calls of the kernel, and how they are split over the devices that share a batch.
+
+The kernel's operands are the arrays of a `Call` and, backwards, its outputs, its gates and their
+cotangents, each where it lies. An attribute says of every array that there may be whether it is
+there, and whether every member has its own. kernel/ffi.cc reads them in the same order.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gruflax.functional.call import Call
+from gruflax.functional.checks import at_least_float32
+from gruflax.functional.loops.native.axes import MEMBER, WEIGHTS, array_axes, batch_axes
+from gruflax.functional.loops.native.conditions import activation_number
+from gruflax.functional.loops.native.library import BACKWARD, FORWARD
+from gruflax.functional.loops.thresholds import KEPT_GATES
+from gruflax.functional.sharding import vary_with, varying_axes
+
+
+Arrays = dict[str, jax.Array]
+
+_CALL = (
+    *("kernel", "recurrent_kernel", "bias", "inputs", "initial_state", "reset_state"),
+    *("valid", "reset", "inputs_masks", "recurrent_masks"),
+)
+_OPERANDS = {FORWARD: _CALL, BACKWARD: (*_CALL, "outputs", "gates", "doutputs", "dstate")}
+_RESULTS = {
+    FORWARD: ("state", "outputs", "gates"),
+    BACKWARD: (*WEIGHTS, "inputs", "initial_state", "reset_state"),
+}
+# As in kernel/ffi.cc.
+_ABSENT, _SHARED, _EACH = range(3)
+
+
+def run_kernel(
+    target: str, call: Call, operands: Arrays, each: Mapping[str, bool], types: Mapping[str, Any]
+) -> Arrays:
+    """Calls the kernel: `{name: result}` of `{name: type}`, all in the call's layout.
+
+    `each` tells which operands have an axis of members; if any has, all results have it. 16-bit
+    floats are computed in float32, and the results rounded.
+    """
+    names = [name for name in _OPERANDS[target] if name in operands]
+    results = [name for name in _RESULTS[target] if name in types]
+    has_members = any(each[name] for name in names)
+    config = call.config
+    form = _Form(
+        target,
+        tuple((name, _EACH if each[name] else _SHARED) for name in names),
+        tuple((name, _EACH if has_members else _SHARED) for name in results),
+        batch_axes(call),
+        call.time_major,
+        (
+            ("time_major", call.time_major),
+            ("go_backwards", call.go_backwards),
+            ("reset_after", config.reset_after),
+            ("zero_output_for_mask", call.zero_output_for_mask),
+            ("activation", np.int32(activation_number(config.activation))),
+            ("recurrent_activation", np.int32(activation_number(config.recurrent_activation))),
+        ),
+    )
+    arrays = [_widened(operands[name]) for name in names]
+    # What a device has of a `jax.shard_map` is its part already.
+    run = form.run if varying_axes(arrays[0]) else _partitioned(form)
+    found = zip(results, run(*arrays), strict=True)
+    return {name: array.astype(types[name].dtype) for name, array in found}
+
+
+def _widened(array: jax.Array) -> jax.Array:
+    return array if array.dtype == bool else array.astype(at_least_float32(array.dtype))
+
+
+class _Form(NamedTuple):
+    """What is static in a call of the kernel."""
+
+    target: str
+    operands: tuple[tuple[str, int], ...]
+    results: tuple[tuple[str, int], ...]
+    batch: tuple[str, ...]
+    time_major: bool
+    attributes: tuple[tuple[str, Any], ...]
+
+    def axes(self, name: str, presence: int) -> tuple[str, ...]:
+        """Names the axes of an array."""
+        reset_after = dict(self.attributes)["reset_after"]
+        axes = array_axes(name, self.batch, self.time_major, reset_after)
+        return (MEMBER, *axes) if presence == _EACH else axes
+
+    def run(self, *operands: jax.Array) -> tuple[jax.Array, ...]:
+        """Calls the kernel with the parts of one device."""
+        given = zip(self.operands, operands, strict=True)
+        sizes = {
+            axis: size
+            for (name, presence), array in given
+            for axis, size in zip(self.axes(name, presence), array.shape, strict=True)
+        }
+        # Results that are not like an operand.
+        units = sizes["recurrent_kernel_first"]
+        sizes |= {"state_last": units, "outputs_last": units, "gates_last": KEPT_GATES * units}
+        dtype = operands[0].dtype
+        types = [
+            jax.ShapeDtypeStruct([sizes[axis] for axis in self.axes(*result)], dtype)
+            for result in self.results
+        ]
+        attributes = {
+            "members": np.int64(sizes.get(MEMBER, 1)),
+            "operands": _presences(_OPERANDS[self.target], self.operands),
+            "results": _presences(_RESULTS[self.target], self.results),
+            **dict(self.attributes),
+        }
+        found = jax.ffi.ffi_call(self.target, types)(*operands, **attributes)
+        return tuple(vary_with(array, operands) for array in found)
+
+
+def _presences(names: tuple[str, ...], there: tuple[tuple[str, int], ...]) -> np.ndarray:
+    found = dict(there)
+    return np.array([found.get(name, _ABSENT) for name in names], np.int32)
+
+
+@functools.lru_cache(maxsize=256)
+def _partitioned(form: _Form) -> Callable[..., tuple[jax.Array, ...]]:
+    """Makes the kernel's call of a form that every device runs on its part of batch and members.
+
+    Time is whole on every device, and so are shared weights, whose gradients are added up.
+    """
+    operands, results = ([form.axes(*each) for each in side] for side in form[1:3])
+    split = (MEMBER, *form.batch)
+
+    def partition(mesh, arrays, _):
+        over = {}
+        for axes, array in zip(operands, arrays, strict=True):
+            for axis, devices, size in zip(axes, array.sharding.spec, array.shape, strict=False):
+                # Uneven parts are padded with rows that would count in the gradients of weights.
+                if axis in split and devices is not None and size % _count(mesh, devices) == 0:
+                    over.setdefault(axis, devices)
+        summed = tuple(jax.tree.leaves([over[axis] for axis in form.batch if axis in over]))
+
+        def sharding(axes):
+            return NamedSharding(mesh, PartitionSpec(*map(over.get, axes)))
+
+        def local(*parts):
+            return tuple(
+                lax.psum(array, summed) if summed and name in WEIGHTS else array
+                for (name, _), array in zip(form.results, form.run(*parts), strict=True)
+            )
+
+        return mesh, local, tuple(map(sharding, results)), tuple(map(sharding, operands))
+
+    every = dict.fromkeys(axis for axes in (*operands, *results) for axis in axes)
+    rule = (", ".join(map(" ".join, side)) for side in (operands, results))
+    call = custom_partitioning(form.run)
+    call.def_partition(
+        partition=partition,
+        sharding_rule=" -> ".join(rule),
+        need_replication_factors=tuple(axis for axis in every if axis not in split),
+    )
+    return call
+
+
+def _count(mesh: jax.sharding.Mesh, devices: Any) -> int:
+    """Returns over how many devices an axis of a spec goes."""
+    return math.prod(mesh.shape[name] for name in jax.tree.leaves(devices))

@@ -1,0 +1,188 @@
+"""The three operations of the native loop: the states, their tangent, and the gradients.
+
+The kernel computes the states, and the gradients from them. What joins the two is the tangent: its
+transpose is the gradients, everything else of it is the chunked loop's. So forward mode and
+derivatives of derivatives are the chunked loop's.
+
+Under differentiation the states come with the gates of every step, where these are not too large
+(`thresholds.keeps_gates`), so that the backward pass needs not compute them again.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import ad
+
+from gruflax.functional.call import Call
+from gruflax.functional.checks import at_least_float32
+from gruflax.functional.loops.chunked import chunked_loop, chunked_tangent
+from gruflax.functional.loops.native.ffi import run_kernel
+from gruflax.functional.loops.native.library import BACKWARD, FORWARD
+from gruflax.functional.loops.native.primitives import (
+    Arrays,
+    Form,
+    Operation,
+    differentiate_portable,
+)
+from gruflax.functional.loops.thresholds import (
+    KEPT_GATES,
+    gradients_run_well,
+    keeps_gates,
+    runs_well,
+)
+
+
+# The fields of a call that the kernel differentiates by. Dropout masks, which may be given, are
+# differentiated by the chunked loop.
+_FIELDS = ("params", "inputs", "initial_state", "reset_state")
+
+
+def states(call: Call) -> tuple[jax.Array | None, jax.Array]:
+    """Computes `(outputs [..., t, u] or None, the last state [..., u])`."""
+    found = _STATES((call, {}), keep=False)
+    return found.get("outputs"), found["state"]
+
+
+def _states_types(call: Call, arrays: Arrays, keep: bool) -> Arrays:
+    state, steps, dtype = call.initial_state, call.inputs.shape[:-1], call.inputs.dtype
+    units = state.shape[-1]
+    found = {"state": jax.ShapeDtypeStruct(state.shape, dtype)}
+    if call.return_sequences:
+        found["outputs"] = jax.ShapeDtypeStruct((*steps, units), dtype)
+    if keep:
+        gates = (*steps, KEPT_GATES * units)
+        found["gates"] = jax.ShapeDtypeStruct(gates, at_least_float32(dtype))
+    return found
+
+
+def _portable_states(call: Call, arrays: Arrays, keep: bool) -> Arrays:
+    types = _states_types(call, arrays, keep)
+    outputs, state = chunked_loop(call)
+    # The portable gradients have no use for the gates.
+    found = {"outputs": outputs, "state": state, "gates": keep and _zeros(types["gates"])}
+    return {name: found[name] for name in types}
+
+
+def _native_states(form: Form, leaves: Sequence[Any], types: Arrays) -> Arrays | None:
+    call, _ = form.single(leaves)
+    if not runs_well(call):
+        return None
+    none = {}
+    if "gates" in types and not keeps_gates(call, form.members(leaves)):
+        none["gates"] = _zeros(types.pop("gates"))
+    return run_kernel(FORWARD, call, form.named(leaves), form.named(form.each), types) | none
+
+
+def _zeros(like: Any) -> jax.Array:
+    return jnp.zeros(like.shape, like.dtype)
+
+
+def _differentiate_states(
+    operation: Operation, form: Form, leaves: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+    call, _ = form.arguments(leaves)
+    each, _ = form.arguments(form.each)
+    dcall, _ = form.arguments(tangents)
+    moving = {
+        name: jax.tree.map(ad.instantiate_zeros, getattr(dcall, name), is_leaf=_is_zero)
+        for name in (*_FIELDS, "masks")
+        if not all(map(_is_zero, jax.tree.leaves(getattr(dcall, name), is_leaf=_is_zero)))
+    }
+    if "masks" in moving:
+        return differentiate_portable(operation, form, leaves, tangents)
+    single, members = form.single(leaves)[0], form.members(leaves)
+    keep = dict(form.options)["keep"]
+    keep = keep or (gradients_run_well(single) and keeps_gates(single, members))
+    whole = dataclasses.replace(call, return_sequences=True)
+    found = _STATES((whole, {}), (each, {}), keep=keep)
+    kept = {name: found[name] for name in ("outputs", "gates") if name in found}
+    flags = {name: members is not None for name in kept}
+    linear = {name: getattr(each, name) for name in moving}
+    dfound = _TANGENT((call, {**kept, "linear": moving}), (each, {**flags, "linear": linear}))
+    names = operation.result_names(form, leaves)
+    # Whatever is computed from the gates is differentiated as if from the states.
+    dfound["gates"] = jnp.zeros_like(found["gates"]) if "gates" in names else None
+    return [found[name] for name in names], [dfound[name] for name in names]
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, ad.Zero)
+
+
+def _tangent_types(call: Call, arrays: Arrays) -> Arrays:
+    return {"outputs": arrays["outputs"], "state": call.initial_state}
+
+
+def _portable_tangent(call: Call, arrays: Arrays) -> Arrays:
+    outputs = arrays["outputs"]
+    if call.zero_output_for_mask:
+        # At masked steps the outputs are not the states.
+        whole = dataclasses.replace(call, return_sequences=True, zero_output_for_mask=False)
+        outputs, _ = chunked_loop(whole)
+        assert outputs is not None
+    states = jnp.moveaxis(outputs, call.time_axis, 0)
+    dstates, dstate = chunked_tangent(call, states, arrays["linear"])
+    return {"outputs": call.outputs(dstates), "state": dstate}
+
+
+def _transpose_tangent(form: Form, leaves: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+    call, arrays = form.arguments(leaves)
+    each, flags = form.arguments(form.each)
+    places = form.arguments(range(len(leaves)))[1].pop("linear")
+    # What is linear comes as a placeholder.
+    linear = [ad.is_undefined_primal(leaf) for leaf in leaves]
+    wanted = tuple(
+        name for name in places if any(linear[place] for place in jax.tree.leaves(places[name]))
+    )
+    given = zip(("doutputs", "dstate"), cotangents, strict=True)
+    given = {name: each for name, each in given if not _is_zero(each)}
+    flags = {**flags, "linear": dict.fromkeys(given, any(form.each))}
+    gradients = _GRADIENTS((call, {**arrays, "linear": given}), (each, flags), wanted=wanted)
+    found: list[Any] = [None] * len(leaves)
+    for name in wanted:
+        pairs = zip(jax.tree.leaves(places[name]), jax.tree.leaves(gradients[name]), strict=True)
+        for place, gradient in pairs:
+            if linear[place]:
+                shared = any(form.each) and not form.each[place]
+                found[place] = gradient.sum(axis=0) if shared else gradient
+    return found
+
+
+def _gradients_types(call: Call, arrays: Arrays, wanted: tuple[str, ...]) -> Arrays:
+    return {name: getattr(call, name) for name in wanted}
+
+
+def _portable_gradients(call: Call, arrays: Arrays, wanted: tuple[str, ...]) -> Arrays:
+    """Transposes the chunked loop's tangent."""
+    outputs, given = arrays["outputs"], arrays["linear"]
+    found = {"outputs": given.get("doutputs"), "state": given.get("dstate")}
+    types = _tangent_types(call, arrays)
+    cotangents = {
+        name: jnp.zeros_like(types[name]) if each is None else each for name, each in found.items()
+    }
+
+    def tangent(linear):
+        return _portable_tangent(call, {"outputs": outputs, "linear": linear})
+
+    parts = {name: getattr(call, name) for name in wanted}
+    return jax.linear_transpose(tangent, parts)(cotangents)[0]
+
+
+def _native_gradients(form: Form, leaves: Sequence[Any], types: Arrays) -> Arrays | None:
+    call, _ = form.single(leaves)
+    if not gradients_run_well(call):
+        return None
+    operands = form.named(leaves)
+    if not keeps_gates(call, form.members(leaves)):
+        operands.pop("gates", None)
+    return run_kernel(BACKWARD, call, operands, form.named(form.each), types)
+
+
+_STATES = Operation(
+    "states", _states_types, _portable_states, _native_states, _differentiate_states
+)
+_TANGENT = Operation("tangent", _tangent_types, _portable_tangent, transpose=_transpose_tangent)
+_GRADIENTS = Operation("gradients", _gradients_types, _portable_gradients, _native_gradients)

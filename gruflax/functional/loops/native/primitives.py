@@ -1,0 +1,280 @@
+"""How an operation becomes a JAX primitive: computed, differentiated, transposed and mapped.
+
+An operation takes a `Call` and a dictionary of further arrays, and is linear in those under
+"linear". It has a portable form, written in JAX, and may have a native one: a call of the kernel,
+for CPUs. Which of the two runs is decided where a program is lowered, when the platform and all
+sizes are known; a program that is exported has the portable form only, for it must run where there
+is no kernel.
+
+`jax.vmap` adds an axis to some of the arrays. If the weights are the same for all, and no gradient
+of them is wanted, it is one more batch axis. Otherwise the operation is one of several members:
+arrays that differ from member to member have an axis of members in front, the others are shared.
+The native form computes all members in one call, and the portable form is mapped by `jax.vmap`.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gruflax.functional.call import Call
+from gruflax.functional.loops.native.axes import (
+    WEIGHTS,
+    array_names,
+    batch_axis,
+    linear_leaves,
+)
+
+
+# {name: array, or a pytree of them}.
+Arrays = dict[str, Any]
+
+
+class Form(NamedTuple):
+    """What is static in an operation.
+
+    Attributes:
+        tree: the structure of its arguments, a call and a dictionary.
+        each: for each leaf, whether it has an axis of members.
+        options: the operation's own options, `(name, value)`.
+    """
+
+    tree: Any
+    each: tuple[bool, ...]
+    options: tuple[tuple[str, Any], ...]
+
+    def arguments(self, leaves: Sequence[Any]) -> tuple[Call, Arrays]:
+        """Puts leaves together to a call and a dictionary."""
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def members(self, leaves: Sequence[Any]) -> int | None:
+        """Returns the number of members, None where there is no axis of them."""
+        sizes = (leaf.shape[0] for leaf, each in zip(leaves, self.each, strict=True) if each)
+        return next(sizes, None)
+
+    def single(self, leaves: Sequence[Any]) -> tuple[Call, Arrays]:
+        """Returns the types of the arguments of one member."""
+        return self.arguments(
+            [
+                jax.ShapeDtypeStruct(leaf.shape[each:], leaf.dtype)
+                for leaf, each in zip(leaves, self.each, strict=True)
+            ]
+        )
+
+    def named(self, leaves: Sequence[Any]) -> Arrays:
+        """Returns leaves by their names."""
+        return dict(zip(array_names(self.tree), leaves, strict=True))
+
+    def mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Maps a function of leaves over the members."""
+        if not any(self.each):
+            return function
+        return jax.vmap(function, in_axes=tuple(0 if each else None for each in self.each))
+
+
+class Operation:
+    """A primitive with a portable and a native form.
+
+    Attributes:
+        name: of the primitive.
+        types: `(call, arrays, **options)` of types -> the results' types, a pytree.
+        portable: `(call, arrays, **options)` -> results like `types`.
+        native: `(form, leaves, types)` -> `{name: result}` for all members, of `{name: type}`; or
+            None where the portable form is faster.
+        differentiate: `(operation, form, leaves, tangents)` -> results and their tangents, as
+            leaves; None takes those of the portable form. A tangent that is zero is an `ad.Zero`.
+        transpose: `(form, leaves, cotangents)` -> the cotangents of linear leaves.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        types: Callable[..., Any],
+        portable: Callable[..., Any],
+        native: Callable[..., Any] | None = None,
+        differentiate: Callable[..., Any] | None = None,
+        transpose: Callable[..., Any] | None = None,
+    ):
+        self.types, self.portable, self.native = types, portable, native
+        primitive = self.primitive = Primitive(f"gru_{name}")
+        primitive.multiple_results = True
+        primitive.def_impl(jax.jit(primitive.bind, static_argnames=("form", "devices")))
+        primitive.def_abstract_eval(lambda *types, form, devices: self._types(form, types)[0])
+        mlir.register_lowering(primitive, mlir.lower_fun(self._run_portable))
+        if native is not None:
+            mlir.register_lowering(primitive, self._lower_native, platform="cpu")
+        rule = differentiate or differentiate_portable
+        ad.primitive_jvps[primitive] = lambda leaves, tangents, *, form, devices: rule(
+            self, form, leaves, tangents
+        )
+        batching.primitive_batchers[primitive] = self._map
+        if transpose is not None:
+            ad.primitive_transposes[primitive] = lambda cotangents, *leaves, form, devices: (
+                transpose(form, leaves, cotangents)
+            )
+
+    def __call__(self, arguments: tuple[Call, Arrays], each: Any = None, **options: Any) -> Any:
+        """Computes the results, a pytree like `types`.
+
+        `each` is a pytree like the arguments: whether an array has an axis of members.
+        """
+        leaves, tree = jax.tree.flatten(arguments)
+        flags = tuple(jax.tree.leaves(each)) if each else (False,) * len(leaves)
+        form = Form(tree, flags, tuple(options.items()))
+        _, tree = self._types(form, [jax.typeof(leaf) for leaf in leaves])
+        return jax.tree.unflatten(tree, self.bind(form, leaves))
+
+    def bind(self, form: Form, leaves: Sequence[Any]) -> list[jax.Array]:
+        """Computes the results, as leaves."""
+        return self.primitive.bind(*leaves, form=form, devices=_DEVICES)
+
+    def result_names(self, form: Form, leaves: Sequence[Any]) -> list[str]:
+        """Names the leaves of the results."""
+        return array_names(self._types(form, [jax.typeof(leaf) for leaf in leaves])[1])
+
+    def run_portable(self, form: Form) -> Callable[..., list[jax.Array]]:
+        """Makes the portable form, of leaves."""
+        return functools.partial(self._run_portable, form=form)
+
+    def _run_portable(self, *leaves: Any, form: Form, devices: Any = None) -> list[jax.Array]:
+        def run(*leaves):
+            return jax.tree.leaves(self.portable(*form.arguments(leaves), **dict(form.options)))
+
+        return form.mapped(run)(*leaves)
+
+    def _lower_native(self, context: Any, *values: Any, form: Form, devices: Any) -> Any:
+        run = self._run_portable
+        if not context.module_context.lowering_parameters.for_export:
+            run = self._run_native
+        return mlir.lower_fun(run)(context, *values, form=form, devices=devices)
+
+    def _run_native(self, *leaves: Any, form: Form, devices: Any) -> list[jax.Array]:
+        assert self.native is not None
+        types, tree = self._types(form, [jax.typeof(leaf) for leaf in leaves])
+        names = array_names(tree)
+        found = self.native(form, leaves, dict(zip(names, types, strict=True)))
+        if found is None:
+            return self._run_portable(*leaves, form=form)
+        return [found[name] for name in names]
+
+    def _types(self, form: Form, types: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Returns the types of the results, with members in front, and their structure."""
+        members = form.members(types)
+        found, tree = jax.tree.flatten(self.types(*form.single(types), **dict(form.options)))
+        front = () if members is None else (members,)
+        like = form.arguments(types)[0].inputs
+        return [_typed((*front, *each.shape), each.dtype, like) for each in found], tree
+
+    # What `jax.vmap` makes of it.
+
+    def _map(self, leaves: Any, axes: Any, *, form: Form, devices: Any) -> Any:
+        mapped = [axis is not None for axis in axes]
+        leaves = [
+            jnp.moveaxis(leaf, axis, 0) if each else leaf
+            for leaf, axis, each in zip(leaves, axes, mapped, strict=True)
+        ]
+        size = next(leaf.shape[0] for leaf, each in zip(leaves, mapped, strict=True) if each)
+        names, linear = array_names(form.tree), linear_leaves(form.tree)
+        if all(is_linear for is_linear, each in zip(linear, mapped, strict=True) if each):
+            # Everything else is the same for all, and computed once.
+            run = jax.vmap(self.run_portable(form), [0 if each else None for each in mapped])
+            found = run(*leaves)
+        elif self._by_weights(form, names, mapped):
+            found = self._map_members(form, leaves, mapped, size)
+        else:
+            found = self._map_batch(form, leaves, mapped, size)
+        return found, [0] * len(found)
+
+    def _by_weights(self, form: Form, names: Sequence[str], mapped: Sequence[bool]) -> bool:
+        wanted = dict(form.options).get("wanted", ())
+        return "params" in wanted or any(
+            name in WEIGHTS for name, each in zip(names, mapped, strict=True) if each
+        )
+
+    def _map_members(
+        self, form: Form, leaves: Sequence[Any], mapped: Sequence[bool], size: int
+    ) -> list[jax.Array]:
+        members = form.members(leaves)
+        each = tuple(a or b for a, b in zip(mapped, form.each, strict=True))
+        whole = form._replace(each=each)
+        if members is None:
+            return self.bind(whole, leaves)
+        # Members of members: one axis has all of them.
+        shape = size, members
+
+        def merged(leaf, by_size, by_members):
+            if not by_size and not by_members:
+                return leaf
+            leaf = leaf if by_size else leaf[None]
+            leaf = leaf if by_members else leaf[:, None]
+            leaf = jnp.broadcast_to(leaf, (*shape, *leaf.shape[2:]))
+            return leaf.reshape(math.prod(shape), *leaf.shape[2:])
+
+        found = self.bind(whole, list(map(merged, leaves, mapped, form.each)))
+        return [leaf.reshape(*shape, *leaf.shape[1:]) for leaf in found]
+
+    def _map_batch(
+        self, form: Form, leaves: Sequence[Any], mapped: Sequence[bool], size: int
+    ) -> list[jax.Array]:
+        time_major = form.arguments(leaves)[0].time_major
+
+        def folded(leaf, name, by_size, by_members):
+            if name in WEIGHTS:
+                return leaf
+            axis = batch_axis(name, time_major) + by_members
+            if by_size:
+                return jnp.moveaxis(leaf, 0, axis)
+            shape = (*leaf.shape[:axis], size, *leaf.shape[axis:])
+            return jnp.broadcast_to(jnp.expand_dims(leaf, axis), shape)
+
+        leaves = list(map(folded, leaves, array_names(form.tree), mapped, form.each))
+        found = self.bind(form, leaves)
+        _, tree = self._types(form, [jax.typeof(leaf) for leaf in leaves])
+        return [
+            jnp.moveaxis(leaf, batch_axis(name, time_major) + any(form.each), 0)
+            for leaf, name in zip(found, array_names(tree), strict=True)
+        ]
+
+
+def differentiate_portable(
+    operation: Operation, form: Form, leaves: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Computes the results, and their tangents as those of the portable form."""
+    places = [i for i, each in enumerate(tangents) if not isinstance(each, ad.Zero)]
+
+    def run(*moving):
+        whole = list(leaves)
+        for place, leaf in zip(places, moving, strict=True):
+            whole[place] = leaf
+        return operation.run_portable(form)(*whole)
+
+    at, along = ([each[place] for place in places] for each in (leaves, tangents))
+    return operation.bind(form, leaves), jax.jvp(run, at, along)[1]
+
+
+def _typed(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
+    """Makes the type of an array that lies as `like` does, on no explicit axis."""
+    sharding = NamedSharding(like.sharding.mesh, PartitionSpec(*[None] * len(shape)))
+    return like.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False, sharding=sharding)
+
+
+def _program_with_devices() -> Any:
+    """Makes a program for the parameters of our primitives, which is never run.
+
+    JAX tells the lowering which devices a program is for only if it finds a primitive in it, or in
+    its parameters, that asks for them. `custom_partitioning` does; ours call that when they are
+    lowered, which is too late to be found.
+    """
+    identity = custom_partitioning(lambda x: x)
+    identity.def_partition(partition=lambda *_: None, sharding_rule="i -> i")
+    return jax.make_jaxpr(identity)(jax.ShapeDtypeStruct((1,), jnp.float32))
+
+
+_DEVICES = _program_with_devices()
