@@ -3,13 +3,17 @@
 import functools
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gruflax import native_info
+import gruflax
 
 
 # The loop of the C++ kernel, where it was built.
-NATIVE = ("native",) if native_info().available else ()
+NATIVE = ("native",) if gruflax.native_info().available else ()
+# The same as one of so many members, which differ in their weights.
+MEMBERS = {"native, one member": 1, "native, three members": 3} if NATIVE else {}
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MASKS = {
     "right": "111111/111100/110000",
@@ -17,6 +21,18 @@ MASKS = {
     "gaps": "101101/010100/110011",
     "full0": "000000/111000/011110",
 }
+
+
+def sequence(params, inputs, loop="auto", **options):
+    """`gruflax.gru_sequence`, whose loop may be one of `MEMBERS`."""
+    if loop not in MEMBERS:
+        return gruflax.gru_sequence(params, inputs, loop=loop, **options)
+    scales = np.linspace(0.5, 1, MEMBERS[loop])[::-1]
+    many = jax.tree.map(
+        lambda leaf: jnp.stack([leaf * scale for scale in scales.astype(leaf.dtype)]), params
+    )
+    run = jax.vmap(lambda params: gruflax.gru_sequence(params, inputs, loop="native", **options))
+    return jax.tree.map(lambda leaf: leaf[0], run(many))
 
 
 @functools.cache

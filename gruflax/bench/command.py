@@ -61,7 +61,7 @@ def build_parser() -> Parser:
         "third quartile, 'compile' the time of tracing and compiling, 'memory' the peak temporary "
         "memory that the compiler planned and the native loop's own. A share is that of a GRU's "
         "products per second in those of a large square product; training counts each product "
-        "twice more for the gradients, and once for what is recomputed.",
+        "twice more for the gradients, and not what is recomputed.",
         allow_abbrev=False,
     )
     add = parser.add_argument

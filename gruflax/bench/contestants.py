@@ -253,8 +253,9 @@ PRODUCT_PEER = Peer(
 def product_share(case: Case, mode: str, seconds: float, product_seconds: float) -> float:
     """Returns a GRU's products per second over those of the square matrices.
 
-    A backward pass has two products for each of the forward pass, and recomputes that.
+    A backward pass has two products for each of the forward pass; what a loop computes again, it
+    does of its own choice.
     """
     products = case.batch * case.time * (case.features + case.units) * GATES * case.units
-    passes = 4 if mode == VALUE_AND_GRAD else 1
+    passes = 3 if mode == VALUE_AND_GRAD else 1
     return passes * products / seconds / (PRODUCT_SIZE**3 / product_seconds)

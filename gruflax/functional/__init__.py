@@ -11,6 +11,10 @@ from gruflax.functional.gates import (
     GateActivations as GateActivations,
     gate_activations as gate_activations,
 )
+from gruflax.functional.loops.choice import (
+    LoopChoice as LoopChoice,
+    explain_loop as explain_loop,
+)
 from gruflax.functional.loops.native.library import (
     NativeInfo as NativeInfo,
     native_info as native_info,

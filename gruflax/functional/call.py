@@ -5,6 +5,7 @@ Checked, completed, in the caller's own layout.
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -219,6 +220,14 @@ def make_call(
         precision,
         **static,
     )
+
+
+# Its options: what says what is computed, not what is returned of it and not how.
+CALL_OPTIONS = tuple(
+    name
+    for name, each in inspect.signature(make_call).parameters.items()
+    if each.kind is each.KEYWORD_ONLY
+)
 
 
 def _placed(updated: jax.Array, axis: int, go_backwards: bool) -> jax.Array:

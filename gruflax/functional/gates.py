@@ -7,29 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gruflax.functional.activations import activate
-from gruflax.functional.call import make_call
+from gruflax.functional.call import CALL_OPTIONS, make_call
 from gruflax.functional.loops.choice import choose_loop
 from gruflax.functional.loops.time import start_anew
 from gruflax.functional.params import Params, split_bias, split_gates
 from gruflax.functional.sharding import mesh_of
 from gruflax.functional.step import project, step
-
-
-# Of `gru_sequence`, those that say what is computed: not what is returned of it, and not how.
-_OPTIONS = (
-    "config",
-    "initial_state",
-    "mask",
-    "seq_lengths",
-    "reset",
-    "reset_state",
-    "rng",
-    "dropout_masks",
-    "go_backwards",
-    "time_major",
-    "dtype",
-    "precision",
-)
 
 
 class GateActivations(NamedTuple):
@@ -74,9 +57,11 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
         TypeError: another option is given, or as `gruflax.gru_sequence`.
         ValueError: as `gruflax.gru_sequence`.
     """
-    unknown = sorted(set(options) - set(_OPTIONS))
+    unknown = sorted(set(options) - set(CALL_OPTIONS))
     if unknown:
-        raise TypeError(f"gate_activations has no arguments {unknown}, only {sorted(_OPTIONS)}.")
+        raise TypeError(
+            f"gate_activations has no arguments {unknown}, only {sorted(CALL_OPTIONS)}."
+        )
     with mesh_of(inputs):
         call = make_call(params, inputs, **options)
         states, _ = choose_loop(call)(call)

@@ -151,8 +151,8 @@ def test_targets_of_known_times():
     assert means == pytest.approx(
         {
             "value_and_grad (float32): gruflax (auto), share of a product of 2048^3": (
-                # 4 passes over b t (f + u) 3u products in 2 s, and 2048^3 in 1 s; of both.
-                4 / 2 / 2048**3 * (32 * 100 * 192 * 384 * 64 * 200 * 384 * 768) ** 0.5
+                # 3 passes over b t (f + u) 3u products in 2 s, and 2048^3 in 1 s; of both.
+                3 / 2 / 2048**3 * (32 * 100 * 192 * 384 * 64 * 200 * 384 * 768) ** 0.5
             ),
             "forward (float32): onnxruntime / gruflax (auto)": 0.5,
             "temporary memory of value_and_grad (float32): flax.linen / gruflax (auto)": 4.5,

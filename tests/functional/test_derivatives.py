@@ -19,7 +19,7 @@ MASK = np.array([[1, 0, 1, 1], [0, 1, 1, 0]], bool)
 RESET = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], bool)
 
 
-@pytest.mark.parametrize("loop", ["chunked", *oracle.NATIVE])
+@pytest.mark.parametrize("loop", ["chunked", *oracle.NATIVE, *oracle.MEMBERS])
 @pytest.mark.parametrize(
     "reset_after, masked", list(itertools.product([True, False], [True, False]))
 )
@@ -33,7 +33,7 @@ def test_first_and_second_order(x64, reset_after, masked, loop):
 
     @jax.jit
     def run(params, x, h0):
-        outputs, state = gruflax.gru_sequence(
+        outputs, state = oracle.sequence(
             params,
             x,
             config=config,

@@ -19,7 +19,7 @@ INPUTS = oracle.golden_inputs()
 def by_function(config, call, loop):
     def run(params, x, h0, return_sequences):
         state = {"initial_state": h0} if "initial_state" in call else {}
-        return gruflax.gru_sequence(
+        return oracle.sequence(
             params,
             x,
             config=gruflax.GRUConfig(**config),
@@ -73,10 +73,6 @@ def compute(run, params):
     }
 
 
-PATHS = [(by_function, "scan"), (by_layer, "chunked")]
-PATHS += [(by_function, loop) for loop in oracle.NATIVE]
-
-
 def check(computed, producer, case):
     for name, value in oracle.expected(producer, case).items():
         if name == "dh0" and "initial_state" not in oracle.golden_case(case)[1]:
@@ -91,13 +87,13 @@ def check(computed, producer, case):
     [
         (by_function, "scan"),
         (by_layer, "chunked"),
-        *((by_function, loop) for loop in oracle.NATIVE),
+        *((by_function, loop) for loop in (*oracle.NATIVE, *oracle.MEMBERS)),
     ],
 )
 @pytest.mark.parametrize("case", CASES)
 def test_golden(path, loop, case):
     config, call = oracle.golden_case(case)
-    if loop == "native":
+    if loop.startswith("native"):
         call.pop("unroll", None)
     params = oracle.golden_params(config["reset_after"], config["use_bias"])
     computed = compute(path(config, call, loop), params)

@@ -12,7 +12,7 @@ import gruflax
 
 B, F, U, T = 3, 2, 3, 6
 FLAGS = st.booleans()
-LOOPS = st.sampled_from(["scan", "chunked", *oracle.NATIVE])
+LOOPS = st.sampled_from(["scan", "chunked", *oracle.NATIVE, *oracle.MEMBERS])
 MASKS = st.lists(st.booleans(), min_size=B * T, max_size=B * T).map(
     lambda drawn: np.array(drawn).reshape(B, T)
 )
@@ -36,7 +36,7 @@ def params_of(reset_after):
 @functools.partial(jax.jit, static_argnames=("reset_after", "loop", "go_backwards"))
 def run(x, h0, mask, reset_after, loop="auto", go_backwards=False):
     params, config = params_of(reset_after)
-    return gruflax.gru_sequence(
+    return oracle.sequence(
         params,
         x,
         config=config,
@@ -101,7 +101,7 @@ def test_a_batch_is_its_rows(mask, reset_after, loop):
 @given(MASKS, FLAGS, FLAGS)
 def test_every_loop_is_the_scan(mask, reset_after, go_backwards):
     wanted = run(X, H0, mask, reset_after, "scan", go_backwards)
-    for loop in ("auto", "chunked", *oracle.NATIVE):
+    for loop in ("auto", "chunked", *oracle.NATIVE, *oracle.MEMBERS):
         close(run(X, H0, mask, reset_after, loop, go_backwards), wanted)
 
 

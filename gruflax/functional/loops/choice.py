@@ -10,7 +10,7 @@ import jax
 from jax.typing import ArrayLike
 
 from gruflax.functional.activations import is_pointwise
-from gruflax.functional.call import Call, make_call
+from gruflax.functional.call import CALL_OPTIONS, Call, make_call
 from gruflax.functional.loops import thresholds
 from gruflax.functional.loops.chunked import checkpointed_loop, chunked_loop
 from gruflax.functional.loops.native.conditions import check_native, unmet_conditions
@@ -47,7 +47,7 @@ def explain_loop(
     *,
     loop: str = "auto",
     unroll: bool = False,
-    platform: str | None = None,
+    platform: str = "cpu",
     **options: Any,
 ) -> LoopChoice:
     """Tells which loop would run a call of `gruflax.gru_sequence`, and why not a faster one.
@@ -61,7 +61,7 @@ def explain_loop(
         inputs: as `gruflax.gru_sequence`; like params they may be `jax.ShapeDtypeStruct`s.
         loop: as `gruflax.gru_sequence`.
         unroll: as `gruflax.gru_sequence`.
-        platform: "cpu", "gpu" or "tpu"; None is where JAX computes by default.
+        platform: where it would run: "cpu", the default, "gpu" or "tpu".
         **options: the other arguments of `gruflax.gru_sequence`.
 
     Returns:
@@ -71,7 +71,9 @@ def explain_loop(
         TypeError: as `gruflax.gru_sequence`.
         ValueError: as `gruflax.gru_sequence`.
     """
-    platform = platform or jax.default_backend()
+    unknown = sorted(set(options) - {*CALL_OPTIONS, *_STATIC})
+    if unknown:
+        raise TypeError(f"explain_loop has no arguments {unknown}, only those of gru_sequence.")
     arrays = {name: options.pop(name) for name in _ARRAYS if name in options}
     found = []
 
@@ -83,6 +85,7 @@ def explain_loop(
     return found[0]
 
 
+_STATIC = ("return_sequences", "zero_output_for_mask", "chunk", "remat")
 _ARRAYS = (
     "initial_state",
     "mask",
@@ -95,33 +98,34 @@ _ARRAYS = (
 
 
 def _explained(call: Call, unroll: bool, platform: str) -> LoopChoice:
-    forward = gradient = _name(call, unroll)
-    reasons = []
-    if forward == "native" and platform != "cpu":
-        forward = gradient = "chunked"
-        reasons.append(f"The native loop is for CPUs; on a {platform} it is the chunked loop.")
-    elif forward == "native":
-        few = "The weights are too large for so few rows, where XLA's own products are faster:"
-        if not thresholds.runs_well(call):
-            forward = "chunked"
-            reasons.append(f"{few} forward.")
-        if not thresholds.gradients_run_well(call):
-            gradient = "chunked"
-            reasons.append(f"{few} backward.")
-    elif call.loop in ("auto", "chunked", "scan"):
-        unmet = unmet_conditions(call, unroll=unroll) or [f"loop is {call.loop!r}"]
-        reasons += [f"Not native: {clause}." for clause in unmet]
-        if forward in ("scan", "unrolled") and call.loop == "auto" and not unroll:
-            reasons.append(_why_not_chunked(call))
-    return LoopChoice(forward, gradient, tuple(reasons))
+    name = _name(call, unroll)
+    if name != "native":
+        return LoopChoice(name, name, tuple(_why_not(call, name, unroll)))
+    if platform != "cpu":
+        reason = f"The native loop is for CPUs; on a {platform} it is the chunked loop."
+        return LoopChoice("chunked", "chunked", (reason,))
+    runs = {
+        "forward": thresholds.runs_well(call),
+        "backward": thresholds.gradients_run_well(call),
+    }
+    reasons = (
+        f"Not native {way}: the weights are too large for so few rows."
+        for way, well in runs.items()
+        if not well
+    )
+    return LoopChoice(*("native" if well else "chunked" for well in runs.values()), tuple(reasons))
 
 
-def _why_not_chunked(call: Call) -> str:
-    if not isinstance(call.time, int):
-        return "Not chunked: the number of steps must be known."
-    if call.time < 2:
-        return "Not chunked: there is at most one step."
-    return "Not chunked: the activations must be pointwise."
+def _why_not(call: Call, name: str, unroll: bool) -> list[str]:
+    """Says why a loop that is not native is no faster one."""
+    if call.loop != "auto":
+        return [f"Not native: loop is {call.loop!r}."]
+    unmet = unmet_conditions(call, unroll=unroll) or ["there is at most one step"]
+    if name == "scan":
+        known = isinstance(call.time, int)
+        more = "the activations must be pointwise" if known else "the number of steps must be known"
+        return [*(f"Not native: {clause}." for clause in unmet), f"Not chunked: {more}."]
+    return [f"Not native: {clause}." for clause in unmet]
 
 
 def choose_loop(call: Call, *, unroll: bool = False) -> Loop:

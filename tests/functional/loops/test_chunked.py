@@ -11,7 +11,8 @@ import pytest
 import gruflax
 from gruflax.functional.call import make_call
 from gruflax.functional.loops.chunked import chunked_loop
-from gruflax.functional.loops.time import chunk_length, even_length
+from gruflax.functional.loops.thresholds import chunk_length
+from gruflax.functional.loops.time import even_length
 
 
 B, T, F, U = 3, 7, 4, 5
@@ -109,7 +110,7 @@ def test_every_mode_agrees_with_the_scan(name, x64):
 @pytest.mark.parametrize("name", ["plain", "before", "masks", "dropout", "softmax"])
 def test_turned_products_agree_with_the_scan(name, x64, monkeypatch):
     monkeypatch.setattr(
-        "gruflax.functional.loops.products.choose_products", lambda *_: (True, True)
+        "gruflax.functional.loops.thresholds.choose_products", lambda *_: (True, True)
     )
     test_every_mode_agrees_with_the_scan(name, None)
 

@@ -6,11 +6,11 @@ import pytest
 
 import gruflax
 from gruflax.functional.loops.products import (
-    choose_products,
     flat_dot,
     kernel_first_backward_dot,
     kernel_first_dot,
 )
+from gruflax.functional.loops.thresholds import choose_products
 
 
 UNITS = 512

@@ -201,13 +201,13 @@ class Operation:
     def _map_members(
         self, form: Form, leaves: Sequence[Any], mapped: Sequence[bool], size: int
     ) -> list[jax.Array]:
-        members = form.members(leaves)
         each = tuple(a or b for a, b in zip(mapped, form.each, strict=True))
         whole = form._replace(each=each)
-        if members is None:
+        if not any(form.each):
             return self.bind(whole, leaves)
         # Members of members: one axis has all of them.
-        shape = size, members
+        flags = zip(leaves, mapped, form.each, strict=True)
+        shape = size, next(leaf.shape[by_size] for leaf, by_size, each in flags if each)
 
         def merged(leaf, by_size, by_members):
             if not by_size and not by_members:

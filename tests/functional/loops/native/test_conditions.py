@@ -16,12 +16,9 @@ from jax import lax
 import gruflax
 from gruflax.functional.activations import hard_sigmoid_v1
 from gruflax.functional.call import make_call
-from gruflax.functional.loops.native.conditions import (
-    gradients_run_well,
-    runs_well,
-    unmet_conditions,
-)
+from gruflax.functional.loops.native.conditions import unmet_conditions
 from gruflax.functional.loops.native.library import native_info
+from gruflax.functional.loops.thresholds import gradients_run_well, keeps_gates, runs_well
 
 
 needs_kernel = pytest.mark.skipif(
@@ -34,11 +31,11 @@ UNMET = {
     "activation must be one of": ({"activation": "gelu"}, {}),
     "recurrent_activation must be one of": ({"recurrent_activation": jnp.sin}, {}),
     "zoneout must be 0": ({"zoneout": 0.1}, {}),
-    "the dtype must be float32 or float64, it is bfloat16": ({}, {"dtype": "bfloat16"}),
     "precision must be that of the dtype": (
         {},
         {"precision": lax.DotAlgorithmPreset.BF16_BF16_F32},
     ),
+    "precision must be that of the dtype.": ({}, {"precision": "BF16_BF16_F32"}),
 }
 
 
@@ -54,7 +51,7 @@ def call_of(options, arguments, shape=X.shape, units=5):
 @pytest.mark.parametrize("clause", UNMET)
 def test_one_unmet(clause):
     (found,) = unmet_conditions(call_of(*UNMET[clause]))
-    assert found.startswith(clause)
+    assert found.startswith(clause.rstrip("."))
 
 
 @needs_kernel
@@ -157,3 +154,100 @@ def test_a_checkout_finds_what_was_installed_from_it(tmp_path):
 def test_what_is_said_is_whole():
     info = gruflax.native_info()
     assert info.available == (info.instruction_set is not None) == (info.reason is None)
+
+
+def explained(options=None, arguments=None, shape=X.shape, units=5, **more):
+    call = call_of(options or {}, {}, shape, units)
+    inputs = jnp.ones(shape)
+    return gruflax.explain_loop(
+        call.params, inputs, config=call.config, **(arguments or {}), **more
+    )
+
+
+@needs_kernel
+def test_what_runs_can_be_asked():
+    assert explained() == ("native", "native", ())
+    assert explained(loop="chunked") == ("chunked", "chunked", ("Not native: loop is 'chunked'.",))
+    # Arrays are arguments, too, and a program may be traced meanwhile.
+    options = {"mask": X[..., 0] > 0, "rng": jax.random.key(0), "return_sequences": False}
+    asked = []
+    jax.jit(lambda x: asked.append(explained(arguments=options)) or x)(X)
+    assert asked[0].forward == "native"
+    assert explained({"zoneout": 0.1}, {"rng": jax.random.key(0)}) == (
+        "chunked",
+        "chunked",
+        ("Not native: zoneout must be 0.",),
+    )
+    found = explained({"activation": "gelu"})
+    assert found[:2] == ("chunked", "chunked") and "activation must be one of" in found.reasons[0]
+    found = explained({"activation": jax.nn.softmax})
+    assert found[:2] == ("scan", "scan") and found.reasons[1].startswith("Not chunked: the act")
+    found = explained(unroll=True)
+    assert found[:2] == ("unrolled", "unrolled") and found.reasons == (
+        "Not native: unroll must be False.",
+    )
+    assert explained(shape=(2, 1, 4)).reasons == ("Not native: there is at most one step.",)
+    few = explained(shape=(1, 5, 512), units=1024)
+    assert few[:2] == ("chunked", "chunked") and len(few.reasons) == 2
+    some = explained(shape=(16, 5, 512), units=1024)
+    assert some[:2] == ("native", "chunked") and some.reasons[0].startswith("Not native backward")
+    assert explained(shape=(1, 5, 512), units=1024, loop="native") == ("native", "native", ())
+    elsewhere = explained(platform="gpu")
+    assert elsewhere[:2] == ("chunked", "chunked") and "on a gpu" in elsewhere.reasons[0]
+
+
+def test_what_cannot_be_asked():
+    with pytest.raises(TypeError, match=r"explain_loop has no arguments \['masks'\]"):
+        explained(masks=X[..., 0] > 0)
+    with pytest.raises(ValueError, match="loop must be one of"):
+        explained(loop="fast")
+    if native_info().available:
+        with pytest.raises(ValueError, match="loop='native' cannot be met: zoneout"):
+            explained({"zoneout": 0.1}, {"rng": jax.random.key(0)}, loop="native")
+
+
+@needs_kernel
+def test_what_is_asked_is_what_runs():
+    """The kernel's calls in a program are those that `explain_loop` tells of, under vmap too."""
+
+    def loss(params, x):
+        return (gruflax.gru_sequence(params, x)[0] ** 2).sum()
+
+    for shape, units in ((X.shape, 5), ((1, 5, 512), 1024), ((16, 5, 512), 1024)):
+        params, x = call_of({}, {}, shape, units).params, jnp.ones(shape)
+        many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), params)
+        programs = (
+            jax.jit(jax.grad(loss)).lower(params, x),
+            jax.jit(jax.vmap(jax.grad(loss), (0, None))).lower(many, x),
+            jax.jit(jax.grad(lambda p, x: jax.vmap(loss, (0, None))(p, x).sum())).lower(many, x),
+        )
+        found = gruflax.explain_loop(params, x)
+        for program in programs:
+            text = program.as_text()
+            assert text.count("gruflax_forward") == (found.forward == "native")
+            assert text.count("gruflax_backward") == (found.gradient == "native")
+
+
+@needs_kernel
+def test_the_kernel_that_is_asked_for_is_not_left_under_vmap():
+    params = call_of({}, {}, (1, 5, 512), 1024).params
+    many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), params)
+    x = jnp.ones((1, 5, 512))
+    loss = lambda p: (gruflax.gru_sequence(p, x, loop="native")[0] ** 2).sum()  # noqa: E731
+    text = jax.jit(jax.vmap(jax.grad(loss))).lower(many).as_text()
+    assert text.count("gruflax_forward") == text.count("gruflax_backward") == 1
+    config = gruflax.GRUConfig(zoneout=0.5)
+    run = lambda p: gruflax.gru_sequence(p, x, config=config, loop="native")  # noqa: E731
+    with pytest.raises(ValueError, match="loop='native' cannot be met: zoneout must be 0"):
+        jax.vmap(run)(many)
+
+
+def test_gates_are_kept_while_they_are_small():
+    def kept(shape, units, members=None, **static):
+        return keeps_gates(call_of({}, static, shape, units), members)
+
+    assert kept((32, 100, 64), 128) and kept((64, 200, 8), 256)
+    # 64 MiB: four numbers of each unit at each step.
+    assert not kept((8, 4096, 8), 128) and kept((8, 4095, 8), 128)
+    assert kept((4, 1000, 8), 128, 8) and not kept((4, 1000, 8), 128, 9)
+    assert not kept((4, 1000, 8), 128, remat=True)

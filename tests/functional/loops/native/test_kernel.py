@@ -64,6 +64,42 @@ def test_values_and_gradients(instructions, reset_after, activation):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bits_are_computed_in_float32_and_rounded(instructions, dtype):
+    """All steps of a call carry the state in float32: its results are rounded, and nothing else."""
+    leaves = jax.tree.map(lambda leaf: leaf.astype(dtype), (params_of(), normal(B, 50, F)))
+
+    def loss(params, x):
+        outputs, state = gruflax.gru_sequence(params, x, loop="native")
+        return (outputs.astype(jnp.float32) ** 2).sum(), (outputs, state)
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    (_, found), gradients = run(*leaves)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), leaves)
+    (_, wanted), wide_gradients = run(*wide)
+    for narrow, exact in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(narrow, exact.astype(dtype))
+    # The states that the gradients are computed from were rounded.
+    epsilon = 8 * float(jnp.finfo(dtype).eps)
+    for narrow, exact in zip(*map(jax.tree.leaves, (gradients, wide_gradients)), strict=True):
+        assert narrow.dtype == dtype
+        size = float(abs(exact).max())
+        np.testing.assert_allclose(narrow.astype(jnp.float32), exact, atol=epsilon * size)
+
+
+def test_gates_that_are_kept_change_no_gradient(instructions, monkeypatch):
+    params, x = params_of(), normal(B, T, F)
+    loss = lambda params, x: (gruflax.gru_sequence(params, x, loop="native")[0] ** 2).sum()  # noqa: E731
+    run = lambda: jax.jit(jax.grad(lambda p, x: loss(p, x), argnums=(0, 1))).lower(params, x)  # noqa: E731
+    kept = run()
+    monkeypatch.setattr("gruflax.functional.loops.thresholds._KEPT_BYTES", 0)
+    computed = run()
+    size = f"x{T}x{4 * U}xf32"
+    assert size in kept.as_text() and size not in computed.as_text()
+    found, wanted = (each.compile()(params, x) for each in (kept, computed))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), found, wanted)
+
+
 def test_a_thousand_steps_stay_near_the_scan(instructions):
     params, x = params_of(), normal(2, 1000, F)
     native, scan = (gruflax.gru_sequence(params, x, loop=loop)[0] for loop in ("native", "scan"))
@@ -219,8 +255,7 @@ print((np.asarray(run(x)) == first).all())
 
 
 ATTRIBUTES = {
-    "present": np.int64(0),
-    "wanted": np.int64(1),
+    "members": np.int64(1),
     "time_major": False,
     "go_backwards": False,
     "reset_after": True,
@@ -231,28 +266,35 @@ ATTRIBUTES = {
 SHAPES = {
     "kernel": (F, 3 * U),
     "recurrent_kernel": (U, 3 * U),
-    "initial_state": (B, U),
     "inputs": (B, T, F),
+    "initial_state": (B, U),
     "reset_state": (B, U),
 }
+# For each array that there may be: 0 if it is absent, 1 if all members share it, 2 if each has one.
+OPERANDS = [1, 1, 0, 1, 1, 1, 0, 0, 0, 0]
 
 
-def call_target(shapes=None, results=None, dtype=np.float32, **attributes):
+def call_target(shapes=None, results=None, dtype=np.float32, operands=OPERANDS, **attributes):
     arrays = [jnp.ones(shape, dtype) for shape in {**SHAPES, **(shapes or {})}.values()]
     results = results or [(B, U), (B, T, U)]
     types = [jax.ShapeDtypeStruct(shape, dtype) for shape in results]
-    return jax.ffi.ffi_call(FORWARD, types)(*arrays, **{**ATTRIBUTES, **attributes})
+    attributes = {**ATTRIBUTES, "results": [1, 1, 0], **attributes, "operands": operands}
+    for name in ("operands", "results"):
+        attributes[name] = np.array(attributes[name], np.int32)
+    return jax.ffi.ffi_call(FORWARD, types)(*arrays, **attributes)
 
 
 WRONG = {
-    "recurrent_kernel does not fit": {"shapes": {"recurrent_kernel": (U, 3 * U + 1)}},
+    "kernel is no matrix of three gates": {"shapes": {"kernel": (F, 3 * U + 1)}},
+    "recurrent_kernel must have": {"shapes": {"recurrent_kernel": (U, 3 * U + 1)}},
     "inputs do not fit": {"shapes": {"inputs": (B, T, F + 1)}},
-    "initial_state does not fit": {"shapes": {"initial_state": (B + 1, U)}},
+    "initial_state must have": {"shapes": {"initial_state": (B + 1, U)}},
     "reset_state must have": {"shapes": {"reset_state": (B, U + 1)}},
-    "bias is missing": {"present": np.int64(1)},
-    "outputs must have": {"results": [(B, U), (B, T, U + 1)]},
-    "too many of: result": {"wanted": np.int64(0)},
+    "valid is missing": {"operands": [1, 1, 0, 1, 1, 1, 1, 0, 0, 0]},
     "kernel is of another dtype": {"dtype": np.float16},
+    "recurrent_kernel must have 2166": {"operands": [1, 2] + OPERANDS[2:], "members": np.int64(2)},
+    "too many of: operand": {"operands": [1, 1, 0, 1, 1, 0, 0, 0, 0, 0]},
+    "outputs must have": {"results": [(B, U), (B, T, U + 1)]},
     "activation is unknown": {"activation": np.int32(99)},
     "outputs is missing": {"results": [(B, U)]},
 }
@@ -274,19 +316,20 @@ def gradients_of_call(rows=B, time=T, features=F, units=U, inputs=1.0):
     shapes = {
         "kernel": (features, 3 * units),
         "recurrent_kernel": (units, 3 * units),
-        "initial_state": (rows, units),
-        "inputs": (rows, time, features),
-        "reset_state": (rows, units),
         "bias": (2, 3 * units),
+        "inputs": (rows, time, features),
+        "initial_state": (rows, units),
+        "reset_state": (rows, units),
     }
     steps = (rows, time, units)
     arrays = [jnp.ones(shape) for shape in (*shapes.values(), steps, steps, (rows, units))]
     arrays[3] *= inputs
-    names = ("inputs", "kernel", "recurrent_kernel", "bias", "initial_state", "reset_state")
-    types = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in names]
-    # The bias and both cotangents are there, and every gradient is wanted.
-    attributes = {**ATTRIBUTES, "present": np.int64(1 + 32 + 64), "wanted": np.int64(15)}
-    return dict(zip(names, jax.ffi.ffi_call(BACKWARD, types)(*arrays, **attributes), strict=True))
+    types = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
+    # The bias, the outputs and both cotangents are there, and every gradient is wanted.
+    operands = np.array([1] * 6 + [0] * 4 + [1, 0, 1, 1], np.int32)
+    attributes = {**ATTRIBUTES, "operands": operands, "results": np.ones(6, np.int32)}
+    found = jax.ffi.ffi_call(BACKWARD, types)(*arrays, **attributes)
+    return dict(zip(shapes, found, strict=True))
 
 
 @pytest.mark.parametrize("absent", ["rows", "time", "features", "units"])
