@@ -104,16 +104,16 @@ def _explained(call: Call, unroll: bool, platform: str) -> LoopChoice:
     if platform != "cpu":
         reason = f"The native loop is for CPUs; on a {platform} it is the chunked loop."
         return LoopChoice("chunked", "chunked", (reason,))
-    runs = {
-        "forward": thresholds.runs_well(call),
-        "backward": thresholds.gradients_run_well(call),
-    }
-    reasons = (
-        f"Not native {way}: the weights are too large for so few rows."
-        for way, well in runs.items()
-        if not well
+    forward, gradient = (
+        "native" if well else "chunked"
+        for well in (thresholds.runs_well(call), thresholds.gradients_run_well(call))
     )
-    return LoopChoice(*("native" if well else "chunked" for well in runs.values()), tuple(reasons))
+    reasons = tuple(
+        f"Not native {way}: the weights are too large for so few rows."
+        for way, loop in (("forward", forward), ("backward", gradient))
+        if loop != "native"
+    )
+    return LoopChoice(forward, gradient, reasons)
 
 
 def _why_not(call: Call, name: str, unroll: bool) -> list[str]:

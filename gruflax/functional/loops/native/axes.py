@@ -34,6 +34,12 @@ def array_axes(
     return steps if name in ("valid", "reset") else (*steps, last)
 
 
+def axes_of(call: Call, name: str, has_members: bool) -> tuple[str, ...]:
+    """Names the axes of an array of a call, with members in front if it has them."""
+    axes = array_axes(name, batch_axes(call), call.time_major, call.config.reset_after)
+    return (MEMBER, *axes) if has_members else axes
+
+
 def batch_axis(name: str, time_major: bool) -> int:
     """Returns where an array that is no weight has its first batch axis."""
     return array_axes(name, ("first",), time_major).index("first")

@@ -11,62 +11,37 @@ take less than 64 MiB and `remat` is not set.
 16-bit floats are computed in float32: the states are carried in it over all steps, and the results
 are rounded.
 
-Known limits: `conditions`; a batch that lies whole on every device of an explicit mesh takes the
-chunked loop; where an activation has no derivative, that of one side is taken.
+Known limits: `conditions`; where an activation has no derivative, that of one side is taken.
 """
 
-import dataclasses
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gruflax.functional.call import Call
-from gruflax.functional.loops.chunked import chunked_loop
-from gruflax.functional.loops.native.axes import array_axes, batch_axes
+from gruflax.functional.loops.native.axes import array_axes, array_names, axes_of, batch_axes
 from gruflax.functional.loops.native.operations import states
 from gruflax.functional.sharding import explicit_sharding, vary_with
 
 
-_MAPPED = ("inputs", "valid", "reset", "initial_state", "reset_state", "masks")
-
-
 def native_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`."""
+    # Inside `jax.shard_map` the kernel's operands must vary alike; the transpose adds up gradients.
+    call = jax.tree.map(lambda array: vary_with(array, call), call)
     sharding = explicit_sharding(call.inputs)
-    if sharding is None:
-        return _varying(call)
-    # Where the types tell how the batch lies, each device runs its part.
+    return states(call if sharding is None else _placed(call, sharding))
+
+
+def _placed(call: Call, sharding: Any) -> Call:
+    """Spreads everything over devices as the batch of the inputs is, and along no other axis."""
     batch = batch_axes(call)
     lies = dict(zip(array_axes("inputs", batch, call.time_major), sharding.spec, strict=True))
-    if all(lies[axis] is None for axis in batch):
-        # Then an axis that jax.vmap maps may lie over the devices, where no shard_map can be.
-        return chunked_loop(call)
+    leaves, tree = jax.tree.flatten(call)
 
-    def spec(name):
-        if name == "params":
-            return PartitionSpec()
-        axes = array_axes(name, batch, call.time_major)
-        return PartitionSpec(*(lies[axis] if axis in batch else None for axis in axes))
-
-    def placed(array, spec):
+    def placed(array, name):
+        axes = axes_of(call, name, has_members=False)
+        spec = PartitionSpec(*(lies[axis] if axis in batch else None for axis in axes))
         return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
 
-    specs = {
-        name: jax.tree.map(lambda _, name=name: spec(name), getattr(call, name))
-        for name in (*_MAPPED, "params")
-    }
-    specs = dataclasses.replace(call, **specs)
-    results = spec("outputs") if call.return_sequences else None, spec("state")
-    run = jax.shard_map(
-        _varying,
-        mesh=sharding.mesh,
-        axis_names=set(sharding.mesh.explicit_axes),
-        in_specs=(specs,),
-        out_specs=results,
-    )
-    return run(jax.tree.map(placed, call, specs))
-
-
-def _varying(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    # Inside `jax.shard_map` the kernel's operands must vary alike; the transpose adds up gradients.
-    return states(jax.tree.map(lambda array: vary_with(array, call), call))
+    return jax.tree.unflatten(tree, map(placed, leaves, array_names(tree)))

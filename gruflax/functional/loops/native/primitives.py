@@ -26,11 +26,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gruflax.functional.call import Call
 from gruflax.functional.loops.native.axes import (
+    MEMBER,
     WEIGHTS,
     array_names,
+    axes_of,
     batch_axis,
     linear_leaves,
 )
+from gruflax.functional.sharding import explicit_sharding, vary_with
 
 
 # {name: array, or a pytree of them}.
@@ -67,6 +70,18 @@ class Form(NamedTuple):
                 for leaf, each in zip(leaves, self.each, strict=True)
             ]
         )
+
+    def lies(self, types: Sequence[Any]) -> dict[str, Any]:
+        """Tells over which explicit axes of a mesh the members and the batch lie, if any."""
+        call, _ = self.single(types)
+        names = array_names(self.tree)
+        found = {}
+        for each_type, name, each in zip(types, names, self.each, strict=True):
+            spec = each_type.sharding.spec
+            for axis, place in zip(axes_of(call, name, each), spec, strict=True):
+                if place is not None:
+                    found[axis] = place
+        return found
 
     def named(self, leaves: Sequence[Any]) -> Arrays:
         """Returns leaves by their names."""
@@ -107,7 +122,7 @@ class Operation:
         primitive.multiple_results = True
         primitive.def_impl(jax.jit(primitive.bind, static_argnames=("form", "devices")))
         primitive.def_abstract_eval(lambda *types, form, devices: self._types(form, types)[0])
-        mlir.register_lowering(primitive, mlir.lower_fun(self._run_portable))
+        mlir.register_lowering(primitive, self._lower_portable)
         if native is not None:
             mlir.register_lowering(primitive, self._lower_native, platform="cpu")
         rule = differentiate or differentiate_portable
@@ -143,19 +158,58 @@ class Operation:
         """Makes the portable form, of leaves."""
         return functools.partial(self._run_portable, form=form)
 
-    def _run_portable(self, *leaves: Any, form: Form, devices: Any = None) -> list[jax.Array]:
+    def _run_portable(self, *leaves: Any, form: Form) -> list[jax.Array]:
         def run(*leaves):
             return jax.tree.leaves(self.portable(*form.arguments(leaves), **dict(form.options)))
 
         return form.mapped(run)(*leaves)
 
     def _lower_native(self, context: Any, *values: Any, form: Form, devices: Any) -> Any:
-        run = self._run_portable
-        if not context.module_context.lowering_parameters.for_export:
-            run = self._run_native
-        return mlir.lower_fun(run)(context, *values, form=form, devices=devices)
+        if context.module_context.lowering_parameters.for_export:
+            return self._lower_portable(context, *values, form=form, devices=devices)
+        return self._lower(self._run_native, context, *values, form=form)
 
-    def _run_native(self, *leaves: Any, form: Form, devices: Any) -> list[jax.Array]:
+    def _lower_portable(self, context: Any, *values: Any, form: Form, devices: Any) -> Any:
+        return self._lower(self._run_portable, context, *values, form=form)
+
+    def _lower(self, run: Callable[..., Any], context: Any, *values: Any, form: Form) -> Any:
+        split = functools.partial(self._run_split, run, form)
+        return mlir.lower_fun(split)(context, *values)
+
+    def _run_split(self, run: Callable[..., Any], form: Form, *leaves: Any) -> list[jax.Array]:
+        """Runs a form on each device's part, where the types tell how batch and members lie."""
+        call, _ = form.arguments(leaves)
+        sharding = explicit_sharding(call.inputs)
+        if sharding is None:
+            return run(*leaves, form=form)
+        operands = [jax.typeof(leaf) for leaf in leaves]
+        types, tree = self._types(form, operands)
+        lies = form.lies(operands)
+        summed = tuple(jax.tree.leaves([lies[axis] for axis in lies if axis != MEMBER]))
+
+        def local(*parts):
+            found = run(*(vary_with(part, parts) for part in parts), form=form)
+            return [
+                jax.lax.psum(array, summed) if summed and name in WEIGHTS else array
+                for array, name in zip(found, array_names(tree), strict=True)
+            ]
+
+        call, _ = form.single(operands)
+        specs = tuple(
+            PartitionSpec(*map(lies.get, axes_of(call, name, each)))
+            for name, each in zip(array_names(form.tree), form.each, strict=True)
+        )
+        with jax.sharding.use_abstract_mesh(sharding.mesh):
+            # What `jax.vmap` did not map lies whole on every device.
+            parts = map(jax.sharding.reshard, leaves, specs)
+            return jax.shard_map(
+                local,
+                axis_names=set(sharding.mesh.explicit_axes),
+                in_specs=specs,
+                out_specs=[each.sharding.spec for each in types],
+            )(*parts)
+
+    def _run_native(self, *leaves: Any, form: Form) -> list[jax.Array]:
         assert self.native is not None
         types, tree = self._types(form, [jax.typeof(leaf) for leaf in leaves])
         names = array_names(tree)
@@ -166,11 +220,22 @@ class Operation:
 
     def _types(self, form: Form, types: Sequence[Any]) -> tuple[list[Any], Any]:
         """Returns the types of the results, with members in front, and their structure."""
-        members = form.members(types)
-        found, tree = jax.tree.flatten(self.types(*form.single(types), **dict(form.options)))
+        members, lies = form.members(types), form.lies(types)
+        single, arrays = form.single(types)
+        found, tree = jax.tree.flatten(self.types(single, arrays, **dict(form.options)))
         front = () if members is None else (members,)
-        like = form.arguments(types)[0].inputs
-        return [_typed((*front, *each.shape), each.dtype, like) for each in found], tree
+        inputs: Any = form.arguments(types)[0].inputs
+
+        def typed(name, result):
+            spec = map(lies.get, axes_of(single, name, bool(front)))
+            return inputs.update(
+                shape=(*front, *result.shape),
+                dtype=jnp.dtype(result.dtype),
+                weak_type=False,
+                sharding=NamedSharding(inputs.sharding.mesh, PartitionSpec(*spec)),
+            )
+
+        return list(map(typed, array_names(tree), found)), tree
 
     # What `jax.vmap` makes of it.
 
@@ -257,12 +322,6 @@ def differentiate_portable(
 
     at, along = ([each[place] for place in places] for each in (leaves, tangents))
     return operation.bind(form, leaves), jax.jvp(run, at, along)[1]
-
-
-def _typed(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
-    """Makes the type of an array that lies as `like` does, on no explicit axis."""
-    sharding = NamedSharding(like.sharding.mesh, PartitionSpec(*[None] * len(shape)))
-    return like.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False, sharding=sharding)
 
 
 def _program_with_devices() -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn, nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gruflax
 import gruflax.nnx
@@ -246,10 +246,10 @@ def test_no_members():
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, none)
 
 
-def test_shards_of_members_and_of_rows():
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_shards_of_members_and_of_rows(kind):
     """Members on one axis of a mesh, rows on the other: gradients are added up over rows alone."""
-    kinds = (jax.sharding.AxisType.Auto,) * 2
-    mesh = jax.make_mesh((2, 4), ("members", "rows"), axis_types=kinds)
+    mesh = jax.make_mesh((2, 4), ("members", "rows"), axis_types=(kind, kind))
     place = lambda tree, *spec: jax.device_put(  # noqa: E731
         tree, NamedSharding(mesh, PartitionSpec(*spec))
     )
@@ -265,7 +265,7 @@ def test_shards_of_members_and_of_rows():
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_members_in_shard_map_and_pmap(check_vma):
-    mesh = jax.make_mesh((2,), ("members",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((2,), ("members",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("members")
     mapped = jax.shard_map(
         jax.vmap(GRADIENT),
