@@ -63,12 +63,15 @@ def gru_sequence(
         return_sequences: returns the output of every step; False never stores them.
         zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
         loop: "scan" is `lax.scan` over the step; "chunked" works on chunks of time and keeps only
-            the states for the backward pass; "native" does the same in a C++ kernel on a CPU, and
-            on other platforms is "chunked"; "cudnn" is one call of cuDNN on a GPU; "auto" chooses
-            among the first three. All give the same numbers.
+            the states for the backward pass; "native" is a C++ kernel on a CPU, and on other
+            platforms "chunked"; "cudnn" is one call of cuDNN on a GPU; "auto" chooses among the
+            first three, and `gruflax.explain_loop` tells which it is. All give the same numbers;
+            16-bit floats are rounded at every step, but by "native" only at the end: it carries
+            the states in float32.
         chunk: steps per chunk of the chunked loop; None chooses by the sizes.
         remat: the backward pass keeps every sqrt(t)-th state and computes the others again, for
-            very long sequences.
+            very long sequences. Otherwise it keeps every state, and in the native loop the gates
+            too, four times the states, while they take less than 64 MiB.
         dtype: to compute in; None promotes the dtypes of `params` and `inputs`.
         precision: of the products, as in `jax.numpy.dot`.
 

@@ -20,13 +20,9 @@ from gruflax.functional.call import Call
 from gruflax.functional.checks import at_least_float32
 from gruflax.functional.loops.chunked import chunked_loop, chunked_tangent
 from gruflax.functional.loops.native.ffi import run_kernel
+from gruflax.functional.loops.native.form import Arrays, Form
 from gruflax.functional.loops.native.library import BACKWARD, FORWARD
-from gruflax.functional.loops.native.primitives import (
-    Arrays,
-    Form,
-    Operation,
-    differentiate_portable,
-)
+from gruflax.functional.loops.native.primitives import Operation, differentiate_portable
 from gruflax.functional.loops.thresholds import (
     KEPT_GATES,
     gradients_run_well,

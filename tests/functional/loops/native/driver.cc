@@ -146,8 +146,10 @@ struct Case {
     for (size_t first = 0; first < valid.size(); first += rows * time)
       for (int64_t row = 0; row < rows; ++row)
         for (int64_t t = 0, length = draw(0, time); t < time; ++t)
-          valid[first + at(row, t)] =
-              kind == 0 ? 0 : kind == 1 ? 1 : kind == 2 ? t < length : draw(0, 1);
+          valid[first + at(row, t)] = kind == 0   ? 0
+                                      : kind == 1 ? 1
+                                      : kind == 2 ? t < length
+                                                  : draw(0, 1);
     // What is masked may be anything; a step of shared inputs, where all share the mask.
     if (f && has_valid && (s.inputs || !s.valid))
       for (size_t i = 0; i * f < inputs.size(); ++i)
@@ -273,10 +275,12 @@ struct Call {
     for (size_t i = 0; i < wanted.size(); ++i)
       if (!(std::fabs(found[i] - wanted[i]) <= tolerance * largest)) {
         std::printf(
-            "FAILED: %s[%zu] is %.9g, not %.9g; members %ld rows %ld time %ld f %ld u %ld, %s, activations %d "
+            "FAILED: %s[%zu] is %.9g, not %.9g; members %ld rows %ld time %ld f %ld u %ld, %s, "
+            "activations %d "
             "%d, masks %d %d\n",
-            name, i, double(found[i]), wanted[i], long(c.members), long(c.rows), long(c.time), long(c.f), long(c.u),
-            c.after ? "after" : "before", c.activation, c.gate, c.input_masks, c.state_masks);
+            name, i, double(found[i]), wanted[i], long(c.members), long(c.rows), long(c.time),
+            long(c.f), long(c.u), c.after ? "after" : "before", c.activation, c.gate, c.input_masks,
+            c.state_masks);
         std::exit(1);
       }
   }

@@ -119,8 +119,7 @@ void read_arrays(Problem<S>& p, Operands& operands) {
   p.features = k[0], p.units = k[1] / 3;
   const int64_t f = p.features, u = p.units;
   p.kernel = operands.data<S>("kernel", *kernel, f * 3 * u, p.strides.kernel);
-  p.recurrent =
-      operands.take<S>("recurrent_kernel", kType<S>, u * 3 * u, p.strides.recurrent);
+  p.recurrent = operands.take<S>("recurrent_kernel", kType<S>, u * 3 * u, p.strides.recurrent);
   p.bias = operands.take<S>("bias", kType<S>, (p.reset_after ? 6 : 3) * u, p.strides.bias);
   const auto inputs = operands.next("inputs", kType<S>);
   const auto x = operands.sizes(inputs);
@@ -164,8 +163,7 @@ Problem<S> read_problem(const Attributes& a, Operands& operands) {
   p.reset = operands.take<bool>("reset", ffi::PRED, steps, s.reset);
   p.input_masks = read_masks<S>(operands, "input_masks", p.rows * p.features, p.input_mask_count,
                                 s.input_masks);
-  p.state_masks =
-      read_masks<S>(operands, "state_masks", states, p.state_mask_count, s.state_masks);
+  p.state_masks = read_masks<S>(operands, "state_masks", states, p.state_mask_count, s.state_masks);
   return p;
 }
 

@@ -67,9 +67,7 @@ struct Problem {
   bool is_valid(int64_t row, int64_t t) const { return !valid || valid[at(row, t)]; }
   bool is_reset(int64_t row, int64_t t) const { return reset && reset[at(row, t)]; }
 
-  bool shares_weights() const {
-    return !strides.kernel && !strides.recurrent && !strides.bias;
-  }
+  bool shares_weights() const { return !strides.kernel && !strides.recurrent && !strides.bias; }
   // The problem of one member, alone.
   Problem member(int64_t m) const {
     Problem one = *this;
@@ -89,8 +87,8 @@ struct Problem {
 // Every member has gradients of its own.
 template <class S>
 struct Gradients {
-  const S* outputs;     // [rows, time, u]
-  const S* last_state;  // [rows, u]
+  const S* outputs;                           // [rows, time, u]
+  const S* last_state;                        // [rows, u]
   int64_t outputs_stride, last_state_stride;  // as in `Strides`
 
   S* inputs;

@@ -87,7 +87,7 @@ void run_forward(const Problem<S>& p, const Threads& threads) {
   const Packed<S> packed(p, false);
   // More parts than threads, where that leaves some tiles to each, make up for a busy thread.
   const int64_t wanted = p.rows >= 48 * threads.count ? 2 * threads.count : threads.count;
-  const int64_t each = (wanted + p.members - 1) / std::max<int64_t>(1, p.members);
+  const int64_t each = wanted / std::max<int64_t>(1, p.members);
   const int64_t parts = clamped(each, 1, worthwhile_parts(p));
   Work work{p.members, parts, k.scratch_size(p, false), p.shares_weights()};
   work.prepare = [&](int64_t m) { packed.pack(m); };
@@ -99,15 +99,16 @@ void run_forward(const Problem<S>& p, const Threads& threads) {
 }
 
 // The parts of a member's backward pass hang on the call alone, not on the threads: sums of
-// gradients are the same on every machine. They are few where the sums are large, and where there
-// are many members.
+// gradients are the same on every machine. They are few where the sums are large, and where the
+// members are parts already.
 template <class S>
 static int64_t backward_parts(const Problem<S>& p, size_t sums_size) {
-  constexpr int64_t most_bytes = 32 << 20, most_parts = 64;
+  constexpr int64_t most_bytes = 32 << 20, most_parts = 64, most_of_members = 32;
   const int64_t by_rows = p.rows <= 64 ? clamped((p.rows + 3) / 4, 1, 4) : p.rows / 16;
+  const int64_t by_members = p.members > 1 ? most_of_members / p.members : most_parts;
   const int64_t by_memory = clamped(most_bytes / (sums_size + 1), 2, most_parts);
-  const int64_t by_members = std::max<int64_t>(1, most_parts / (8 * std::max<int64_t>(1, p.members)));
-  return clamped(clamped(by_rows, 1, by_members), 1, std::min(worthwhile_parts(p), by_memory));
+  const int64_t most = std::min({by_rows, by_members, by_memory, worthwhile_parts(p)});
+  return std::max<int64_t>(1, most);
 }
 
 template <class S>

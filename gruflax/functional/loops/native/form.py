@@ -1,0 +1,67 @@
+"""What is static in an operation of the native loop, and how its arrays are put together."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from gruflax.functional.call import Call
+from gruflax.functional.loops.native.axes import array_names, axes_of
+
+
+# {name: array, or a pytree of them}.
+Arrays = dict[str, Any]
+
+
+class Form(NamedTuple):
+    """What is static in an operation.
+
+    Attributes:
+        tree: the structure of its arguments, a call and a dictionary.
+        each: for each leaf, whether it has an axis of members.
+        options: the operation's own options, `(name, value)`.
+    """
+
+    tree: Any
+    each: tuple[bool, ...]
+    options: tuple[tuple[str, Any], ...]
+
+    def arguments(self, leaves: Sequence[Any]) -> tuple[Call, Arrays]:
+        """Puts leaves together to a call and a dictionary."""
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def members(self, leaves: Sequence[Any]) -> int | None:
+        """Returns the number of members, None where there is no axis of them."""
+        sizes = (leaf.shape[0] for leaf, each in zip(leaves, self.each, strict=True) if each)
+        return next(sizes, None)
+
+    def single(self, leaves: Sequence[Any]) -> tuple[Call, Arrays]:
+        """Returns the types of the arguments of one member."""
+        return self.arguments(
+            [
+                jax.ShapeDtypeStruct(leaf.shape[each:], leaf.dtype)
+                for leaf, each in zip(leaves, self.each, strict=True)
+            ]
+        )
+
+    def lies(self, types: Sequence[Any]) -> dict[str, Any]:
+        """Tells over which explicit axes of a mesh the members and the batch lie, if any."""
+        call, _ = self.single(types)
+        names = array_names(self.tree)
+        found = {}
+        for each_type, name, each in zip(types, names, self.each, strict=True):
+            spec = each_type.sharding.spec
+            for axis, place in zip(axes_of(call, name, each), spec, strict=True):
+                if place is not None:
+                    found[axis] = place
+        return found
+
+    def named(self, leaves: Sequence[Any]) -> Arrays:
+        """Returns leaves by their names."""
+        return dict(zip(array_names(self.tree), leaves, strict=True))
+
+    def mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Maps a function of leaves over the members."""
+        if not any(self.each):
+            return function
+        return jax.vmap(function, in_axes=tuple(0 if each else None for each in self.each))
