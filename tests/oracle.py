@@ -27,7 +27,7 @@ def sequence(params, inputs, loop="auto", **options):
     """`gruflax.gru_sequence`, whose loop may be one of `MEMBERS`."""
     if loop not in MEMBERS:
         return gruflax.gru_sequence(params, inputs, loop=loop, **options)
-    scales = np.linspace(0.5, 1, MEMBERS[loop])[::-1]
+    scales = np.linspace(1, 0.5, MEMBERS[loop])
     many = jax.tree.map(
         lambda leaf: jnp.stack([leaf * scale for scale in scales.astype(leaf.dtype)]), params
     )

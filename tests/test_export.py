@@ -138,6 +138,22 @@ def test_the_product_is_chosen_where_the_bytes_run(layer, random):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, wanted)
 
 
+def test_a_symbolic_number_of_members(layer, random):
+    gru, variables = layer
+    x, h = arrays(random, 2, 7)
+    (m,) = export.symbolic_shape("m")
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf, 2 * leaf]), variables)
+    types = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((m, *leaf.shape[1:]), leaf.dtype), many)
+
+    def gradient(many):
+        run = jax.vmap(lambda each: gru.apply(each, x, initial_state=h)[0])
+        return jax.grad(lambda many: (run(many) ** 2).sum())(many)
+
+    run = export.deserialize(export.export(jax.jit(gradient))(types).serialize()).call
+    found, wanted = run(many), jax.jit(gradient)(many)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
+
+
 def test_default_loops_with_fixed_sizes(layer, random, tmp_path):
     """The native loop gives way by itself: the bytes run where there is no gruflax."""
     gru, variables = layer

@@ -29,7 +29,7 @@ from gruflax.functional.dropout import (
     resolve_dropout_masks,
 )
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
-from gruflax.functional.params import Params, cast_params, check_params
+from gruflax.functional.params import Params, cast_params, check_params, check_size
 from gruflax.functional.sharding import beside, sharded_like, vary_with
 
 
@@ -171,7 +171,10 @@ def make_call(
 
     `static` are fields of a Call.
     """
-    check_flags(go_backwards=go_backwards, time_major=time_major)
+    flags = {name: each for name, each in static.items() if name in _FLAGS}
+    check_flags(go_backwards=go_backwards, time_major=time_major, **flags)
+    if static.get("chunk") is not None:
+        check_size("chunk", static["chunk"])
     check_key("rng", rng)
     check_reset(reset, reset_state)
     features, units = check_params(params, config)
@@ -222,6 +225,7 @@ def make_call(
     )
 
 
+_FLAGS = ("return_sequences", "zero_output_for_mask", "remat")
 # Its options: what says what is computed, not what is returned of it and not how.
 CALL_OPTIONS = tuple(
     name

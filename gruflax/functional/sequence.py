@@ -5,12 +5,11 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gruflax.functional.call import Call, make_call
-from gruflax.functional.checks import check_flags
 from gruflax.functional.config import GRUConfig
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops.choice import choose_loop
 from gruflax.functional.masks import where_steps
-from gruflax.functional.params import Params, check_size
+from gruflax.functional.params import Params
 from gruflax.functional.sharding import mesh_of
 
 
@@ -88,14 +87,6 @@ def gru_sequence(
     Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the guide to migrating
     (`notebooks/10_migrating.ipynb`) says which one this follows.
     """
-    check_flags(
-        unroll=unroll,
-        return_sequences=return_sequences,
-        zero_output_for_mask=zero_output_for_mask,
-        remat=remat,
-    )
-    if chunk is not None:
-        check_size("chunk", chunk)
     with mesh_of(inputs):
         call = make_call(
             params,

@@ -185,3 +185,42 @@ def test_pmap(loop):
     )
     assert_close(jax.tree.map(lambda leaf: leaf[0], found), wanted)
     assert jnp.shape(found[0]) == (8,)
+
+
+@pytest.mark.parametrize("loop", LOOPS[1:])
+def test_a_part_of_an_axis_of_the_mesh(mesh, loop):
+    """Micro-batches of rows that lie on all devices: each lies on some of them."""
+
+    def total(params, x):
+        def add(sum_, x):
+            outputs, _ = gruflax.gru_sequence(params, x, loop=loop)
+            return sum_ + (outputs**2).sum(), None
+
+        return jax.lax.scan(add, jnp.float32(0), x.reshape(2, B // 2, T, F))[0]
+
+    wanted = jax.jit(jax.value_and_grad(total))(PARAMS, X)
+    x = jax.device_put(X, NamedSharding(mesh, P("data")))
+    assert_close(jax.jit(jax.value_and_grad(total))(PARAMS, x), wanted)
+
+
+@pytest.mark.parametrize("loop", LOOPS[1:])
+def test_members_and_rows_on_the_same_axis_of_the_mesh(mesh, loop):
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf / size for size in range(1, 9)]), PARAMS)
+    run = jax.jit(jax.vmap(jax.grad(lambda p, x: loss(p, x, MASK, loop)), (0, None)))
+    placed = jax.device_put((many, X), NamedSharding(mesh, P("data")))
+    assert_close(run(*placed), run(many, X))
+
+
+@pytest.mark.parametrize("loop", LOOPS[1:])
+def test_shard_map_over_one_axis_of_two(loop):
+    devices = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    for check_vma in (True, False):
+        mapped = jax.shard_map(
+            lambda params, x: gruflax.gru_sequence(params, x, loop=loop)[0],
+            mesh=devices,
+            axis_names={"data"},
+            in_specs=(P(), P("data")),
+            out_specs=P("data"),
+            check_vma=check_vma,
+        )
+        assert_close(jax.jit(mapped)(PARAMS, X), gruflax.gru_sequence(PARAMS, X, loop=loop)[0])

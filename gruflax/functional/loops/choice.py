@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.activations import is_pointwise
 from gruflax.functional.call import CALL_OPTIONS, Call, make_call
+from gruflax.functional.checks import check_flags
 from gruflax.functional.loops import thresholds
 from gruflax.functional.loops.chunked import checkpointed_loop, chunked_loop
 from gruflax.functional.loops.native.conditions import check_native, unmet_conditions
@@ -52,9 +53,10 @@ def explain_loop(
 ) -> LoopChoice:
     """Tells which loop would run a call of `gruflax.gru_sequence`, and why not a faster one.
 
-    Nothing is computed. Inside of a function that `jax.vmap` maps, sizes are those of one member.
-    Forward mode and derivatives of derivatives of the native loop are the chunked loop's, and so
-    are derivatives by `dropout_masks`.
+    Nothing is computed. Sizes count: where `jax.vmap` maps the inputs alone, ask with the mapped
+    axis as one more batch axis; where it maps the parameters, ask with one member. Of the native
+    loop, forward mode, derivatives of derivatives, derivatives by `dropout_masks` and a pullback
+    that `jax.vmap` maps alone, as `jax.jacrev` does, are the chunked loop's.
 
     Args:
         params: as `gruflax.gru_sequence`.
@@ -71,30 +73,29 @@ def explain_loop(
         TypeError: as `gruflax.gru_sequence`.
         ValueError: as `gruflax.gru_sequence`.
     """
+    if platform not in PLATFORMS:
+        raise ValueError(f"platform must be one of {PLATFORMS}, got {platform!r}.")
     unknown = sorted(set(options) - {*CALL_OPTIONS, *_STATIC})
     if unknown:
         raise TypeError(f"explain_loop has no arguments {unknown}, only those of gru_sequence.")
-    arrays = {name: options.pop(name) for name in _ARRAYS if name in options}
+    arguments = {"params": params, "inputs": inputs, "loop": loop, **options}
+    types = {name: each for name, each in arguments.items() if _has_types(each)}
     found = []
 
-    def trace(params, inputs, arrays):
-        call = make_call(params, inputs, loop=loop, **arrays, **options)
+    def trace(types):
+        call = make_call(**(arguments | types))
         found.append(_explained(call, unroll, platform))
 
-    jax.eval_shape(trace, params, inputs, arrays)
+    jax.eval_shape(trace, types)
     return found[0]
 
 
+PLATFORMS = ("cpu", "gpu", "tpu")
 _STATIC = ("return_sequences", "zero_output_for_mask", "chunk", "remat")
-_ARRAYS = (
-    "initial_state",
-    "mask",
-    "seq_lengths",
-    "reset",
-    "reset_state",
-    "rng",
-    "dropout_masks",
-)
+
+
+def _has_types(argument: Any) -> bool:
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(argument))
 
 
 def _explained(call: Call, unroll: bool, platform: str) -> LoopChoice:
@@ -138,6 +139,7 @@ def choose_loop(call: Call, *, unroll: bool = False) -> Loop:
 
 def _name(call: Call, unroll: bool) -> str:
     """Names the loop that runs a call, where the platform has it."""
+    check_flags(unroll=unroll)
     if call.loop not in LOOPS:
         raise ValueError(f"loop must be one of {LOOPS}, got {call.loop!r}.")
     if call.loop == "native":

@@ -42,9 +42,11 @@ def gradients_run_well(call: Call) -> bool:
 
 def keeps_gates(call: Call, members: int | None = None) -> bool:
     """Returns whether the forward pass keeps the gates for the backward pass."""
-    numbers = KEPT_GATES * (members or 1) * rows_of(call) * call.time * call.initial_state.shape[-1]
+    sizes = (members or 1, rows_of(call), call.time, call.initial_state.shape[-1])
+    if call.remat or not all(isinstance(size, int) for size in sizes):
+        return False
     itemsize = at_least_float32(call.inputs.dtype).itemsize
-    return not call.remat and numbers * itemsize < _KEPT_BYTES
+    return KEPT_GATES * math.prod(sizes) * itemsize < _KEPT_BYTES
 
 
 def _row_bytes(call: Call) -> float:

@@ -6,6 +6,7 @@ there, and whether every member has its own. kernel/ffi.cc reads them in the sam
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from gruflax.functional.loops.native.axes import MEMBER, WEIGHTS, array_axes, ba
 from gruflax.functional.loops.native.conditions import activation_number
 from gruflax.functional.loops.native.library import BACKWARD, FORWARD
 from gruflax.functional.loops.thresholds import KEPT_GATES
-from gruflax.functional.sharding import vary_with, varying_axes
+from gruflax.functional.sharding import vary_with
 
 
 Arrays = dict[str, jax.Array]
@@ -41,12 +42,17 @@ _ABSENT, _SHARED, _EACH = range(3)
 
 
 def run_kernel(
-    target: str, call: Call, operands: Arrays, each: Mapping[str, bool], types: Mapping[str, Any]
+    target: str,
+    call: Call,
+    operands: Arrays,
+    each: Mapping[str, bool],
+    types: Mapping[str, Any],
+    local: bool,
 ) -> Arrays:
     """Calls the kernel: `{name: result}` of `{name: type}`, all in the call's layout.
 
     `each` tells which operands have an axis of members; if any has, all results have it. 16-bit
-    floats are computed in float32, and the results rounded.
+    floats are computed in float32, and the results rounded. `local` operands are a device's own.
     """
     names = [name for name in _OPERANDS[target] if name in operands]
     results = [name for name in _RESULTS[target] if name in types]
@@ -68,8 +74,7 @@ def run_kernel(
         ),
     )
     arrays = [_widened(operands[name]) for name in names]
-    # What a device has of a `jax.shard_map` is its part already.
-    run = form.run if varying_axes(arrays[0]) else _partitioned(form)
+    run = form.run if local else _partitioned(form)
     found = zip(results, run(*arrays), strict=True)
     return {name: array.astype(types[name].dtype) for name, array in found}
 
@@ -135,16 +140,18 @@ def _partitioned(form: _Form) -> Callable[..., tuple[jax.Array, ...]]:
     split = (MEMBER, *form.batch)
 
     def partition(mesh, arrays, _):
-        over = {}
+        over, used = {}, set()
         for axes, array in zip(operands, arrays, strict=True):
-            for axis, devices, size in zip(axes, array.sharding.spec, array.shape, strict=False):
+            for axis, devices, size in zip(axes, _spec(array, mesh), array.shape, strict=False):
                 # Uneven parts are padded with rows that would count in the gradients of weights.
-                if axis in split and devices is not None and size % _count(mesh, devices) == 0:
-                    over.setdefault(axis, devices)
-        summed = tuple(jax.tree.leaves([over[axis] for axis in form.batch if axis in over]))
+                even = size % _count(mesh, devices) == 0
+                if axis in split and axis not in over and even and used.isdisjoint(devices):
+                    over[axis] = devices
+                    used.update(devices)
+        summed = tuple(name for axis in form.batch for name in over.get(axis, ()))
 
         def sharding(axes):
-            return NamedSharding(mesh, PartitionSpec(*map(over.get, axes)))
+            return NamedSharding(mesh, PartitionSpec(*(over.get(axis) or None for axis in axes)))
 
         def local(*parts):
             return tuple(
@@ -160,11 +167,31 @@ def _partitioned(form: _Form) -> Callable[..., tuple[jax.Array, ...]]:
     call.def_partition(
         partition=partition,
         sharding_rule=" -> ".join(rule),
+        decode_shardings=False,
         need_replication_factors=tuple(axis for axis in every if axis not in split),
     )
     return call
 
 
-def _count(mesh: jax.sharding.Mesh, devices: Any) -> int:
-    """Returns over how many devices an axis of a spec goes."""
-    return math.prod(mesh.shape[name] for name in jax.tree.leaves(devices))
+def _count(mesh: jax.sharding.Mesh, devices: tuple[str, ...]) -> int:
+    """Returns over how many devices some axes of a mesh go."""
+    return math.prod(mesh.shape[name] for name in devices)
+
+
+def _spec(array: Any, mesh: jax.sharding.Mesh) -> tuple[tuple[str, ...], ...]:
+    """Finds the axes of a mesh that each axis of an array goes over; all go over none if it can't.
+
+    JAX's own search stops where devices share a part of an axis of the mesh, as those do that have
+    parts of a batch that was reshaped.
+    """
+    dimensions = range(array.ndim)
+    for order in itertools.permutations(mesh.axis_names):
+        for places in itertools.product((None, *dimensions), repeat=len(order)):
+            pairs = list(zip(order, places, strict=True))
+            spec = tuple(
+                tuple(name for name, place in pairs if place == axis) for axis in dimensions
+            )
+            found = NamedSharding(mesh, PartitionSpec(*(each or None for each in spec)))
+            if found.is_equivalent_to(array.sharding, array.ndim):
+                return spec
+    return ((),) * array.ndim

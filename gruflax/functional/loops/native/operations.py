@@ -5,7 +5,10 @@ transpose is the gradients, everything else of it is the chunked loop's. So forw
 derivatives of derivatives are the chunked loop's.
 
 Under differentiation the states come with the gates of every step, where these are not too large
-(`thresholds.keeps_gates`), so that the backward pass needs not compute them again.
+(`thresholds.keeps_gates`), so that the backward pass needs not compute them again. Where they are
+not kept after all, because the program runs elsewhere or `jax.vmap` has made the call too large,
+the array of the gates says so with a number: the kernel computes those gates again that it finds to
+be that.
 """
 
 import dataclasses
@@ -58,22 +61,24 @@ def _portable_states(call: Call, arrays: Arrays, keep: bool) -> Arrays:
     types = _states_types(call, arrays, keep)
     outputs, state = chunked_loop(call)
     # The portable gradients have no use for the gates.
-    found = {"outputs": outputs, "state": state, "gates": keep and _zeros(types["gates"])}
+    found = {"outputs": outputs, "state": state, "gates": keep and _not_kept(types["gates"])}
     return {name: found[name] for name in types}
 
 
-def _native_states(form: Form, leaves: Sequence[Any], types: Arrays) -> Arrays | None:
+def _native_states(form: Form, leaves: Sequence[Any], types: Arrays, local: bool) -> Arrays | None:
     call, _ = form.single(leaves)
     if not runs_well(call):
         return None
     none = {}
     if "gates" in types and not keeps_gates(call, form.members(leaves)):
-        none["gates"] = _zeros(types.pop("gates"))
-    return run_kernel(FORWARD, call, form.named(leaves), form.named(form.each), types) | none
+        none["gates"] = _not_kept(types.pop("gates"))
+    each = form.named(form.each)
+    return run_kernel(FORWARD, call, form.named(leaves), each, types, local) | none
 
 
-def _zeros(like: Any) -> jax.Array:
-    return jnp.zeros(like.shape, like.dtype)
+def _not_kept(like: Any) -> jax.Array:
+    # As in kernel/backward.h. A gate that is this number by chance is only computed again.
+    return jnp.full(like.shape, jnp.finfo(like.dtype).min, like.dtype)
 
 
 def _differentiate_states(
@@ -167,14 +172,16 @@ def _portable_gradients(call: Call, arrays: Arrays, wanted: tuple[str, ...]) -> 
     return jax.linear_transpose(tangent, parts)(cotangents)[0]
 
 
-def _native_gradients(form: Form, leaves: Sequence[Any], types: Arrays) -> Arrays | None:
+def _native_gradients(
+    form: Form, leaves: Sequence[Any], types: Arrays, local: bool
+) -> Arrays | None:
     call, _ = form.single(leaves)
     if not gradients_run_well(call):
         return None
     operands = form.named(leaves)
     if not keeps_gates(call, form.members(leaves)):
         operands.pop("gates", None)
-    return run_kernel(BACKWARD, call, operands, form.named(form.each), types)
+    return run_kernel(BACKWARD, call, operands, form.named(form.each), types, local)
 
 
 _STATES = Operation(

@@ -44,11 +44,13 @@ class Operation:
         name: of the primitive.
         types: `(call, arrays, **options)` of types -> the results' types, a pytree.
         portable: `(call, arrays, **options)` -> results like `types`.
-        native: `(form, leaves, types)` -> `{name: result}` for all members, of `{name: type}`; or
-            None where the portable form is faster.
+        native: `(form, leaves, types, local)` -> `{name: result}` for all members, of `{name:
+            type}`; or None where the portable form is faster. `local` says that the leaves are what
+            one device has of them, as inside `jax.shard_map`.
         differentiate: `(operation, form, leaves, tangents)` -> results and their tangents, as
             leaves; None takes those of the portable form. A tangent that is zero is an `ad.Zero`.
-        transpose: `(form, leaves, cotangents)` -> the cotangents of linear leaves.
+        transpose: `(form, leaves, cotangents)` -> the cotangents of linear leaves, None for others;
+            None transposes the portable form.
     """
 
     def __init__(
@@ -63,20 +65,20 @@ class Operation:
         self.types, self.portable, self.native = types, portable, native
         primitive = self.primitive = Primitive(f"gru_{name}")
         primitive.multiple_results = True
-        primitive.def_impl(jax.jit(primitive.bind, static_argnames=("form", "devices")))
+        primitive.def_impl(_compiled(primitive))
         primitive.def_abstract_eval(lambda *types, form, devices: self._types(form, types)[0])
         mlir.register_lowering(primitive, self._lower_portable)
         if native is not None:
             mlir.register_lowering(primitive, self._lower_native, platform="cpu")
-        rule = differentiate or differentiate_portable
-        ad.primitive_jvps[primitive] = lambda leaves, tangents, *, form, devices: rule(
-            self, form, leaves, tangents
+        push = functools.partial(differentiate or differentiate_portable, self)
+        pull = transpose or self._transpose_portable
+        ad.primitive_jvps[primitive] = lambda leaves, tangents, *, form, devices: push(
+            form, leaves, tangents
+        )
+        ad.primitive_transposes[primitive] = lambda cotangents, *leaves, form, devices: pull(
+            form, leaves, cotangents
         )
         batching.primitive_batchers[primitive] = self._map
-        if transpose is not None:
-            ad.primitive_transposes[primitive] = lambda cotangents, *leaves, form, devices: (
-                transpose(form, leaves, cotangents)
-            )
 
     def __call__(self, arguments: tuple[Call, Arrays], each: Any = None, **options: Any) -> Any:
         """Computes the results, a pytree like `types`.
@@ -107,10 +109,36 @@ class Operation:
 
         return form.mapped(run)(*leaves)
 
+    def _transpose_portable(
+        self, form: Form, leaves: Sequence[Any], cotangents: Sequence[Any]
+    ) -> list[Any]:
+        places = [i for i, leaf in enumerate(leaves) if ad.is_undefined_primal(leaf)]
+        run = functools.partial(self.run_with, form, leaves, places)
+        types = [jax.ShapeDtypeStruct(leaves[i].aval.shape, leaves[i].aval.dtype) for i in places]
+        found = dict(
+            zip(
+                places,
+                jax.linear_transpose(run, *types)(list(map(ad.instantiate_zeros, cotangents))),
+                strict=True,
+            )
+        )
+        return [found.get(place) for place in range(len(leaves))]
+
+    def run_with(
+        self, form: Form, leaves: Sequence[Any], places: Sequence[int], *others: Any
+    ) -> list[jax.Array]:
+        """Computes the portable form with other leaves in some places."""
+        replaced = dict(zip(places, others, strict=True))
+        return self._run_portable(
+            *(replaced.get(place, leaf) for place, leaf in enumerate(leaves)), form=form
+        )
+
     def _lower_native(self, context: Any, *values: Any, form: Form, devices: Any) -> Any:
         if context.module_context.lowering_parameters.for_export:
             return self._lower_portable(context, *values, form=form, devices=devices)
-        return self._lower(self._run_native, context, *values, form=form)
+        local = bool(getattr(context.module_context.axis_context, "manual_axes", ()))
+        run = functools.partial(self._run_native, local=local)
+        return self._lower(run, context, *values, form=form)
 
     def _lower_portable(self, context: Any, *values: Any, form: Form, devices: Any) -> Any:
         return self._lower(self._run_portable, context, *values, form=form)
@@ -130,7 +158,10 @@ class Operation:
         lies = form.lies(operands)
         summed = tuple(jax.tree.leaves([lies[axis] for axis in lies if axis != MEMBER]))
 
-        def local(*parts):
+        if isinstance(run, functools.partial):
+            run = functools.partial(run, local=True)
+
+        def on_each_device(*parts):
             found = run(*(vary_with(part, parts) for part in parts), form=form)
             return [
                 jax.lax.psum(array, summed) if summed and name in WEIGHTS else array
@@ -146,17 +177,17 @@ class Operation:
             # What `jax.vmap` did not map lies whole on every device.
             parts = map(jax.sharding.reshard, leaves, specs)
             return jax.shard_map(
-                local,
+                on_each_device,
                 axis_names=set(sharding.mesh.explicit_axes),
                 in_specs=specs,
                 out_specs=[each.sharding.spec for each in types],
             )(*parts)
 
-    def _run_native(self, *leaves: Any, form: Form) -> list[jax.Array]:
+    def _run_native(self, *leaves: Any, form: Form, local: bool) -> list[jax.Array]:
         assert self.native is not None
         types, tree = self._types(form, [jax.typeof(leaf) for leaf in leaves])
         names = array_names(tree)
-        found = self.native(form, leaves, dict(zip(names, types, strict=True)))
+        found = self.native(form, leaves, dict(zip(names, types, strict=True)), local)
         if found is None:
             return self._run_portable(*leaves, form=form)
         return [found[name] for name in names]
@@ -256,15 +287,27 @@ def differentiate_portable(
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Computes the results, and their tangents as those of the portable form."""
     places = [i for i, each in enumerate(tangents) if not isinstance(each, ad.Zero)]
-
-    def run(*moving):
-        whole = list(leaves)
-        for place, leaf in zip(places, moving, strict=True):
-            whole[place] = leaf
-        return operation.run_portable(form)(*whole)
-
+    run = functools.partial(operation.run_with, form, leaves, places)
     at, along = ([each[place] for place in places] for each in (leaves, tangents))
     return operation.bind(form, leaves), jax.jvp(run, at, along)[1]
+
+
+def _compiled(primitive: Primitive) -> Callable[..., Any]:
+    """Makes what runs a primitive outside of `jax.jit`."""
+
+    def bind(*leaves, form, devices):
+        return primitive.bind(*leaves, form=form, devices=devices)
+
+    # As JAX marks its own: where it looks for NaN, there is nothing smaller in here to run.
+    vars(bind)["_apply_primitive"] = True
+    run = jax.jit(bind, static_argnames=("form", "devices"))
+
+    def compiled(*leaves, **static):
+        # A primitive has nothing else to run than its program.
+        with jax.disable_jit(False):
+            return run(*leaves, **static)
+
+    return compiled
 
 
 def _program_with_devices() -> Any:

@@ -192,6 +192,11 @@ def test_what_runs_can_be_asked():
     some = explained(shape=(16, 5, 512), units=1024)
     assert some[:2] == ("native", "chunked") and some.reasons[0].startswith("Not native backward")
     assert explained(shape=(1, 5, 512), units=1024, loop="native") == ("native", "native", ())
+    # Nested lists, and types in place of arrays.
+    params = call_of({}, {}).params
+    assert gruflax.explain_loop(params, X.tolist(), mask=[[True] * 3] * 2)[0] == "native"
+    types = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    assert gruflax.explain_loop(types, jax.ShapeDtypeStruct(X.shape, X.dtype))[0] == "native"
     elsewhere = explained(platform="gpu")
     assert elsewhere[:2] == ("chunked", "chunked") and "on a gpu" in elsewhere.reasons[0]
 
@@ -201,6 +206,16 @@ def test_what_cannot_be_asked():
         explained(masks=X[..., 0] > 0)
     with pytest.raises(ValueError, match="loop must be one of"):
         explained(loop="fast")
+    with pytest.raises(ValueError, match=r"platform must be one of \('cpu', 'gpu', 'tpu'\)"):
+        explained(platform="cuda")
+    with pytest.raises(ValueError, match="chunk must be"):
+        explained(arguments={"chunk": 0})
+    with pytest.raises(TypeError, match="remat must be a Python bool"):
+        explained(arguments={"remat": "x"})
+    with pytest.raises(TypeError, match="unroll must be a Python bool"):
+        explained(unroll=1)
+    with pytest.raises(ValueError, match="seq_lengths"):
+        explained(arguments={"seq_lengths": [2, 9]})
     if native_info().available:
         with pytest.raises(ValueError, match="loop='native' cannot be met: zoneout"):
             explained({"zoneout": 0.1}, {"rng": jax.random.key(0)}, loop="native")

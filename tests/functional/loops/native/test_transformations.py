@@ -179,3 +179,58 @@ def test_every_layer_has_it():
     assert calls_of_layer(gruflax.Stack([gru, gruflax.GRU(U)])) == 2
     layer = gruflax.nnx.GRU(F, U, rngs=nnx.Rngs(0))
     assert calls_in(lambda x: layer(x), X)[0] == 1
+
+
+def both(function):
+    """What a function of the loop computes by the native loop, and by the scan."""
+    found, wanted = map(function, ("native", "scan"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
+
+
+def test_a_pullback_is_mapped_otherwise_than_its_forward_pass(monkeypatch):
+    """Gates that the forward pass kept, or did not, whatever the backward pass expects."""
+    for limit in (4 * B * T * U * 4 + 1, 2**26):
+        monkeypatch.setattr("gruflax.functional.loops.thresholds._KEPT_BYTES", limit)
+
+        def mapped_by_map(loop):
+            _, pull = jax.vmap(lambda x: jax.vjp(lambda p: loss(loop, p, x), PARAMS))(MANY_X)
+            return jax.lax.map(lambda pull: pull(jnp.float32(1)), pull)
+
+        def mapped_by_vmap(loop):
+            _, pull = jax.lax.map(lambda x: jax.vjp(lambda p: loss(loop, p, x), PARAMS), MANY_X)
+            return jax.vmap(lambda pull: pull(jnp.float32(1)))(pull)
+
+        both(mapped_by_map)
+        both(mapped_by_vmap)
+
+
+def test_a_pullback_of_what_was_exported():
+    """The forward pass comes from a program without the kernel, the backward pass has it."""
+
+    def exported(loop):
+        run = jax.jit(lambda p: jax.vjp(lambda p: loss(loop, p), p))
+        shapes = jax.tree.structure(jax.eval_shape(run, PARAMS))
+        leaves = jax.export.export(jax.jit(lambda p: jax.tree.leaves(run(p))))(PARAMS).call(PARAMS)
+        return jax.tree.unflatten(shapes, leaves)[1](jnp.float32(1))
+
+    both(exported)
+
+
+def test_a_pullback_can_be_transposed():
+    _, pull = jax.vjp(lambda h: run("native", PARAMS, X, h)[1], H)
+    (found,) = jax.linear_transpose(lambda cotangent: pull(cotangent)[0], H)(H)
+    np.testing.assert_allclose(
+        found, push(lambda h: run("scan", PARAMS, X, h)[1], H, H), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_without_jit_at_all():
+    with jax.disable_jit():
+        both(lambda loop: jax.grad(loss, 1)(loop, PARAMS))
+
+
+def test_a_nan_is_found_where_it_is_looked_for():
+    with jax.debug_nans(True):
+        both(lambda loop: jax.grad(loss, 1)(loop, PARAMS))
+        with pytest.raises(FloatingPointError, match="nan"):
+            loss("native", PARAMS, X.at[0, 0, 0].set(jnp.nan))

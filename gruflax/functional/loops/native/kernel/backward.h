@@ -46,6 +46,7 @@ struct Backward {
   S* carry;           // the state's cotangent, [rows, width]
   S* kept;            // that of r * h, [rows, width]
   Sums<S> sums;
+  bool gates_kept;    // those of the chunk, by the forward pass
 
   Backward(const Problem<S>& p, const Gradients<S>& g, const void* packed, void* scratch,
            void* memory)
@@ -74,10 +75,10 @@ struct Backward {
   // A gate of a sample: what the forward pass kept, or else in its record, where the cotangent will
   // replace it.
   const S* gate(int64_t i, int slot) {
-    return problem.gates ? samples().gates[i] + slot * problem.units : record(i, slot);
+    return gates_kept ? samples().gates[i] + slot * problem.units : record(i, slot);
   }
   INLINE_METHOD V gate(int64_t i, int slot, int64_t c) {
-    return load(gate(i, slot) + c, problem.gates ? problem.units - c : W);
+    return load(gate(i, slot) + c, gates_kept ? problem.units - c : W);
   }
 
   void run_group(int64_t first, int64_t rows) {
@@ -91,7 +92,8 @@ struct Backward {
     for (int64_t end = problem.time; end > 0; end -= steps) {
       const int64_t begin = larger(end - steps, 0);
       gather(first, rows, begin, end);
-      if (!problem.gates) recompute();
+      gates_kept = were_kept();
+      if (!gates_kept) recompute();
       for (int64_t i = end - 1; i >= begin; --i) step_back(first, rows, i, i - begin);
       if (gradients.inputs) input_gradients(first);
       if (gradients.weights()) weight_gradients();
@@ -131,6 +133,15 @@ struct Backward {
       if (problem.is_reset(row, t)) return problem.reset_state + row * u;
     }
     return problem.initial_state + row * u;
+  }
+
+  // Tells whether the gates of all samples of the chunk were kept; the others are the least number.
+  bool were_kept() {
+    constexpr S none = sizeof(S) == sizeof(float) ? S(-__FLT_MAX__) : S(-__DBL_MAX__);
+    if (!problem.gates) return false;
+    for (int64_t i = 0; i < samples().count; ++i)
+      if (samples().gates[i][kZ * problem.units] == none) return false;
+    return true;
   }
 
   void recompute() {
