@@ -32,7 +32,8 @@ class LoopChoice(NamedTuple):
 
     Attributes:
         forward: the loop of the forward pass: "native", "chunked", "scan", "unrolled" or "cudnn".
-        gradient: the loop of the backward pass. "scan" and "unrolled" are differentiated by JAX.
+        gradient: the loop of the backward pass, and then of the forward pass that goes with it.
+            "scan" and "unrolled" are differentiated by JAX.
         reasons: why it is no faster loop, a sentence for each reason; empty where it is the
             fastest.
     """

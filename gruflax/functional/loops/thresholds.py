@@ -20,7 +20,7 @@ def rows_of(call: Call) -> int:
 
 # The kernel. Where weights are too large for the caches, and rows too few to share what is read of
 # them at a step, XLA's products read them faster. These are bytes of weights for each row.
-_FORWARD_BYTES, _BACKWARD_BYTES = 9 * 2**18, 3 * 2**17
+_FORWARD_BYTES, _BACKWARD_BYTES = 9 * 2**17, 3 * 2**17
 
 # Of every step the forward pass can keep what the backward pass would compute again with a product
 # of its own: z, r, the candidate and what r multiplies. That makes training up to a fifth faster,

@@ -92,15 +92,14 @@ def _differentiate_states(
         for name in (*_FIELDS, "masks")
         if not all(map(_is_zero, jax.tree.leaves(getattr(dcall, name), is_leaf=_is_zero)))
     }
-    if "masks" in moving:
+    single, _ = form.single(leaves)
+    if "masks" in moving or not gradients_run_well(single):
         return differentiate_portable(operation, form, leaves, tangents)
-    single, members = form.single(leaves)[0], form.members(leaves)
-    keep = dict(form.options)["keep"]
-    keep = keep or (gradients_run_well(single) and keeps_gates(single, members))
+    keep = dict(form.options)["keep"] or keeps_gates(single, form.members(leaves))
     whole = dataclasses.replace(call, return_sequences=True)
     found = _STATES((whole, {}), (each, {}), keep=keep)
     kept = {name: found[name] for name in ("outputs", "gates") if name in found}
-    flags = {name: members is not None for name in kept}
+    flags = dict.fromkeys(kept, any(form.each))
     linear = {name: getattr(each, name) for name in moving}
     dfound = _TANGENT((call, {**kept, "linear": moving}), (each, {**flags, "linear": linear}))
     names = operation.result_names(form, leaves)

@@ -285,11 +285,11 @@ class Operation:
 def differentiate_portable(
     operation: Operation, form: Form, leaves: Sequence[Any], tangents: Sequence[Any]
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Computes the results, and their tangents as those of the portable form."""
+    """Computes the results of the portable form and their tangents."""
     places = [i for i, each in enumerate(tangents) if not isinstance(each, ad.Zero)]
     run = functools.partial(operation.run_with, form, leaves, places)
     at, along = ([each[place] for place in places] for each in (leaves, tangents))
-    return operation.bind(form, leaves), jax.jvp(run, at, along)[1]
+    return jax.jvp(run, at, along)
 
 
 def _compiled(primitive: Primitive) -> Callable[..., Any]:

@@ -105,7 +105,7 @@ struct Case {
           u = draw_size(70);
   bool time_major = draw(0, 1), backwards = draw(0, 1), after = draw(0, 1), zeros = draw(0, 1);
   bool has_bias = draw(0, 3), has_valid = draw(0, 1), has_reset = draw(0, 2) == 0;
-  bool has_doutputs = draw(0, 3), keeps_gates = draw(0, 1);
+  bool has_doutputs = draw(0, 3), keeps_gates = draw(0, 1), loses_gates = draw(0, 3) == 0;
   bool shares_all = draw(0, 3) == 0;
   int input_masks = static_cast<int>(draw(0, 3)), state_masks = static_cast<int>(draw(0, 3));
   int activation = static_cast<int>(draw(0, gruflax::kActivations - 1));
@@ -206,6 +206,8 @@ struct Call {
     p.last_state = results[0].data();
     gruflax::run_forward(p, threads);
     gruflax::run_forward(problem(), threads);
+    // As where the forward pass ran without the kernel: the least number stands for none.
+    if (c.loses_gates) gates.assign(gates.size(), std::numeric_limits<S>::lowest());
     gruflax::run_backward(problem(), gradients(), threads);
   }
 

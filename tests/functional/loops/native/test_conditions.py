@@ -239,8 +239,10 @@ def test_what_is_asked_is_what_runs():
         found = gruflax.explain_loop(params, x)
         for program in programs:
             text = program.as_text()
-            assert text.count("gruflax_forward") == (found.forward == "native")
-            assert text.count("gruflax_backward") == (found.gradient == "native")
+            for kind in ("forward", "backward"):
+                assert text.count(f"gruflax_{kind}") == (found.gradient == "native")
+        text = jax.jit(lambda p, x: gruflax.gru_sequence(p, x)[0]).lower(params, x).as_text()
+        assert text.count("gruflax_forward") == (found.forward == "native")
 
 
 @needs_kernel

@@ -46,7 +46,7 @@ struct Backward {
   S* carry;           // the state's cotangent, [rows, width]
   S* kept;            // that of r * h, [rows, width]
   Sums<S> sums;
-  bool gates_kept;    // those of the chunk, by the forward pass
+  bool gates_kept;  // those of the chunk, by the forward pass
 
   Backward(const Problem<S>& p, const Gradients<S>& g, const void* packed, void* scratch,
            void* memory)
