@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 LOOPS = ("native", "scan")
-DRAWS = int(os.environ.get("GRUFLAX_DRAWS", "12"))
+DRAWS = int(os.environ.get("GRUFLAX_DRAWS", "8"))
 
 
 @dataclasses.dataclass
