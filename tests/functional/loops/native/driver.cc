@@ -58,10 +58,12 @@ void* operator new(size_t size, std::align_val_t alignment) {
   const auto unit = static_cast<size_t>(alignment);
   return unless_none(good_allocations-- ? std::aligned_alloc(unit, size) : nullptr);
 }
-void operator delete(void* room) noexcept { std::free(room); }
-void operator delete(void* room, size_t) noexcept { std::free(room); }
-void operator delete(void* room, std::align_val_t) noexcept { std::free(room); }
-void operator delete(void* room, size_t, std::align_val_t) noexcept { std::free(room); }
+// Inlined, GCC would take `free` for the wrong partner of `new`.
+#define NOT_INLINED __attribute__((noinline))
+NOT_INLINED void operator delete(void* room) noexcept { std::free(room); }
+NOT_INLINED void operator delete(void* room, size_t) noexcept { std::free(room); }
+NOT_INLINED void operator delete(void* room, std::align_val_t) noexcept { std::free(room); }
+NOT_INLINED void operator delete(void* room, size_t, std::align_val_t) noexcept { std::free(room); }
 
 // A pool of threads in which every second task has one fate, and the others another.
 class Pool {
