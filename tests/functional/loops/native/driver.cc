@@ -51,15 +51,15 @@ static void require(bool fulfilled, const char* what) {
 // So many allocations go well before one fails; a negative number is of no failure.
 static std::atomic<int64_t> good_allocations{-1};
 static void* unless_none(void* room) { return room ? room : throw std::bad_alloc(); }
-void* operator new(size_t size) {
+// Inlined, GCC would take `malloc` and `free` for the wrong partners of `delete` and `new`.
+#define NOT_INLINED __attribute__((noinline))
+NOT_INLINED void* operator new(size_t size) {
   return unless_none(good_allocations-- ? std::malloc(size) : nullptr);
 }
-void* operator new(size_t size, std::align_val_t alignment) {
+NOT_INLINED void* operator new(size_t size, std::align_val_t alignment) {
   const auto unit = static_cast<size_t>(alignment);
   return unless_none(good_allocations-- ? std::aligned_alloc(unit, size) : nullptr);
 }
-// Inlined, GCC would take `free` for the wrong partner of `new`.
-#define NOT_INLINED __attribute__((noinline))
 NOT_INLINED void operator delete(void* room) noexcept { std::free(room); }
 NOT_INLINED void operator delete(void* room, size_t) noexcept { std::free(room); }
 NOT_INLINED void operator delete(void* room, std::align_val_t) noexcept { std::free(room); }
