@@ -224,3 +224,19 @@ def test_shard_map_over_one_axis_of_two(loop):
             check_vma=check_vma,
         )
         assert_close(jax.jit(mapped)(PARAMS, X), gruflax.gru_sequence(PARAMS, X, loop=loop)[0])
+
+
+@pytest.mark.parametrize("loop", oracle.NATIVE)
+def test_members_lie_as_any_of_their_arrays_does(mesh, loop):
+    """Parameters on every device, inputs of the members on one each: nothing is gathered."""
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf / size for size in range(1, 9)]), PARAMS)
+    x = jnp.stack([X[:2] * size for size in range(8)])
+    run = jax.jit(jax.vmap(jax.grad(lambda p, x: loss(p, x, MASK[:2], loop))))
+    wanted = run(many, x)
+    arguments = (
+        jax.device_put(many, NamedSharding(mesh, P())),
+        jax.device_put(x, NamedSharding(mesh, P("data"))),
+    )
+    program = run.lower(*arguments).compile()
+    assert_close(program(*arguments), wanted)
+    assert "all-gather" not in program.as_text()

@@ -63,7 +63,6 @@ def run_kernel(
         tuple((name, _EACH if each[name] else _SHARED) for name in names),
         tuple((name, _EACH if has_members else _SHARED) for name in results),
         batch_axes(call),
-        call.time_major,
         (
             ("time_major", call.time_major),
             ("go_backwards", call.go_backwards),
@@ -90,13 +89,12 @@ class _Form(NamedTuple):
     operands: tuple[tuple[str, int], ...]
     results: tuple[tuple[str, int], ...]
     batch: tuple[str, ...]
-    time_major: bool
     attributes: tuple[tuple[str, Any], ...]
 
     def axes(self, name: str, presence: int) -> tuple[str, ...]:
         """Names the axes of an array."""
-        reset_after = dict(self.attributes)["reset_after"]
-        axes = array_axes(name, self.batch, self.time_major, reset_after)
+        static = dict(self.attributes)
+        axes = array_axes(name, self.batch, static["time_major"], static["reset_after"])
         return (MEMBER, *axes) if presence == _EACH else axes
 
     def run(self, *operands: jax.Array) -> tuple[jax.Array, ...]:
@@ -145,7 +143,8 @@ def _partitioned(form: _Form) -> Callable[..., tuple[jax.Array, ...]]:
             for axis, devices, size in zip(axes, _spec(array, mesh), array.shape, strict=False):
                 # Uneven parts are padded with rows that would count in the gradients of weights.
                 even = size % _count(mesh, devices) == 0
-                if axis in split and axis not in over and even and used.isdisjoint(devices):
+                free = axis in split and axis not in over and used.isdisjoint(devices)
+                if devices and free and even:
                     over[axis] = devices
                     used.update(devices)
         summed = tuple(name for axis in form.batch for name in over.get(axis, ()))

@@ -99,10 +99,6 @@ class Operation:
         """Names the leaves of the results."""
         return array_names(self._types(form, [jax.typeof(leaf) for leaf in leaves])[1])
 
-    def run_portable(self, form: Form) -> Callable[..., list[jax.Array]]:
-        """Makes the portable form, of leaves."""
-        return functools.partial(self._run_portable, form=form)
-
     def _run_portable(self, *leaves: Any, form: Form) -> list[jax.Array]:
         def run(*leaves):
             return jax.tree.leaves(self.portable(*form.arguments(leaves), **dict(form.options)))
@@ -223,7 +219,8 @@ class Operation:
         names, linear = array_names(form.tree), linear_leaves(form.tree)
         if all(is_linear for is_linear, each in zip(linear, mapped, strict=True) if each):
             # Everything else is the same for all, and computed once.
-            run = jax.vmap(self.run_portable(form), [0 if each else None for each in mapped])
+            run = functools.partial(self._run_portable, form=form)
+            run = jax.vmap(run, [0 if each else None for each in mapped])
             found = run(*leaves)
         elif self._by_weights(form, names, mapped):
             found = self._map_members(form, leaves, mapped, size)
