@@ -231,7 +231,7 @@ def call_model(words, fields, options, params, inputs, initial_state=None, **oth
     given |= {"recurrent_state": {"h": initial_state}} if stateful else {}
     others |= {} if stateful else {"initial_state": initial_state}
     if streams:
-        grunnx.from_linen(model, given)
+        grunnx.from_linen_variables(model, given)
         found = model(inputs, **others, deterministic=not training, rngs=KEY)
         return (found[0], model.h.get_value()) if stateful else found
     others |= {"training": training, "mutable": ["recurrent_state"]}

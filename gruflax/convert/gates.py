@@ -14,7 +14,7 @@ from gruflax.functional.config import GRUConfig
 from gruflax.functional.params import check_params, params_shapes
 from gruflax.keras_names import activations
 from gruflax.layers.fields import AXES, config_of
-from gruflax.layers.protocols import GRULike
+from gruflax.layers.fields import GRULike
 
 
 # The order of the gates' columns in gruflax and Keras: update, reset, candidate.

@@ -13,14 +13,15 @@ from jax.typing import ArrayLike
 from gruflax.functional.checks import brief
 from gruflax.functional.masks import combined_mask, where_steps
 from gruflax.functional.sharding import mesh_of
-from gruflax.layers.any_cell import time_axis
-from gruflax.layers.protocols import Returning, State
+from gruflax.layers.cell_loop import Output, time_axis
+from gruflax.layers.fields import LayerLike
+from gruflax.layers.nesting import State
 
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
 
-def merge_directions(merge_mode: str | None, forward: Any, backward: Any) -> Any:
+def merge_directions(merge_mode: str | None, forward: Output, backward: Output) -> Output:
     """Merges the outputs of two directions, array by array where a cell has several.
 
     Source: Keras 3's `Bidirectional`.
@@ -82,8 +83,8 @@ def reversed_reset(reset: ArrayLike | None, axis: int) -> jax.Array | None:
 
 
 def run_directions(
-    run: Callable[..., Any],
-    layers: tuple[Returning, Returning],
+    run: Callable[..., Output],
+    layers: tuple[LayerLike, LayerLike],
     inputs: ArrayLike,
     num_feature_axes: int,
     *,
@@ -92,7 +93,7 @@ def run_directions(
     mask: ArrayLike | None,
     seq_lengths: ArrayLike | None,
     reset: ArrayLike | None,
-) -> Any:
+) -> Output:
     """Runs two layers, as `check_pair` wants them, and merges what they return.
 
     `run(layer, **options)` runs one of them over the inputs. As in Keras, sequences of outputs are
@@ -131,7 +132,7 @@ def _of_forward(name: str) -> Any:
 
 
 class Pair:
-    """What a bidirectional layer, as any other, tells of itself: it is its forward layer's."""
+    """What a bidirectional layer tells of itself, as any layer does: it is its forward layer's."""
 
     return_sequences = _of_forward("return_sequences")
     return_state = _of_forward("return_state")
@@ -139,12 +140,8 @@ class Pair:
     go_backwards = _of_forward("go_backwards")
     time_major = _of_forward("time_major")
 
-    @property
-    def _forward(self) -> Returning:
-        raise AttributeError("a pair must have a forward layer.")
 
-
-def check_pair(names: tuple[str, str], layers: tuple[Returning, Returning]) -> None:
+def check_pair(names: tuple[str, str], layers: tuple[LayerLike, LayerLike]) -> None:
     """Raises a ValueError unless two layers go together."""
     pair = " and ".join(names)
     one, two = layers

@@ -1,20 +1,21 @@
-"""The fields of a GRU under Keras' names: what every module system makes of them."""
+"""The fields of a GRU and of a layer under Keras' names, whatever the module system is."""
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
+from flax import linen as nn, nnx
 from jax.typing import DTypeLike
 
 from gruflax.functional.checks import brief, check_flags
-from gruflax.functional.config import RATES, GRUConfig
+from gruflax.functional.config import RATES, Activation, GRUConfig
 from gruflax.functional.params import check_size, draw_param
 from gruflax.keras_names import activations, constraints, initializers, regularizers
-from gruflax.layers.protocols import GRULike
 
 
-Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
+Identifier = str | Mapping[str, object] | Callable[..., Any] | None
 
 # Keras names a parameter `recurrent_kernel` and its options `recurrent_initializer`, ...
 ROLES = {"kernel": "kernel", "recurrent_kernel": "recurrent", "bias": "bias"}
@@ -30,24 +31,55 @@ AXES = {
 # What Keras' GRU does not have, nor the layers of TensorFlow 1.
 VARIANTS = ("recurrent_weight_dropout", "zoneout", "learn_initial_state")
 
-# The fields that are True or False, of any layer or cell.
-FLAGS = (
+# What a layer hands to its loop as it is.
+LOOP_FIELDS = (
+    "go_backwards",
+    "time_major",
+    "unroll",
+    "return_sequences",
+    "zero_output_for_mask",
+)
+
+_GRU_FLAGS = (
     "use_bias",
     "reset_after",
-    "return_sequences",
-    "return_state",
-    "go_backwards",
-    "stateful",
-    "unroll",
-    "zero_output_for_mask",
-    "time_major",
     "remat",
     "learn_initial_state",
     "partitioned",
     "deterministic",
 )
+_LAYER_FLAGS = (*LOOP_FIELDS, "return_state", "stateful")
 
 KINDS = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
+
+
+class GRULike(Protocol):
+    """A cell or a layer with the fields of a GRU, of linen or of NNX."""
+
+    units: int
+    activation: Activation | Mapping[str, object]
+    recurrent_activation: Activation | Mapping[str, object]
+    use_bias: bool
+    reset_after: bool
+    dropout: float
+    recurrent_dropout: float
+    implementation: int
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    precision: jax.lax.PrecisionLike
+
+
+class LayerLike(Protocol):
+    """A cell over a sequence, of linen or of NNX."""
+
+    return_sequences: bool
+    return_state: bool
+    go_backwards: bool
+    stateful: bool
+    unroll: bool
+    zero_output_for_mask: bool
+    activity_regularizer: Identifier
+    time_major: bool
 
 
 def option(module: object, parameter: str, kind: str):
@@ -58,9 +90,9 @@ def option(module: object, parameter: str, kind: str):
     return KINDS[kind].get(getattr(module, field), field)
 
 
-def initializer_of(module: object, parameter: str) -> Callable[..., Any]:
+def initializer_of(module: object, parameter: str) -> Callable[..., jax.Array]:
     """Looks up what draws one parameter: `f(key, shape, dtype)`."""
-    # None is what Keras' `add_weight` makes of it.
+    # Keras' `add_weight` makes "glorot_uniform" of None.
     default = "zeros" if parameter == "initial_state" else "glorot_uniform"
     initializer = option(module, parameter, "initializer") or initializers.get(default)
     return functools.partial(draw_param, parameter, initializer)
@@ -93,22 +125,14 @@ def config_of(module: GRULike) -> GRUConfig:
     )
 
 
-def drops(module: object) -> bool:
+def is_random(module: object) -> bool:
     """Returns whether a module with some of a GRU's rates draws anything at random in training."""
     return any(getattr(module, rate, 0) for rate in RATES)
 
 
-def check_layer_fields(layer: Any) -> None:
-    """Checks what any layer over a sequence has; names its `activity_regularizer`."""
-    check_flags(**{name: getattr(layer, name) for name in FLAGS if hasattr(layer, name)})
-    if hasattr(layer, "activity_regularizer"):
-        found = regularizers.identify(layer.activity_regularizer, "activity_regularizer")
-        layer.activity_regularizer = found
-
-
-def settle_fields(module: GRULike) -> None:
-    """Checks a GRU's fields, and gives names to what Keras has a name for."""
-    check_layer_fields(module)
+def settle_gru_fields(module: GRULike) -> None:
+    """Checks a GRU's fields, and replaces what Keras has a name for by its name."""
+    check_flags(**{name: getattr(module, name) for name in _GRU_FLAGS if hasattr(module, name)})
     check_size("units", module.units)
     for field in ("activation", "recurrent_activation"):
         setattr(module, field, activations.identify(getattr(module, field), field))
@@ -121,22 +145,31 @@ def settle_fields(module: GRULike) -> None:
         module.implementation = config.implementation
     for field in ("dtype", "param_dtype"):
         _check_dtype(field, getattr(module, field, None))
-    if getattr(module, "stateful", False):
-        refuse_learned_state(module)
     seed = getattr(module, "seed", None)
     if seed is not None and (isinstance(seed, bool) or not hasattr(seed, "__index__")):
         raise TypeError(f"seed must be an integer or None, got {brief(seed)}.")
 
 
-def refuse_learned_state(cell: object) -> None:
-    """Raises a ValueError where a stateful layer's cell, or one of its cells, learns a state."""
-    if getattr(cell, "learn_initial_state", False):
+def settle_layer_fields(layer: LayerLike) -> None:
+    """Checks what any layer over a sequence has, and names its `activity_regularizer`."""
+    check_flags(**{name: getattr(layer, name) for name in _LAYER_FLAGS})
+    layer.activity_regularizer = regularizers.identify(
+        layer.activity_regularizer, "activity_regularizer"
+    )
+    if layer.stateful:
+        _refuse_learned_state(layer)
+
+
+def _refuse_learned_state(module: Any) -> None:
+    """Raises a ValueError where a layer, its cell, or one of its cells learns its first state."""
+    if getattr(module, "learn_initial_state", False):
         raise ValueError(
             "learn_initial_state must be False where stateful=True: a stateful layer begins with "
             "the state that it stored, got both."
         )
-    for each in getattr(cell, "cells", ()):
-        refuse_learned_state(each)
+    inner = (module.cell,) if hasattr(module, "cell") else getattr(module, "cells", ())
+    for each in inner:
+        _refuse_learned_state(each)
 
 
 def _check_dtype(field: str, dtype: DTypeLike | None) -> None:
@@ -150,11 +183,34 @@ def _check_dtype(field: str, dtype: DTypeLike | None) -> None:
         raise TypeError(f"{field} must be a floating dtype, got {brief(dtype)}.")
 
 
+def loop_options(layer: LayerLike) -> dict[str, bool]:
+    """Returns what a layer hands to its loop as it is."""
+    return {name: getattr(layer, name) for name in LOOP_FIELDS}
+
+
 USE_CUDNN = ("auto", True, False)
 
 
-def loop_for(use_cudnn: bool | str, loop: str) -> str:
+def resolve_loop(use_cudnn: bool | str, loop: str) -> str:
     """Translates Keras' `use_cudnn`: True asks for cuDNN, "auto" and False leave it to `loop`."""
     if use_cudnn not in USE_CUDNN:
         raise ValueError(f"use_cudnn must be one of {USE_CUDNN}, got {use_cudnn!r}.")
     return "cudnn" if use_cudnn is True else loop
+
+
+def check_kind(
+    name: str, module: object, fits: bool, wanted: str, system: type, remedy: str = ""
+) -> None:
+    """Raises a TypeError unless a layer or a cell `fits`; the message says what may help.
+
+    `system` is `nn.Module` or `nnx.Module`, whichever is wanted.
+    """
+    if fits:
+        return
+    linen = system is nn.Module
+    if isinstance(module, nnx.Module if linen else nn.Module):
+        other = "an NNX module, for gruflax.nnx" if linen else "a linen module, for gruflax"
+        remedy = f": this is {other}"
+    elif isinstance(module, (nn.RNNCellBase, nnx.RNNCellBase)):
+        remedy = f": run the cell by {'gruflax' if linen else 'gruflax.nnx'}.RNN"
+    raise TypeError(f"{name} must be {wanted}, got {brief(module)}{remedy}.")

@@ -1,58 +1,159 @@
-"""What a recurrent layer makes of its cell's outputs and states."""
+"""The base of all modules, and what every recurrent layer does around its sequence."""
 
-from typing import Any, cast
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import check_flags
 from gruflax.keras_names import regularizers
-from gruflax.layers.calls import refuse_positional
-from gruflax.layers.protocols import Cell, RecurrentLayer, State
-from gruflax.layers.states import as_tuple
-from gruflax.linen.cell_sequence import initial_carry
-from gruflax.linen.serialization import Configurable
-from gruflax.linen.state import Resettable, load_state, store_state
+from gruflax.layers.cell_loop import Output, step_shape
+from gruflax.layers.fields import Identifier, is_random, loop_options, settle_layer_fields
+from gruflax.layers.nesting import State, as_tuple
+from gruflax.linen.config import read_config, write_config
+from gruflax.linen.state import load_state, reset_stored_state, store_state
 
 
-class Layer(Resettable, Configurable):
-    """A cell over a sequence: what `GRU`, `RNN` and v1's `GRU` do around their `sequence`.
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class StaticFlag:
+    """A bool that `nn.remat` and `nn.jit`, which trace keyword arguments, leave as it is."""
 
-    A layer has the fields `return_sequences`, `return_state`, `go_backwards`, `stateful`, `unroll`,
-    `zero_output_for_mask`, `activity_regularizer` and `time_major`.
-    """
+    value: bool
 
-    @property
-    def step_cell(self) -> Cell:
-        """Returns what has the cell's `initialize_carry` and `num_feature_axes`."""
-        return cast(Cell, self)
+    def __bool__(self) -> bool:
+        return self.value
+
+
+def as_flag(name: str, value: object) -> bool:
+    """Returns the bool of a flag of a call, or raises a TypeError; None is False, as in Keras."""
+    value = value.value if isinstance(value, StaticFlag) else value
+    if value is None:
+        return False
+    check_flags(**{name: value})
+    return bool(value)
+
+
+class Module(nn.Module):
+    """The base of all modules of gruflax: they have configs, as Keras' layers have."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        """Lets `nn.remat(GRU)(8)(inputs, training=True)` work.
+
+        Flax's lifted transformations make a subclass and wrap its `__call__`. Those that trace
+        keyword arguments would turn the Python bool `training` into an array, which cannot decide
+        whether dropout is on; so that the wrapped method is given bools that stay what they are.
+        """
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("__call__")
+        if own is None:
+            return
+        calls = (vars(base).get("__call__") for base in cls.__mro__[1:])
+        inherited = next((call for call in calls if call is not None), None)
+        # A method that a user's subclass defines is another function, and is not wrapped.
+        if inherited is not None and inspect.unwrap(own) is inspect.unwrap(inherited):
+            cls.__call__ = _with_static_flags(own)
+
+    @nn.nowrap
+    def get_config(self) -> dict[str, Any]:
+        """Returns the config dict that Keras 3 would write for this layer.
+
+        What Keras does not write, such as `loop` or `zoneout`, is in it only where it differs from
+        the default. A callable that Keras has no name for is in it as it is.
+
+        Returns:
+            A dict that `from_config`, of gruflax and of Keras 3, turns into an equal layer.
+        """
+        return write_config(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Makes a layer from a config dict of Keras 3, tf.keras or gruflax.
+
+        Args:
+            config: as `get_config` returns it; `dtype` is a dtype or a Keras dtype policy, of which
+                float32 leaves the dtype to the inputs unless `autocast` is True. What Keras 2 or
+                tf.keras wrote means what it meant there: "hard_sigmoid" is
+                `clip(0.2 x + 0.5, 0, 1)`.
+
+        Returns:
+            The layer.
+
+        Raises:
+            TypeError: `config` is no dict, or a value is of another type.
+            ValueError: a key is unknown or missing, or a value is no valid argument.
+        """
+        return cls(**read_config(cls, config))
+
+
+def _with_static_flags(call: Callable[..., Any]) -> Callable[..., Any]:
+    def static(value: object) -> object:
+        return StaticFlag(value) if isinstance(value, bool) else value
+
+    @functools.wraps(call)
+    def lifted(self, *args, **kwargs):
+        kwargs = {name: static(value) for name, value in kwargs.items()}
+        return call(self, *map(static, args), **kwargs)
+
+    return lifted
+
+
+class Layer(Module):
+    """A cell over a sequence: what `GRU` and `RNN` do around their `sequence`."""
+
+    def __post_init__(self):
+        # Each layer declares these fields itself, where Keras has them in its order of arguments.
+        self.return_sequences: bool
+        self.return_state: bool
+        self.go_backwards: bool
+        self.stateful: bool
+        self.unroll: bool
+        self.zero_output_for_mask: bool
+        self.activity_regularizer: Identifier
+        self.time_major: bool
+        settle_layer_fields(self)
+        super().__post_init__()
+
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[Output, State]:
+        """Runs the layer's cell over a sequence: `(outputs, state)`."""
+        raise AttributeError(f"{type(self).__name__} must define sequence.")
+
+    def own_state(self, input_shape: tuple[int, ...]) -> State:
+        """Returns the state that the layer's cell begins with by itself."""
+        raise AttributeError(f"{type(self).__name__} must define own_state.")
 
     @nn.compact
     def __call__(
         self,
         inputs: ArrayLike,
-        *by_position: Any,
+        *,
         mask: ArrayLike | None = None,
         seq_lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         reset_state: State = None,
         training: bool = False,
         initial_state: State = None,
-    ) -> Any:
+    ) -> Output:
         """Runs the layer over a sequence.
 
         Args:
             inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
                 Without one, `[t, f]` is one sequence, as in Flax: a forgotten axis looks the same.
-            *by_position: refused: all else is by keyword.
             mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
-                state and the output stay what they were.
-            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count.
+                state and the output stay what they were. None: all steps count.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count. None: all.
             reset: like `mask`; where it is True the state goes back to `reset_state` before that
-                step.
+                step. None: nowhere.
             reset_state: of the cell, with `reset`; None is the cell's own initial state, the
                 learned one or zeros, never `initial_state`.
-            training: whether to apply dropout, with masks from the "dropout" stream; a Python bool.
+            training: whether to apply dropout, with masks from the "dropout" stream; a Python bool,
+                False by default.
             initial_state: of the cell, `[..., u]` for a GRU, or a tuple or list of it; None is the
                 stored state of a stateful layer, else the cell's own: the learned one, or zeros.
 
@@ -67,13 +168,12 @@ class Layer(Resettable, Configurable):
                 stateful layer changed or its collection may not be written, or dropout has no key;
                 the message names the argument.
         """
-        refuse_positional(self, by_position)
-        layer, own = cast(RecurrentLayer, self), None
-        if layer.stateful:
-            own = initial_carry(layer.step_cell, inputs, layer.time_major)
+        own = None
+        if self.stateful:
+            own = self.own_state(np.shape(inputs))
             stored = load_state(self, own)
             initial_state = stored if initial_state is None else initial_state
-        outputs, state = layer.sequence(
+        outputs, state = self.sequence(
             inputs,
             mask=mask,
             seq_lengths=seq_lengths,
@@ -81,29 +181,64 @@ class Layer(Resettable, Configurable):
             reset_state=reset_state,
             training=training,
             initial_state=initial_state,
-            go_backwards=layer.go_backwards,
-            time_major=layer.time_major,
-            unroll=layer.unroll,
-            return_sequences=layer.return_sequences,
-            zero_output_for_mask=layer.zero_output_for_mask,
+            **loop_options(self),
         )
-        if layer.stateful:
+        if self.stateful:
             store_state(self, state, own)
-        return self.results(outputs, state, mask)
-
-    def results(self, outputs: jax.Array, state: State, mask: Any) -> Any:
-        """Returns what a call returns, its activity loss sown."""
-        layer = cast(RecurrentLayer, self)
-        result = (outputs, *as_tuple(state)) if layer.return_state else outputs
-        sow_activity_loss(self, result)
+        result = (outputs, *as_tuple(state)) if self.return_state else outputs
+        sow_activity_loss(self, self.activity_regularizer, result)
         return result
 
+    def reset_states(self, states: State = None) -> None:
+        """Resets the stored state of a stateful layer.
 
-def sow_activity_loss(layer: nn.Module, result: Any, by_batch: bool = False) -> None:
+        It writes the collection "recurrent_state": call it on a bound module, or by
+        `layer.apply(variables, method="reset_states", mutable=["recurrent_state"])`.
+
+        Args:
+            states: `[..., u]`, or a tuple or list of it; None for zeros.
+
+        Raises:
+            AttributeError: the layer is not stateful.
+            ValueError: nothing is stored yet, so that the batch size is unknown; the collection may
+                not be written; or another number of states, or other shapes.
+        """
+        reset_stored_state(self, self.stateful, states)
+
+    def reset_state(self) -> None:
+        """Resets the stored state to zeros, as `reset_states()` does."""
+        self.reset_states()
+
+
+def sow_activity_loss(
+    layer: nn.Module, identifier: Identifier, result: Output, by_batch: bool = False
+) -> None:
     """Sows the loss of each output into "losses", divided by the batch size if asked for."""
-    fields = cast(RecurrentLayer, layer)
-    regularizer = regularizers.get(fields.activity_regularizer, "activity_regularizer")
+    regularizer = regularizers.get(identifier, "activity_regularizer")
     if regularizer is None or layer.is_initializing():
         return
     for output in jax.tree.leaves(result):
         layer.sow("losses", "activity", regularizer(output) / (output.shape[0] if by_batch else 1))
+
+
+def initial_carry(cell: nn.RNNCellBase, input_shape: tuple[int, ...], time_major: bool) -> State:
+    """Returns a cell's state before the first step of inputs of a shape."""
+    # Flax's cells begin with zeros unless told otherwise; nn.RNN uses this key too.
+    shape = step_shape(input_shape, cell.num_feature_axes, time_major)
+    return cell.initialize_carry(jax.random.key(0), shape)
+
+
+def dropout_key(module: nn.Module, training: object) -> jax.Array | None:
+    """Finds the key of a call's dropout: of the stream, else of `seed`; None to drop nothing."""
+    if not as_flag("training", training) or not is_random(module):
+        return None
+    if module.has_rng("dropout"):
+        return module.make_rng("dropout")
+    seed = getattr(module, "seed", None)
+    if seed is not None:
+        return jax.random.key(seed)
+    if module.is_initializing():
+        return None
+    raise ValueError(
+        "training with dropout needs a key: pass rngs={'dropout': key} to apply, or set seed."
+    )

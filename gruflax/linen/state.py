@@ -5,8 +5,8 @@ from typing import Any
 
 from flax import linen as nn, traverse_util
 
-from gruflax.layers.protocols import State
-from gruflax.layers.states import (
+from gruflax.layers.nesting import (
+    State,
     cast_states,
     check_stored,
     owned_states,
@@ -82,38 +82,21 @@ def reset_states(variables: dict[str, Any], states: State = None) -> dict[str, A
     return {**variables, COLLECTION: new}
 
 
-def check_stateful(layer: Any) -> None:
+def reset_stored_state(layer: nn.Module, stateful: bool, states: State = None) -> None:
+    """Resets the stored state of one layer, see `gruflax.GRU.reset_states`."""
+    check_stateful(stateful)
+    if not layer.has_variable(COLLECTION, "h"):
+        raise ValueError(
+            "a stateful layer needs to know its batch size: call init, or apply with "
+            f"mutable=[{COLLECTION!r}], before reset_states."
+        )
+    if not layer.is_mutable_collection(COLLECTION):
+        raise ValueError(f"reset_states writes {COLLECTION!r}: pass mutable=[{COLLECTION!r}].")
+    (new,) = replaced_states([layer.get_variable(COLLECTION, "h")], states)
+    layer.put_variable(COLLECTION, "h", new)
+
+
+def check_stateful(stateful: bool) -> None:
     """Raises an AttributeError unless a layer keeps a state."""
-    if not layer.stateful:
-        raise AttributeError(f"Layer must be stateful, got stateful={layer.stateful}.")
-
-
-class Resettable(nn.Module):
-    """The methods by which Keras resets a stateful layer.
-
-    They write the collection "recurrent_state": call them on a bound module, or by
-    `layer.apply(variables, method="reset_states", mutable=["recurrent_state"])`.
-    """
-
-    def reset_states(self, states: State = None) -> None:
-        """Resets the stored state, to zeros or to `states`: `[..., u]`, or a tuple or list of it.
-
-        Raises:
-            AttributeError: the layer is not stateful.
-            ValueError: nothing is stored yet, so that the batch size is unknown; the collection may
-                not be written; or another number of states, or other shapes.
-        """
-        check_stateful(self)
-        if not self.has_variable(COLLECTION, "h"):
-            raise ValueError(
-                "a stateful layer needs to know its batch size: call init, or apply with "
-                f"mutable=[{COLLECTION!r}], before reset_states."
-            )
-        if not self.is_mutable_collection(COLLECTION):
-            raise ValueError(f"reset_states writes {COLLECTION!r}: pass mutable=[{COLLECTION!r}].")
-        (new,) = replaced_states([self.get_variable(COLLECTION, "h")], states)
-        self.put_variable(COLLECTION, "h", new)
-
-    def reset_state(self) -> None:
-        """Resets the stored state to zeros, as `reset_states()` does."""
-        self.reset_states()
+    if not stateful:
+        raise AttributeError(f"Layer must be stateful, got stateful={stateful}.")

@@ -1,15 +1,25 @@
 """What training adds to a model: the losses that layers sow, and constraints on weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 
-from gruflax.layers.training import StackedAxis, each_member, stacked_axes, sum_losses
-from gruflax.linen.module import Notes, Path, noted_constraints
+from gruflax.layers.fields import AXES, option
+from gruflax.layers.members import StackedAxis, each_member, stacked_axes, sum_losses
+
+
+# The name of a copy of a cell that has no place in the model, and only tells the types of a step.
+PROBE = "probe"
+
+Path = tuple[str, ...]
+Constraint = Callable[[jax.Array], jax.Array]
+# By path: the constraint of each weight of a GRU, None where it has none, and the weight's shape.
+Notes = dict[Path, tuple[Constraint | None, tuple[int, ...]]]
 
 
 def collect_constraints(
@@ -18,6 +28,23 @@ def collect_constraints(
     """Finds the weights of a model's GRUs and their constraints, without computing anything."""
     leaves, treedef = jax.tree.flatten((args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
+    notes: Notes = {}
+    probes: list[nn.Module] = []
+
+    def note(method, args, kwargs, context):
+        module = context.module
+        if module.name == PROBE:
+            probes.append(module)
+        result = method(*args, **kwargs)
+        if module.scope is not None and hasattr(module, "kernel_constraint") and not probes:
+            params = nn.unbox(module.variables.get("params", {}))
+            for name in AXES.keys() & params.keys():
+                # Within nn.vmap a weight is first seen as that of one member.
+                found = option(module, name, "constraint"), np.shape(params[name])
+                notes.setdefault((*module.scope.path, name), found)
+        if module.name == PROBE:
+            probes.pop()
+        return result
 
     def init(arrays):
         args, kwargs = treedef.unflatten([arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
@@ -25,9 +52,9 @@ def collect_constraints(
 
     key = jax.random.key(0)
     streams = {"params": key, "dropout": key, **(rngs or {})}
-    with noted_constraints() as found:
+    with nn.intercept_methods(note):
         jax.eval_shape(init, arrays)
-    return found
+    return notes
 
 
 def constraints(
@@ -107,8 +134,23 @@ def constraints(
     return optax.GradientTransformation(init, update)
 
 
-def _names(path: tuple[Any, ...]) -> Path:
+def _names(path: tuple[object, ...]) -> Path:
     return tuple(str(getattr(entry, "key", entry)) for entry in path)
+
+
+def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> None:
+    """Sows the losses of a GRU's parameters into "losses", each once; not at init."""
+    for name, value in params.items():
+        regularizer = option(module, name, "regularizer")
+        if regularizer is not None and not module.is_initializing():
+            # A layer that is called twice still has each of its weights once.
+            module.sow(
+                "losses",
+                name,
+                regularizer(value),
+                reduce_fn=lambda _, loss: loss,
+                init_fn=lambda: jnp.zeros(()),
+            )
 
 
 def total_loss(variables: Mapping[str, Any]) -> jax.Array:

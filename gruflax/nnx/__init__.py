@@ -1,22 +1,20 @@
 """Keras' GRU layers as native `flax.nnx` modules over `gruflax.functional`."""
 
-from gruflax.nnx.bidirectional import Bidirectional as Bidirectional
-from gruflax.nnx.cell import GRUCell as GRUCell
-from gruflax.nnx.gru import GRU as GRU
-from gruflax.nnx.rnn import RNN as RNN
-from gruflax.nnx.stack import Stack as Stack
-from gruflax.nnx.stacked_cells import StackedRNNCells as StackedRNNCells
+from gruflax.nnx.gru import GRU as GRU, GRUCell as GRUCell
+from gruflax.nnx.layer import ActivityLoss as ActivityLoss
+from gruflax.nnx.rnn import RNN as RNN, StackedRNNCells as StackedRNNCells
 from gruflax.nnx.state import (
     RecurrentState as RecurrentState,
     forget_states as forget_states,
+    from_linen_variables as from_linen_variables,
     reset_states as reset_states,
+    to_linen_variables as to_linen_variables,
 )
 from gruflax.nnx.training import (
-    ActivityLoss as ActivityLoss,
     apply_constraints as apply_constraints,
     total_loss as total_loss,
 )
-from gruflax.nnx.variables import from_linen as from_linen, to_linen as to_linen
+from gruflax.nnx.wrappers import Bidirectional as Bidirectional, Stack as Stack
 
 
 __all__ = [
@@ -30,8 +28,8 @@ __all__ = [
     "StackedRNNCells",
     "apply_constraints",
     "forget_states",
-    "from_linen",
+    "from_linen_variables",
     "reset_states",
-    "to_linen",
+    "to_linen_variables",
     "total_loss",
 ]

@@ -1,32 +1,33 @@
-"""What recurrent layers make of their cell's outputs and states."""
+"""What every recurrent layer does around its sequence, as an NNX module."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.layers.any_cell import step_shape
-from gruflax.layers.calls import refuse_linen_ways, refuse_positional
-from gruflax.layers.fields import Identifier, check_layer_fields
-from gruflax.layers.protocols import Cell, RecurrentLayer, State
-from gruflax.layers.states import as_tuple, cast_states
+from gruflax.functional.checks import brief
+from gruflax.keras_names import regularizers
+from gruflax.layers.cell_loop import Output, step_shape
+from gruflax.layers.fields import Identifier, loop_options
+from gruflax.layers.nesting import State, as_tuple, cast_states
 from gruflax.nnx.state import load_state, reset_states, store_state
-from gruflax.nnx.training import sow_activity_loss
-from gruflax.nnx.weights import Streams
+
+
+# What dropout is drawn from: streams, a stream, or a key.
+Streams = nnx.Rngs | nnx.RngStream | jax.Array
+
+
+class ActivityLoss(nnx.Intermediate):
+    """The loss that an `activity_regularizer` makes of each output of a call."""
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class Layer(nnx.Module):
-    """A cell over a sequence: the arguments that Keras' `GRU` and `RNN` share, see `gruflax.GRU`.
-
-    Attributes:
-        stateful: begins with the state that the last call left in `h`, a `RecurrentState`. The
-            first call makes it, or `init_state`.
-        activity_regularizer: captured as `gruflax.nnx.ActivityLoss`.
-    """
+    """A cell over a sequence: the arguments that Keras' `GRU` and `RNN` share, see `GRU`."""
 
     return_sequences: bool = False
     return_state: bool = False
@@ -37,18 +38,22 @@ class Layer(nnx.Module):
     activity_regularizer: Identifier = None
     time_major: bool = False
 
-    def __post_init__(self):
-        check_layer_fields(self)
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[Output, State]:
+        """Runs the layer's cell over a sequence: `(outputs, state)`."""
+        raise AttributeError(f"{type(self).__name__} must define sequence.")
 
-    @property
-    def step_cell(self) -> Cell:
-        """Returns what has the cell's `initialize_carry` and `num_feature_axes`."""
-        return cast(Cell, self)
+    def own_state(self, input_shape: tuple[int, ...]) -> State:
+        """Returns the state that the layer's cell begins with by itself."""
+        raise AttributeError(f"{type(self).__name__} must define own_state.")
+
+    def mirrored(self, rngs: nnx.Rngs) -> Self:
+        """Returns a layer like this one with new weights, that goes the other way."""
+        return rebuilt(self, rngs, go_backwards=not self.go_backwards)
 
     def __call__(
         self,
         inputs: ArrayLike,
-        *by_position: Any,
+        *,
         mask: ArrayLike | None = None,
         seq_lengths: ArrayLike | None = None,
         reset: ArrayLike | None = None,
@@ -57,20 +62,32 @@ class Layer(nnx.Module):
         deterministic: bool | None = None,
         rngs: Streams | None = None,
         training: None = None,
-    ) -> Any:
-        """Runs the layer over a sequence: arguments, results and errors are those of `gruflax.GRU`.
+    ) -> Output:
+        """Runs the layer over a sequence: results and errors are those of `gruflax.GRU`.
 
         Args:
+            inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
+            mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
+                state and the output stay what they were. None: all steps count.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count. None: all.
+            reset: like `mask`; where it is True the state goes back to `reset_state` before that
+                step. None: nowhere.
+            reset_state: of the cell, with `reset`; None is the cell's own initial state.
+            initial_state: of the cell, `[..., u]` for a GRU, or a tuple or list of it; None is the
+                stored state of a stateful layer, else the cell's own: the learned one, or zeros.
             deterministic: whether dropout is off; None is the cell's attribute.
             rngs: stream "dropout", or the key itself; None is the stream kept.
             training: refused: NNX has `deterministic`, `train()` and `eval()`.
+
+        Returns:
+            The outputs `[..., t, u]`, or the last one `[..., u]` without `return_sequences`; with
+            `return_state` a tuple of them and each of the states.
         """
-        refuse_positional(self, by_position)
         refuse_linen_ways(self, training)
         if self.stateful:
-            stored = load_state(self, self._own_state(inputs))
+            stored = load_state(self, self.own_state(np.shape(inputs)))
             initial_state = stored if initial_state is None else initial_state
-        outputs, state = cast(RecurrentLayer, self).sequence(
+        outputs, state = self.sequence(
             inputs,
             mask=mask,
             seq_lengths=seq_lengths,
@@ -79,21 +96,13 @@ class Layer(nnx.Module):
             initial_state=initial_state,
             deterministic=deterministic,
             rngs=rngs,
-            go_backwards=self.go_backwards,
-            time_major=self.time_major,
-            unroll=self.unroll,
-            return_sequences=self.return_sequences,
-            zero_output_for_mask=self.zero_output_for_mask,
+            **loop_options(self),
         )
         if self.stateful:
             store_state(self, state)
         result = (outputs, *as_tuple(state)) if self.return_state else outputs
-        sow_activity_loss(self, result)
+        sow_activity_loss(self, self.activity_regularizer, result)
         return result
-
-    def mirrored(self, rngs: nnx.Rngs) -> "Layer":
-        """Returns a layer like this one with new weights, that goes the other way."""
-        return rebuilt(self, rngs, go_backwards=not self.go_backwards)
 
     def init_state(self, input_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> None:
         """Makes the state of a stateful layer before its first call, as that call will leave it.
@@ -102,7 +111,7 @@ class Layer(nnx.Module):
 
         Args:
             input_shape: of the inputs, time and features included.
-            dtype: of the inputs.
+            dtype: of the inputs. Default float32.
 
         Raises:
             AttributeError: the layer is not stateful.
@@ -112,27 +121,33 @@ class Layer(nnx.Module):
         inputs = jax.ShapeDtypeStruct(tuple(input_shape), dtype)
 
         def last_state(inputs):
-            layer = cast(RecurrentLayer, nnx.clone(self))
+            layer = nnx.clone(self)
             return layer.sequence(inputs, deterministic=True, time_major=self.time_major)[1]
 
         # A call computes in a dtype that its parameters and inputs choose together.
         state = jax.eval_shape(last_state, inputs)
-        store_state(self, cast_states(self._own_state(inputs), state))
+        store_state(self, cast_states(self.own_state(inputs.shape), state))
 
     def reset_states(self, states: State = None) -> None:
         """Resets the stored state, see `gruflax.nnx.reset_states`."""
         reset_states(self, states)
 
-    def _own_state(self, inputs: Any) -> State:
-        cell = self.step_cell
-        shape = step_shape(inputs, cell.num_feature_axes, self.time_major)
-        return initial_carry(cell, shape)
+
+def sow_activity_loss(layer: nnx.Module, identifier: Identifier, result: Output) -> None:
+    """Sows the activity loss of each output of a call, where it is captured."""
+    # Outside of nnx.capture nobody would collect what is sown, and it would pile up.
+    regularizer = regularizers.get(identifier, "activity_regularizer")
+    if regularizer is None or not hasattr(layer, "__captures__"):
+        return
+    for output in jax.tree.leaves(result):
+        layer.sow(ActivityLoss, "activity", regularizer(output))
 
 
-def initial_carry(cell: Cell, input_shape: tuple[int, ...]) -> State:
-    """Returns a cell's own initial state for steps of a shape."""
+def initial_carry(cell: nnx.RNNCellBase, input_shape: tuple[int, ...], time_major: bool) -> State:
+    """Returns a cell's state before the first step of inputs of a shape."""
+    shape = step_shape(input_shape, cell.num_feature_axes, time_major)
     # Flax's cells begin with zeros unless told otherwise; nnx.RNN uses this stream too.
-    return cell.initialize_carry(input_shape, nnx.RngStream(0, tag="carry"))
+    return cell.initialize_carry(shape, nnx.RngStream(0, tag="carry"))
 
 
 def rebuilt(module: Any, rngs: nnx.Rngs, **changes: Any) -> Any:
@@ -140,3 +155,40 @@ def rebuilt(module: Any, rngs: nnx.Rngs, **changes: Any) -> Any:
     names = [field.name for field in dataclasses.fields(module) if field.init]
     arguments = {name: getattr(module, name) for name in names} | changes
     return type(module)(**arguments, rngs=rngs)
+
+
+def refuse_linen_ways(layer: nnx.Module, training: object = None) -> None:
+    """Raises a TypeError where an NNX layer is called with `training`, or inside a linen module."""
+    linen = nnx.bridge.wrappers.current_linen_module()
+    if linen is not None and not isinstance(linen, nnx.bridge.ToLinen):
+        raise TypeError(
+            f"{type(layer).__name__} is an NNX module: in {type(linen).__name__}, a linen module, "
+            "its weights would be no parameters; take the layer of gruflax instead of gruflax.nnx, "
+            "or wrap it by nnx.bridge.ToLinen."
+        )
+    if training is not None:
+        raise TypeError(
+            f"{type(layer).__name__} has no argument training: give deterministic=, or set it by "
+            "train() and eval()."
+        )
+
+
+def stream(name: str, rngs: object) -> nnx.RngStream:
+    """Takes a stream out of `rngs`."""
+    if isinstance(rngs, nnx.RngStream):
+        return rngs
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"rngs must be an nnx.Rngs with a {name!r} stream, got {brief(rngs)}.")
+    if name not in rngs and "default" not in rngs:
+        raise ValueError(f"rngs must have a {name!r} or a 'default' stream, got {list(rngs)}.")
+    return rngs[name]
+
+
+def draw_key(name: str, rngs: object) -> jax.Array:
+    """Draws a key from a stream of `rngs`, or returns it where it is a key itself."""
+    return rngs if isinstance(rngs, jax.Array) else stream(name, rngs)()
+
+
+def split_streams(rngs: Streams | None, count: int) -> Any:
+    """Returns what each of `count` modules draws from: a stream is shared, a key is split."""
+    return jax.random.split(rngs, count) if isinstance(rngs, jax.Array) else (rngs,) * count

@@ -1,18 +1,211 @@
-"""Keras' RNN layer: any NNX cell over a sequence."""
+"""Keras' RNN and StackedRNNCells as NNX modules: any cell over a sequence."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax import lax
 from jax.typing import ArrayLike
 
-from gruflax.layers.any_cell import Output
-from gruflax.layers.fields import refuse_learned_state
-from gruflax.layers.protocols import State
-from gruflax.nnx.cell import GRUCell
-from gruflax.nnx.layer import Layer, rebuilt
-from gruflax.nnx.stacked_cells import StackedRNNCells, check_cell, sequence_of
+from gruflax.functional.sharding import mesh_of
+from gruflax.layers.cell_loop import Output, Steps, loop_cell
+from gruflax.layers.fields import check_kind, settle_layer_fields
+from gruflax.layers.nesting import State
+from gruflax.layers.stacking import (
+    CellSequence,
+    check_cells,
+    run_stacked_cells,
+    step_cells,
+    steps_as,
+    taken_options,
+)
+from gruflax.nnx.gru import GRUCell
+from gruflax.nnx.layer import Layer, Streams, initial_carry, rebuilt, split_streams
+
+
+def cell_sequence(
+    cell: nnx.RNNCellBase,
+    inputs: ArrayLike,
+    *,
+    deterministic: bool | None = None,
+    rngs: Streams | None = None,
+    time_major: bool = False,
+    unroll: bool = False,
+    **options: Any,
+) -> tuple[Output, State]:
+    """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind."""
+    call = taken_options(cell, deterministic=deterministic, rngs=rngs)
+    modules: dict[str, Any] = {"cell": cell}
+    if isinstance(call.get("rngs"), (nnx.Rngs, nnx.RngStream)):
+        modules["rngs"] = call.pop("rngs")
+
+    def step(modules, state, x):
+        cell, *rngs = modules.values()
+        return cell(state, x, **call, **({"rngs": rngs[0]} if rngs else {}))
+
+    def loop(body, carry, steps):
+        def one_step(modules, carry, now):
+            return body(functools.partial(step, modules), carry, now)
+
+        return _scan(one_step, modules, carry, steps, unroll)
+
+    def abstract_step(state, x):
+        return step(nnx.clone(modules), state, x)
+
+    with mesh_of(inputs):
+        return loop_cell(
+            loop,
+            abstract_step,
+            inputs,
+            initial_carry(cell, np.shape(inputs), time_major),
+            cell.num_feature_axes,
+            nnx.state(modules),
+            time_major=time_major,
+            **options,
+        )
+
+
+def _scan(
+    one_step: Callable[..., tuple[State, Output]],
+    modules: dict[str, Any],
+    carry: State,
+    steps: Steps,
+    unroll: bool,
+) -> tuple[State, Output]:
+    """Scans `(modules, carry, now) -> (carry, output)` over steps `[t, ...]`: `(carry, outputs)`.
+
+    The parameters stay, other variables are carried and updated. The streams that dropout masks are
+    drawn from, kept by gruflax's cells or given to the call, are at every step where they were at
+    the first one, so that all steps have the same masks.
+    """
+    graphdef, params, streams, rest = nnx.split(modules, nnx.Param, _is_held, ...)
+
+    def body(carry, now):
+        (index, now), (_, rest, carry) = now, carry
+        merged = nnx.merge(graphdef, params, streams, rest, copy=True)
+        _say_step(merged, index)
+        carry, output = one_step(merged, carry, now)
+        _say_step(merged, None)
+        _, _, moved, rest = nnx.split(merged, nnx.Param, _is_held, ...)
+        return (moved, rest, carry), output
+
+    time = steps.inputs.shape[0]
+    (moved, rest, carry), outputs = lax.scan(
+        body,
+        (streams, rest, carry),
+        (jnp.arange(time), steps),
+        unroll=max(1, time) if unroll else 1,
+    )
+    nnx.update(modules, moved, rest)
+    return carry, outputs
+
+
+def _say_step(modules: dict[str, Any], index: jax.Array | None) -> None:
+    """Says to every GRU cell, however deep, which step of a loop this is."""
+    for _, module in nnx.iter_modules(modules["cell"]):
+        if isinstance(module, GRUCell):
+            module.step = nnx.data(index)
+
+
+def _is_held(path: tuple[object, ...], variable: object) -> bool:
+    # The path of a stream among others has its name; one that is given alone is for dropout.
+    tag = getattr(variable, "tag", None)
+    given = path[0] == "rngs" and (len(path) == 2 or tag in ("dropout", "default"))
+    return isinstance(variable, nnx.RngCount) and (given or "dropout_stream" in path)
+
+
+class StackedRNNCells(nnx.RNNCellBase):
+    """Cells on top of each other that are one cell: Keras' `StackedRNNCells` for NNX cells.
+
+        cell = gruflax.nnx.StackedRNNCells([GRUCell(4, 8, rngs=rngs), GRUCell(8, 8, rngs=rngs)])
+
+    As `gruflax.StackedRNNCells`, with the cells as attributes `cells_0`, `cells_1`, ...
+
+    Args:
+        cells: `gruflax.nnx.GRUCell`s or any other cells, see `RNN`.
+
+    Raises:
+        TypeError: `cells` is no list of cells.
+    """
+
+    def __init__(self, cells: Sequence[nnx.Module]):
+        check_cells(cells, _check_cell)
+        for index, cell in enumerate(cells):
+            setattr(self, f"cells_{index}", cell)
+        self.count = len(cells)
+
+    @property
+    def cells(self) -> tuple[Any, ...]:
+        """Returns the cells, the lowest first."""
+        return tuple(getattr(self, f"cells_{index}") for index in range(self.count))
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Returns how many axes of an input step are features."""
+        return self.cells[0].num_feature_axes
+
+    def __call__(
+        self,
+        carry: tuple | list,
+        inputs: ArrayLike,
+        *,
+        deterministic: bool | None = None,
+        rngs: Streams | None = None,
+    ) -> tuple[State, Output]:
+        """Takes one step.
+
+        Args:
+            carry: a tuple or list of the cells' states.
+            inputs: `[..., f]`.
+            deterministic: whether dropout is off; None is each cell's attribute.
+            rngs: stream "dropout", or the key itself; None is the stream that each cell keeps.
+
+        Returns:
+            `(carry, output)`, the states nested as they were given.
+
+        Raises:
+            ValueError: there is not one state for each cell.
+        """
+        streams = split_streams(rngs, self.count)
+        steps = [
+            functools.partial(cell, **taken_options(cell, deterministic=deterministic, rngs=own))
+            for cell, own in zip(self.cells, streams, strict=True)
+        ]
+        return step_cells(steps, "carry", carry, inputs)
+
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
+    ) -> tuple:
+        """Returns the states before the first step, a tuple, for steps of `(..., *features)`."""
+        given = () if carry_init is None else (carry_init,)
+        return tuple(cell.initialize_carry(input_shape, rngs, *given) for cell in self.cells)
+
+    def sequence(
+        self,
+        inputs: ArrayLike,
+        *,
+        time_major: bool = False,
+        rngs: Streams | None = None,
+        **options: Any,
+    ) -> tuple[Output, tuple]:
+        """Runs the cells over a sequence, one after the other: `(outputs, states)`."""
+        streams = split_streams(rngs, self.count)
+        return run_stacked_cells(
+            [
+                functools.partial(sequence_of(cell), rngs=own)
+                for cell, own in zip(self.cells, streams, strict=True)
+            ],
+            initial_carry(self, np.shape(inputs), time_major),
+            inputs,
+            self.num_feature_axes,
+            time_major=time_major,
+            **options,
+        )
 
 
 class RNN(Layer):
@@ -24,10 +217,22 @@ class RNN(Layer):
     A `gruflax.nnx.GRUCell` takes the same fast loop as `gruflax.nnx.GRU`; any other
     `flax.nnx.RNNCellBase`, or a module with its methods `initialize_carry` and `num_feature_axes`,
     goes through `lax.scan`: with one state or several, its parameters the same at every step and
-    its other variables carried from step to step. Arguments: those of `Layer`, and this.
+    its other variables carried from step to step.
 
     Args:
         cell: the cell, or a list of cells that are stacked, see `StackedRNNCells`.
+        return_sequences: returns the output of every step instead of the last one. Default False.
+        return_state: returns the state too. Default False.
+        go_backwards: processes the last step first; outputs come in the order of processing.
+            Default False.
+        stateful: begins with the state that the last call left in `h`, a `RecurrentState`, which
+            the first call makes, or `init_state`. Default False.
+        unroll: a Python loop instead of a scan. Default False.
+        zero_output_for_mask: outputs are zeros, instead of the last output, at masked steps.
+            Default False.
+        activity_regularizer: a Keras name, config dict, or `f(output) -> loss`, of each output;
+            captured as `gruflax.nnx.ActivityLoss`. Default None.
+        time_major: inputs, masks and outputs have time as the first axis. Default False.
 
     Raises:
         TypeError: `cell` is no cell.
@@ -39,21 +244,19 @@ class RNN(Layer):
         super().__init__(**options)
         if isinstance(cell, (tuple, list)):
             cell = StackedRNNCells(cell)
-        check_cell("cell", cell)
-        if self.stateful:
-            refuse_learned_state(cell)
-        self.cell = cell
-
-    @property
-    def step_cell(self) -> Any:
-        """Returns the cell."""
-        return self.cell
+        _check_cell("cell", cell)
+        self.cell: Any = cell
+        settle_layer_fields(self)
 
     def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[Output, State]:
         """Runs the cell over a sequence: a GRUCell's own way, or the one for any cell."""
         return sequence_of(self.cell)(inputs, **options)
 
-    def mirrored(self, rngs: nnx.Rngs) -> "RNN":
+    def own_state(self, input_shape: tuple[int, ...]) -> State:
+        """Returns the state that the cell begins with by itself."""
+        return initial_carry(self.cell, input_shape, self.time_major)
+
+    def mirrored(self, rngs: nnx.Rngs) -> Self:
         """Returns a layer like this one with new weights, that goes the other way.
 
         Raises:
@@ -64,10 +267,29 @@ class RNN(Layer):
         return type(self)(_rebuilt(self.cell, rngs), **fields)
 
 
-def _rebuilt(cell: Any, rngs: nnx.Rngs) -> nnx.Module:
+def _rebuilt(cell: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
     """Makes a cell like this one with new weights."""
     if isinstance(cell, StackedRNNCells):
         return type(cell)([_rebuilt(each, rngs) for each in cell.cells])
     if isinstance(cell, GRUCell):
         return rebuilt(cell, rngs)
     raise ValueError(f"backward_layer must be given for a cell of type {type(cell).__name__}.")
+
+
+def _check_cell(name: str, cell: object) -> None:
+    """Raises a TypeError unless `cell` is an NNX module that `flax.nnx.RNN` takes as a cell."""
+    layer = hasattr(cell, "return_sequences")
+    methods = ("initialize_carry", "num_feature_axes")
+    fits = isinstance(cell, nnx.Module) and all(hasattr(cell, each) for each in methods)
+    wanted = (
+        "a flax.nnx.RNNCellBase, such as gruflax.nnx.GRUCell, or a module with its methods "
+        f"{' and '.join(methods)}, or for an RNN a list of them"
+    )
+    remedy = ": a layer has its loop already" if layer else ""
+    check_kind(name, cell, fits and not layer, wanted, nnx.Module, remedy)
+
+
+def sequence_of(cell: Any) -> CellSequence:
+    """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
+    own = any(steps_as(cell, cls) for cls in (GRUCell, StackedRNNCells))
+    return cell.sequence if own else functools.partial(cell_sequence, cell)

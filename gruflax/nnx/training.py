@@ -7,14 +7,9 @@ import jax
 from flax import nnx
 
 from gruflax.functional.params import params_shapes
-from gruflax.keras_names import regularizers
 from gruflax.layers.fields import option
-from gruflax.layers.training import StackedAxis, each_member, stacked_axes, sum_losses
-from gruflax.nnx.weights import GRUWeights
-
-
-class ActivityLoss(nnx.Intermediate):
-    """The loss that an `activity_regularizer` makes of each output of a call."""
+from gruflax.layers.members import StackedAxis, each_member, stacked_axes, sum_losses
+from gruflax.nnx.gru import GRUBase
 
 
 # NNX' transformations take functions without arguments by keyword only.
@@ -45,16 +40,6 @@ def total_loss(
     return sum_losses(losses)
 
 
-def sow_activity_loss(layer: Any, result: Any) -> None:
-    """Sows the activity loss of each output of a call, where it is captured."""
-    # Outside of nnx.capture nobody would collect what is sown, and it would pile up.
-    regularizer = regularizers.get(layer.activity_regularizer, "activity_regularizer")
-    if regularizer is None or not hasattr(layer, "__captures__"):
-        return
-    for output in jax.tree.leaves(result):
-        layer.sow(ActivityLoss, "activity", regularizer(output))
-
-
 def apply_constraints(module: nnx.Module, stacked_axis: StackedAxis = None) -> None:
     """Constrains a model's weights in place, as Keras' `fit` does after each update.
 
@@ -77,10 +62,10 @@ def apply_constraints(module: nnx.Module, stacked_axis: StackedAxis = None) -> N
 
 def _with_option(
     module: nnx.Module, kind: str, stacked_axis: StackedAxis
-) -> Iterator[tuple[GRUWeights, str, tuple[int, ...], Callable[..., Any]]]:
+) -> Iterator[tuple[GRUBase, str, tuple[int, ...], Callable[..., Any]]]:
     """Yields each GRU and weight that has an option, the axes it is stacked on, and the option."""
     for _, gru in nnx.iter_modules(module):
-        if not isinstance(gru, GRUWeights):
+        if not isinstance(gru, GRUBase):
             continue
         options = {name: option(gru, name, kind) for name in gru.params}
         options = {name: found for name, found in options.items() if found is not None}

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import pytest
 
 from gruflax.layers.fields import (
+    LOOP_FIELDS,
     axis_names,
     config_of,
-    drops,
     initializer_of,
-    loop_for,
+    is_random,
     option,
-    settle_fields,
+    resolve_loop,
+    settle_gru_fields,
+    settle_layer_fields,
 )
 
 
@@ -28,7 +30,11 @@ def fields(**others):
         "dropout": 0.0,
         "recurrent_dropout": 0.0,
         "implementation": 2,
+        "return_state": False,
+        "stateful": False,
+        "activity_regularizer": None,
     }
+    defaults |= dict.fromkeys(LOOP_FIELDS, False)
     for role in ("kernel", "recurrent", "bias"):
         for kind in ("initializer", "regularizer", "constraint"):
             defaults[f"{role}_{kind}"] = None
@@ -65,8 +71,13 @@ def test_config():
 
 @pytest.mark.parametrize("rate", ["dropout", "recurrent_dropout", "zoneout"])
 def test_drops(rate):
-    assert drops(fields(**{rate: 0.1}))
-    assert not drops(fields())
+    assert is_random(fields(**{rate: 0.1}))
+    assert not is_random(fields())
+
+
+def settle(layer):
+    settle_gru_fields(layer)
+    settle_layer_fields(layer)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +98,13 @@ def test_drops(rate):
     ],
 )
 def test_wrong_fields(wrong, error, message):
-    settle_fields(fields())
+    settle(fields())
     with pytest.raises(error, match=message):
-        settle_fields(fields(**wrong))
+        settle(fields(**wrong))
 
 
 def test_use_cudnn():
-    assert loop_for(True, "scan") == "cudnn"
-    assert loop_for("auto", "scan") == loop_for(False, "scan") == "scan"
+    assert resolve_loop(True, "scan") == "cudnn"
+    assert resolve_loop("auto", "scan") == resolve_loop(False, "scan") == "scan"
     with pytest.raises(ValueError, match="use_cudnn must be one of .*got 'yes'"):
-        loop_for("yes", "scan")
+        resolve_loop("yes", "scan")

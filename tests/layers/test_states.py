@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gruflax.layers.states import (
+from gruflax.layers.nesting import (
     as_tuple,
     cast_states,
     check_stored,

@@ -9,7 +9,7 @@ from flax import linen as nn, nnx
 
 import gruflax
 import gruflax.nnx as grunnx
-from gruflax.layers.training import stacked_axes, sum_losses
+from gruflax.layers.members import stacked_axes, sum_losses
 
 
 X = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)

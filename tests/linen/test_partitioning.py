@@ -112,7 +112,7 @@ def test_boxed_parameters_are_converted(gru):
         convert.to_torch(gru, variables),
     )
     module = gruflax.nnx.GRU(X.shape[-1], U, rngs=nnx.Rngs(1))
-    gruflax.nnx.from_linen(module, boxed)
+    gruflax.nnx.from_linen_variables(module, boxed)
     np.testing.assert_array_equal(module.kernel.get_value(), variables["params"]["kernel"])
 
 

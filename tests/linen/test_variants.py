@@ -30,7 +30,7 @@ def test_linen_and_nnx_are_the_functional_core():
     variables = drawn(layer.init(KEY, X))
     assert variables["params"]["initial_state"].shape == (5,)
     native = gruflax.nnx.GRU(4, 5, return_sequences=True, **FIELDS, rngs=nnx.Rngs(0))
-    gruflax.nnx.from_linen(native, variables)
+    gruflax.nnx.from_linen_variables(native, variables)
 
     wanted, _ = gruflax.gru_sequence(variables["params"], X, config=config)
     np.testing.assert_array_equal(layer.apply(variables, X), wanted)

@@ -91,7 +91,7 @@ def test_numbers_are_those_of_linen():
     reset = RANDOM.random((3, 7)) < 0.3
     call = {"mask": MASK, "reset": reset, "initial_state": list(STATES)}
     linen = gruflax.linen.Bidirectional(gruflax.GRU(5, **options))
-    wanted = linen.apply(grunnx.to_linen(module), X, **call)
+    wanted = linen.apply(grunnx.to_linen_variables(module), X, **call)
     chex.assert_trees_all_equal(module(X, **call), wanted)
 
 

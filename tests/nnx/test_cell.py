@@ -23,7 +23,7 @@ def cell():
 
 def test_one_step_is_that_of_linen(cell):
     linen = gruflax.GRUCell(5)
-    wanted_state, wanted = linen.apply(grunnx.to_linen(cell), H0, X[:, 0])
+    wanted_state, wanted = linen.apply(grunnx.to_linen_variables(cell), H0, X[:, 0])
     state, output = cell(H0, X[:, 0])
     np.testing.assert_array_equal(output, wanted)
     np.testing.assert_array_equal(state, wanted_state)

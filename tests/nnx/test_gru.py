@@ -68,14 +68,14 @@ def test_numbers_are_those_of_linen(options, arguments):
     options = {"return_sequences": True} | options
     layer = make(**options)
     x = X.swapaxes(0, 1) if layer.time_major else X
-    wanted = gruflax.GRU(5, **options).apply(grunnx.to_linen(layer), x, **arguments)
+    wanted = gruflax.GRU(5, **options).apply(grunnx.to_linen_variables(layer), x, **arguments)
     chex.assert_trees_all_equal(layer(x, **arguments), wanted)
 
 
 def test_dropout_is_that_of_linen():
     options = {"dropout": 0.4, "recurrent_dropout": 0.3, "return_sequences": True}
     layer = make(**options)
-    variables = grunnx.to_linen(layer)
+    variables = grunnx.to_linen_variables(layer)
     linen = gruflax.GRU(5, seed=7, **options)
     wanted = linen.apply(variables, X, training=True)
     np.testing.assert_array_equal(layer(X, rngs=jax.random.key(7)), wanted)

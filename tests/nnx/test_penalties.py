@@ -30,7 +30,7 @@ def test_losses_are_those_of_linen():
     module, gru = model(**REGULARIZERS)
     _, captured = nnx.capture(module, grunnx.ActivityLoss)(X)
     linen = gruflax.GRU(5, loop="scan", **REGULARIZERS)
-    _, sown = linen.apply(grunnx.to_linen(gru), X, mutable=["losses"])
+    _, sown = linen.apply(grunnx.to_linen_variables(gru), X, mutable=["losses"])
     wanted = gruflax.total_loss(sown)
     np.testing.assert_allclose(grunnx.total_loss(module, captured), wanted, rtol=1e-6)
     weights = wanted - 0.01 * (gru(X) ** 2).sum()

@@ -30,7 +30,7 @@ def cells(kind, **options):
 def test_rnn_of_gru_cell_is_that_of_linen():
     rnn = grunnx.RNN(cells(grunnx.GRUCell), return_sequences=True, return_state=True)
     linen = gruflax.RNN(gruflax.GRUCell(5), return_sequences=True, return_state=True)
-    wanted = linen.apply(grunnx.to_linen(rnn), X, mask=MASK)
+    wanted = linen.apply(grunnx.to_linen_variables(rnn), X, mask=MASK)
     chex.assert_trees_all_equal(rnn(X, mask=MASK), wanted)
 
 

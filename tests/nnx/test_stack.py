@@ -46,7 +46,7 @@ def test_the_weights_are_linens():
         [grunnx.GRU(4, 5, return_sequences=True, rngs=rngs), grunnx.GRU(5, 3, rngs=rngs)]
     )
     linen = gruflax.Stack([gruflax.GRU(5, return_sequences=True), gruflax.GRU(3)])
-    variables = grunnx.to_linen(stack)
+    variables = grunnx.to_linen_variables(stack)
     assert set(variables["params"]) == {"layers_0", "layers_1"}
     np.testing.assert_array_equal(linen.apply(variables, X), stack(X))
 

@@ -34,12 +34,12 @@ def test_a_list_of_cells_is_what_linen_makes_of_it(name):
     theirs = gruflax.RNN(
         [gruflax.GRUCell(5), gruflax.GRUCell(3, reset_after=False)], **OPTIONS[name]
     )
-    variables = grunnx.to_linen(layer)
+    variables = grunnx.to_linen_variables(layer)
     assert set(variables["params"]["cell"]) == {"cells_0", "cells_1"}
     got, wanted = layer(X, mask=MASK), theirs.apply(variables, X, mask=MASK)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), got, wanted)
     again = grunnx.RNN(cells(), **OPTIONS[name])
-    grunnx.from_linen(again, variables)
+    grunnx.from_linen_variables(again, variables)
     jax.tree.map(np.testing.assert_array_equal, again(X, mask=MASK), got)
 
 

@@ -44,7 +44,7 @@ def test_state_is_carried_under_jit(whole):
 
 def test_state_is_that_of_linen():
     layer, linen = make(), gruflax.GRU(5, stateful=True, return_sequences=True, loop="scan")
-    variables = grunnx.to_linen(layer)
+    variables = grunnx.to_linen_variables(layer)
     for _ in range(2):
         wanted, new = linen.apply(variables, X, mutable=["recurrent_state"])
         variables |= new

@@ -40,9 +40,9 @@ def test_there_and_back(make, linen):
     drawn = [RANDOM.normal(size=leaf.shape).astype(leaf.dtype) for leaf in leaves]
     variables = jax.tree.unflatten(treedef, drawn)
     module = make()
-    grunnx.from_linen(module, variables)
-    chex.assert_trees_all_equal(grunnx.to_linen(module), variables)
-    chex.assert_trees_all_equal_dtypes(grunnx.to_linen(module), variables)
+    grunnx.from_linen_variables(module, variables)
+    chex.assert_trees_all_equal(grunnx.to_linen_variables(module), variables)
+    chex.assert_trees_all_equal_dtypes(grunnx.to_linen_variables(module), variables)
     with jax.numpy_dtype_promotion("standard"):
         wanted, _ = linen.apply(variables, X, mutable=["recurrent_state"])
         np.testing.assert_array_equal(module(X), wanted)
@@ -55,13 +55,13 @@ def test_nested_layers_and_states():
 
     one, two = make(0), make(1)
     one(X, initial_state=[H0, -H0])
-    variables = grunnx.to_linen(one)
+    variables = grunnx.to_linen_variables(one)
     assert jax.tree.map(jnp.shape, variables["recurrent_state"]) == {
         "backward_layer": {"h": (3, 5)},
         "forward_layer": {"h": (3, 5)},
     }
-    grunnx.from_linen(two, variables)
-    chex.assert_trees_all_equal(grunnx.to_linen(two), variables)
+    grunnx.from_linen_variables(two, variables)
+    chex.assert_trees_all_equal(grunnx.to_linen_variables(two), variables)
     np.testing.assert_array_equal(two(X), one(X))
 
 
@@ -70,15 +70,15 @@ def test_several_states_of_a_cell():
         grunnx.RNN(nnx.LSTMCell(4, 5, rngs=nnx.Rngs(seed)), stateful=True) for seed in (0, 1)
     )
     one(X)
-    grunnx.from_linen(two, grunnx.to_linen(one))
+    grunnx.from_linen_variables(two, grunnx.to_linen_variables(one))
     chex.assert_trees_all_equal(two.h.get_value(), one.h.get_value())
 
 
 def test_wrong_variables():
     module = grunnx.GRU(4, 5, rngs=rngs())
-    good = grunnx.to_linen(module)["params"]
+    good = grunnx.to_linen_variables(module)["params"]
     for params in ({}, good | {"bias": good["bias"][0]}, good | {"gamma": H0}):
         with pytest.raises(ValueError, match=r"variables\['params'\] must be .*kernel.*\(4, 15\)"):
-            grunnx.from_linen(module, {"params": params})
+            grunnx.from_linen_variables(module, {"params": params})
     with pytest.raises(ValueError, match=r"'recurrent_state'\] has a state at \(\): not stateful"):
-        grunnx.from_linen(module, {"params": good, "recurrent_state": {"h": H0}})
+        grunnx.from_linen_variables(module, {"params": good, "recurrent_state": {"h": H0}})

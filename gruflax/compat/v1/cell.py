@@ -13,8 +13,8 @@ from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.params import check_size
 from gruflax.functional.step import gru_cell_step
 from gruflax.layers.fields import Identifier
-from gruflax.layers.states import single_state
-from gruflax.linen.parameters import declare_params
+from gruflax.layers.nesting import single_state
+from gruflax.linen.gru import declare_params
 
 
 class GRUCell(V1Module):

@@ -12,13 +12,14 @@ from gruflax.functional.activations import hard_sigmoid_v1 as hard_sigmoid
 from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.dropout import dropout_mask
 from gruflax.keras_names import activations
-from gruflax.linen.parameters import GRUFields, dropout_key
+from gruflax.linen.gru import GRUBase
+from gruflax.linen.layer import dropout_key
 
 
 MASKS = "dropout_masks"
 
 
-class V1Module(GRUFields):
+class V1Module(GRUBase):
     """What the cell and the layer share: v1's values, and v1's form of configs."""
 
     recurrent_activation: Activation | Mapping[str, Any] = "hard_sigmoid"

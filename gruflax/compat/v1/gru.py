@@ -1,7 +1,5 @@
 """v1's layer: a GRU over a sequence."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +9,11 @@ from jax.typing import ArrayLike
 from gruflax.compat.v1.common import V1Module, masks_for, stacked_masks
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.masks import steps_to_mask, where_steps
-from gruflax.layers.fields import Identifier
+from gruflax.layers.cell_loop import step_shape
+from gruflax.layers.fields import Identifier, loop_options
+from gruflax.layers.nesting import State
 from gruflax.linen.layer import Layer, sow_activity_loss
-from gruflax.linen.state import COLLECTION
+from gruflax.linen.state import COLLECTION, load_state, store_state
 
 
 class GRU(V1Module, Layer):
@@ -55,36 +55,54 @@ class GRU(V1Module, Layer):
     time_major: bool = False
     zero_output_for_mask: bool = False
 
+    @nn.compact
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         inputs: ArrayLike,
         mask: ArrayLike | None = None,
         training: bool | None = None,
-        initial_state: Any = None,
-    ) -> Any:
+        initial_state: State = None,
+    ) -> jax.Array | list[jax.Array]:
         """Runs the GRU over a sequence.
 
         Args:
             inputs: `[b, t, f]`, or `[t, b, f]` with `time_major`.
-            mask: `[b, t]` (`[t, b]`); where it is False the state stays what it was.
+            mask: `[b, t]` (`[t, b]`); where it is False the state stays what it was. None: all
+                steps count.
             training: whether to apply dropout; None is False.
-            initial_state: `[b, u]`, or a list of one such array; None is the stored state of a
+            initial_state: `[b, u]`, or a list of one array like it; None is the stored state of a
                 stateful layer, else zeros.
 
         Returns:
             The outputs `[b, t, u]` (`[t, b, u]`), or the last one `[b, u]` without
             `return_sequences`; with `return_state` a list of them and the state `[b, u]`.
         """
-        if np.ndim(inputs) != 3:
-            raise ValueError(f"inputs must have 3 axes, got shape {np.shape(inputs)}.")
-        options = {"mask": mask, "training": bool(training), "initial_state": initial_state}
-        return super().__call__(inputs, **options)
+        shape = np.shape(inputs)
+        if len(shape) != 3:
+            raise ValueError(f"inputs must have 3 axes, got shape {shape}.")
+        own = self.own_state(shape)
+        if self.stateful:
+            stored = load_state(self, own)
+            initial_state = stored if initial_state is None else initial_state
+        # v1's zeros at masked steps are put in afterwards.
+        options = loop_options(self) | {"zero_output_for_mask": False}
+        masks = self._dropout_masks(shape, bool(training))
+        outputs, state = self.sequence(
+            inputs, mask=mask, initial_state=initial_state, dropout_masks=masks, **options
+        )
+        if self.stateful:
+            store_state(self, state, own)
+        outputs = self._zeroed(outputs, mask)
+        result = [outputs, state] if self.return_state else outputs
+        sow_activity_loss(self, self.activity_regularizer, result, by_batch=True)
+        return result
 
-    @nn.compact
-    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
-        """Runs the GRU over a sequence, with v1's dropout masks and without v1's zeros."""
-        training, *shape = options.pop("training"), *np.shape(inputs)
-        options["zero_output_for_mask"] = False
+    def own_state(self, input_shape: tuple[int, ...]) -> jax.Array:
+        """Returns the zeros `[b, u]` that a sequence begins with."""
+        return self.initialize_carry(None, step_shape(input_shape, 1, self.time_major))
+
+    def _dropout_masks(self, shape: tuple[int, ...], training: bool) -> DropoutMasks:
+        """Returns v1's dropout masks of inputs `[b, f]` and states `[b, u]`, cached or drawn."""
         batch = shape[1 if self.time_major else 0]
         sizes = {
             "inputs": (shape[2], self.dropout),
@@ -94,17 +112,7 @@ class GRU(V1Module, Layer):
             stacked_masks(self, masks_for(self, name, (batch, size), rate, training, 3))
             for name, (size, rate) in sizes.items()
         )
-        return super().sequence(inputs, dropout_masks=DropoutMasks(*masks), **options)
-
-    def results(self, outputs: jax.Array, state: Any, mask: Any) -> Any:
-        """Returns what a call returns, as v1 does: a list, with v1's zeros and losses."""
-        if mask is not None:
-            axis, shape = 0 if self.time_major else 1, np.shape(mask)
-            valid = steps_to_mask("mask", mask, (shape[1 - axis],), shape[axis], axis)
-            outputs = self._zeroed(outputs, valid if valid is None else valid.swapaxes(0, axis))
-        result = [outputs, state] if self.return_state else outputs
-        sow_activity_loss(self, result, by_batch=True)
-        return result
+        return DropoutMasks(*masks)
 
     @property
     def states(self) -> list[jax.Array | None]:
@@ -120,11 +128,15 @@ class GRU(V1Module, Layer):
         batch = np.shape(inputs)[1 if self.time_major else 0]
         return [jnp.zeros((batch, self.units), jnp.result_type(inputs))]
 
-    @nn.nowrap
-    def _zeroed(self, outputs: jax.Array, valid: jax.Array | None) -> jax.Array:
+    def _zeroed(self, outputs: jax.Array, mask: ArrayLike | None) -> jax.Array:
         """Applies v1's zeros: before the first valid step, or wherever the mask says so."""
-        if valid is None or not valid.shape[0]:
+        if mask is None:
             return outputs
+        axis, shape = 0 if self.time_major else 1, np.shape(mask)
+        valid = steps_to_mask("mask", mask, (shape[1 - axis],), shape[axis], axis)
+        if valid is None or not valid.shape[axis]:
+            return outputs
+        valid = valid.swapaxes(0, axis)
         ordered = jnp.flip(valid, axis=0) if self.go_backwards else valid
         begun = jnp.cumsum(ordered, axis=0) > 0
         if not self.return_sequences:

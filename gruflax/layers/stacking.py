@@ -1,28 +1,41 @@
 """Layers and cells on top of each other: what the stacks of linen and of NNX share."""
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
-from gruflax.layers.calls import other_system
-from gruflax.layers.protocols import Returning, State
+from gruflax.layers.cell_loop import Output, Step, time_axis
+from gruflax.layers.fields import check_kind, is_random
+from gruflax.layers.nesting import State, fitted_states
 
 
-def check_stack(layers: Any, kinds: tuple[type, ...], names: str) -> None:
-    """Raises an error unless `layers`, of some `kinds` with these `names`, can be a stack."""
+# What runs a cell over a sequence: `(inputs, **options) -> (outputs, state)`.
+CellSequence = Callable[..., tuple[Output, State]]
+
+
+class Stackable(Protocol):
+    """A layer, or a pair of layers, that can be in a stack."""
+
+    @property
+    def return_state(self) -> bool: ...
+    @property
+    def go_backwards(self) -> bool: ...
+
+
+def check_stack(layers: object, kinds: tuple[type, ...], names: str, system: type) -> None:
+    """Raises an error unless `layers`, each one of `kinds`, can be a stack; see `check_kind`."""
     if not isinstance(layers, (tuple, list)) or not layers:
         raise TypeError(
             "layers must be a list of one layer or more, as in Stack([GRU(8), GRU(4)]), got "
             f"{brief(layers)}."
         )
     for index, layer in enumerate(layers):
-        if not isinstance(layer, kinds):
-            remedy = other_system(layer, kinds[0])
-            raise TypeError(f"layers[{index}] must be a {names}, got {brief(layer)}{remedy}.")
+        check_kind(f"layers[{index}]", layer, isinstance(layer, kinds), f"a {names}", system)
         for name in ("return_state", "time_major"):
             if getattr(layer, name) != getattr(layers[0], name):
                 raise ValueError(
@@ -38,13 +51,13 @@ def check_stack(layers: Any, kinds: tuple[type, ...], names: str) -> None:
 
 
 def run_stack(
-    layers: tuple[Returning, ...],
-    run: Callable[[int, Any, Any], Any],
-    drop: Callable[[int, Any], Any],
+    layers: Sequence[Stackable],
+    run: Callable[[int, Output, State], Output],
+    drop: Callable[[int, Output], Output],
     inputs: ArrayLike,
     initial_state: State,
-    marks: tuple[Any, ...],
-) -> Any:
+    marks: tuple[ArrayLike | None, ...],
+) -> Output:
     """Runs layers one after the other: the last outputs, and with `return_state` all states.
 
     `run(index, inputs, initial_state)` runs a layer, `drop(index, outputs)` drops what it is given;
@@ -82,7 +95,7 @@ def one_each(name: str, states: State, count: int) -> tuple | list:
     return states
 
 
-def _split_result(layer: Returning, result: Any) -> tuple[Any, tuple]:
+def _split_result(layer: Stackable, result: Output) -> tuple[Output, tuple]:
     """Splits what a layer returned into `(outputs, states)`."""
     if not layer.return_state:
         return result, ()
@@ -91,7 +104,7 @@ def _split_result(layer: Returning, result: Any) -> tuple[Any, tuple]:
     return result[0], result[1:]
 
 
-def check_cells(cells: Any, check: Callable[[str, Any], None]) -> None:
+def check_cells(cells: object, check: Callable[[str, object], None]) -> None:
     """Raises a TypeError unless `cells`, each as `check(name, cell)` wants it, can be stacked."""
     if not isinstance(cells, (tuple, list)) or not cells:
         raise TypeError(f"cells must be a list of one cell or more, got {brief(cells)}.")
@@ -100,8 +113,8 @@ def check_cells(cells: Any, check: Callable[[str, Any], None]) -> None:
 
 
 def step_cells(
-    steps: Sequence[Callable[[Any, Any], tuple[Any, Any]]], name: str, states: State, inputs: Any
-) -> tuple[Any, Any]:
+    steps: Sequence[Step], name: str, states: State, inputs: ArrayLike
+) -> tuple[State, Output]:
     """Steps each cell, the lowest first: the new states, nested as they were, and the output."""
     if not isinstance(states, (tuple, list)) or len(states) != len(steps):
         got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
@@ -113,6 +126,66 @@ def step_cells(
     return (new if isinstance(states, list) else tuple(new)), output
 
 
-def steps_as(cell: Any, cls: type) -> bool:
+def steps_as(cell: object, cls: type) -> bool:
     """Returns whether a cell steps as a class does: a subclass may have a step of its own."""
     return isinstance(cell, cls) and type(cell).__call__ is cls.__call__
+
+
+def taken_options(cell: object, **options: Any) -> dict[str, Any]:
+    """Returns the options that a cell's call takes; by `**kwargs` it takes those that are set.
+
+    Raises a TypeError where one is set that a GRU cell with dropout would not learn of.
+    """
+    taken = inspect.signature(type(cell).__call__).parameters
+    by_name = {name: value for name, value in options.items() if name in taken}
+    others = {
+        name: value
+        for name, value in options.items()
+        if name not in taken and value is not None and value is not False
+    }
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
+        return by_name | others
+    if others and hasattr(cell, "recurrent_dropout") and is_random(cell):
+        raise TypeError(
+            f"the call of {type(cell).__name__} must take {sorted(others)} to hand it to the step."
+        )
+    return by_name
+
+
+def run_stacked_cells(
+    sequences: Sequence[CellSequence],
+    own: tuple,
+    inputs: ArrayLike,
+    num_feature_axes: int,
+    *,
+    initial_state: State = None,
+    reset_state: State = None,
+    go_backwards: bool = False,
+    time_major: bool = False,
+    return_sequences: bool = True,
+    zero_output_for_mask: bool = False,
+    **options: Any,
+) -> tuple[Output, tuple]:
+    """Runs cells over a sequence, one after the other; `own` are their own initial states."""
+    initial, fresh = (
+        [None] * len(sequences) if given is None else fitted_states(name, given, own)
+        for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
+    )
+    states, outputs = [], jnp.asarray(inputs)
+    for index, sequence in enumerate(sequences):
+        last = index == len(sequences) - 1
+        if go_backwards and index:
+            # The cell below gave its outputs in the order of processing.
+            outputs = jnp.flip(outputs, time_axis(num_feature_axes, time_major))
+        outputs, state = sequence(
+            outputs,
+            initial_state=initial[index],
+            reset_state=fresh[index],
+            go_backwards=go_backwards,
+            time_major=time_major,
+            return_sequences=return_sequences or not last,
+            zero_output_for_mask=zero_output_for_mask and last,
+            **options,
+        )
+        states.append(state)
+    return outputs, tuple(states)

@@ -1,4 +1,4 @@
-"""The states of a cell, nested as Keras, Flax or the user nests them."""
+"""The states of cells, nested as Keras, Flax or the user nests them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gruflax.functional.checks import are_numbers
-from gruflax.layers.protocols import State
+
+
+# What a cell carries from step to step: an array `[..., u]`, or any pytree of arrays.
+State = Any
 
 
 def single_state(name: str, states: State) -> State:
@@ -72,7 +75,7 @@ def replaced_states(stored: list[State], states: State) -> list[State]:
 
 
 def owned_states(
-    tree: Mapping[str, Any], path: tuple[str, ...] = ()
+    tree: Mapping[str, State], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], State]]:
     """Yields the path of each stored state, `(..., "h")`, and the state, which may be a pytree."""
     for name, value in tree.items():
@@ -82,7 +85,7 @@ def owned_states(
             yield from owned_states(value, (*path, name))
 
 
-def path_order(path: tuple[Any, ...]) -> list[list[tuple[str, int]]]:
+def path_order(path: tuple[object, ...]) -> list[list[tuple[str, int]]]:
     """Returns a key that sorts the paths of layers as the layers run.
 
     Numbers count as numbers, `layers_2` before `layers_10`, and `forward_layer` comes before

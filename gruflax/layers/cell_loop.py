@@ -1,23 +1,17 @@
-"""Any cell over a sequence, and several on top of each other, in either module system."""
+"""Any cell over a sequence, with the masks and resets of a GRU, in either module system."""
 
-import contextlib
-import contextvars
 import functools
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from gruflax.functional.checks import check_reset
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
 from gruflax.functional.sharding import sharded_like, vary_with
-from gruflax.layers.fields import drops
-from gruflax.layers.protocols import State
-from gruflax.layers.states import cast_states, fitted_states
+from gruflax.layers.nesting import State, cast_states, fitted_states
 
 
 class Steps(NamedTuple):
@@ -28,30 +22,12 @@ class Steps(NamedTuple):
     reset: jax.Array | None = None
 
 
-# What cells give at a step: an array `[..., u]`, or any pytree of arrays.
-Output = Any
+# What a cell returns at a step: an array `[..., u]`, or any pytree of arrays.
+Output = State
 # One step of a cell: `(state, x) -> (state, output)`.
 Step = Callable[[State, jax.Array], tuple[State, Output]]
-Sequence = Callable[..., tuple[Output, State]]
-
-
-_STEP: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("step", default=None)
-
-
-@contextlib.contextmanager
-def at_step(index: jax.Array) -> Iterator[None]:
-    """Tells the cells that are called meanwhile, however deep, which step of a loop this is."""
-    token = _STEP.set(index)
-    try:
-        yield
-    finally:
-        _STEP.reset(token)
-
-
-def step_key(key: jax.Array | None) -> jax.Array | None:
-    """Returns a key of this step alone, of one that is the same at every step of a loop."""
-    index = _STEP.get()
-    return key if key is None or index is None else jax.random.fold_in(key, index)
+# What runs a `body(step, carry, now)` over steps: `loop(body, carry, steps)`.
+Loop = Callable[[Callable[..., Any], State, Steps], tuple[State, Output]]
 
 
 def time_axis(num_feature_axes: int, time_major: bool) -> int:
@@ -59,9 +35,11 @@ def time_axis(num_feature_axes: int, time_major: bool) -> int:
     return 0 if time_major else -(num_feature_axes + 1)
 
 
-def step_shape(inputs: ArrayLike, num_feature_axes: int, time_major: bool) -> tuple[int, ...]:
-    """Returns the shape of one step of the inputs, `(..., *features)`."""
-    shape = list(np.shape(inputs))
+def step_shape(
+    input_shape: tuple[int, ...], num_feature_axes: int, time_major: bool
+) -> tuple[int, ...]:
+    """Returns the shape of one step of inputs of a shape, `(..., *features)`."""
+    shape = list(input_shape)
     if len(shape) < num_feature_axes + 1:
         raise ValueError(
             f"inputs must have a time axis and {num_feature_axes} feature axes at least, "
@@ -72,12 +50,12 @@ def step_shape(inputs: ArrayLike, num_feature_axes: int, time_major: bool) -> tu
 
 
 def loop_cell(
-    loop: Callable[[Callable[..., Any], Any, Steps], tuple[Any, Any]],
+    loop: Loop,
     abstract_step: Step,
     inputs: ArrayLike,
     own: State,
     num_feature_axes: int,
-    variables: Any = (),
+    variables: State = (),
     *,
     initial_state: State = None,
     mask: ArrayLike | None = None,
@@ -134,67 +112,7 @@ def loop_cell(
     return outputs, state
 
 
-def taken_options(cell: Any, **options: Any) -> dict[str, Any]:
-    """Returns the options that a cell's call takes; by `**kwargs` it takes those that are set.
-
-    Raises a TypeError where one is set that a GRU cell with dropout would not learn of.
-    """
-    taken = inspect.signature(type(cell).__call__).parameters
-    by_name = {name: value for name, value in options.items() if name in taken}
-    others = {
-        name: value
-        for name, value in options.items()
-        if name not in taken and value is not None and value is not False
-    }
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
-        return by_name | others
-    if others and hasattr(cell, "recurrent_dropout") and drops(cell):
-        raise TypeError(
-            f"the call of {type(cell).__name__} must take {sorted(others)} to hand it to the step."
-        )
-    return by_name
-
-
-def run_stacked(
-    sequences: list[Sequence],
-    own: tuple,
-    inputs: ArrayLike,
-    num_feature_axes: int,
-    *,
-    initial_state: State = None,
-    reset_state: State = None,
-    go_backwards: bool = False,
-    time_major: bool = False,
-    return_sequences: bool = True,
-    zero_output_for_mask: bool = False,
-    **options: Any,
-) -> tuple[Output, tuple]:
-    """Runs cells over a sequence, one after the other; `own` are their own initial states."""
-    initial, fresh = (
-        [None] * len(sequences) if given is None else fitted_states(name, given, own)
-        for name, given in (("initial_state", initial_state), ("reset_state", reset_state))
-    )
-    states, outputs = [], jnp.asarray(inputs)
-    for index, sequence in enumerate(sequences):
-        last = index == len(sequences) - 1
-        if go_backwards and index:
-            # The cell below gave its outputs in the order of processing.
-            outputs = jnp.flip(outputs, time_axis(num_feature_axes, time_major))
-        outputs, state = sequence(
-            outputs,
-            initial_state=initial[index],
-            reset_state=fresh[index],
-            go_backwards=go_backwards,
-            time_major=time_major,
-            return_sequences=return_sequences or not last,
-            zero_output_for_mask=zero_output_for_mask and last,
-            **options,
-        )
-        states.append(state)
-    return outputs, tuple(states)
-
-
-def _spread(inputs: jax.Array, batch_axes: int, others: Any, states: State) -> State:
+def _spread(inputs: jax.Array, batch_axes: int, others: State, states: State) -> State:
     """Lays states over devices as the batch of inputs `[t, ..., f]` is, and as `others` vary.
 
     A loop's carry must have from the first step on what the steps give it.

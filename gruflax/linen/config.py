@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,7 +12,6 @@ from jax.typing import DTypeLike
 from gruflax.functional.checks import brief
 from gruflax.keras_names import activations, constraints, initializers, keras2, regularizers
 from gruflax.layers.fields import VARIANTS
-from gruflax.linen.module import Module
 
 
 # What `nn.scan` does with the variables of a cell: written as it is.
@@ -49,69 +48,54 @@ _NAMED = {
 }
 
 
-class Configurable(Module):
-    """Keras' `get_config` and `from_config` for a module whose fields have Keras' names."""
+T = TypeVar("T", bound=type[nn.Module])
 
-    @nn.nowrap
-    def get_config(self) -> dict[str, Any]:
-        """Returns the config dict that Keras 3 would write for this layer.
+# What a config may hold inside of another one, under Keras' names.
+KERAS_CLASSES: dict[str, type[nn.Module]] = {}
 
-        What Keras does not write, such as `loop` or `zoneout`, is in it only where it differs from
-        the default. A callable that Keras has no name for is in it as it is.
 
-        Returns:
-            A dict that `from_config`, of gruflax and of Keras 3, turns into an equal layer.
-        """
-        config = {"name": self.name, "trainable": True, **written_dtypes(self)}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            written = field.name not in _UNWRITTEN or value != field.default
-            if written and field.name not in ("parent", "name", "dtype", "param_dtype"):
-                config[field.name] = _serialize(field.name, value)
-        return config
+def keras_class(cls: T) -> T:
+    """Registers a class as the one that Keras' configs mean by its name."""
+    KERAS_CLASSES[cls.__name__] = cls
+    return cls
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Makes a layer from a config dict of Keras 3, tf.keras or gruflax.
 
-        Args:
-            config: as `get_config` returns it; `dtype` is a dtype or a Keras dtype policy, of which
-                float32 leaves the dtype to the inputs unless `autocast` is True. What Keras 2 or
-                tf.keras wrote means what it meant there: "hard_sigmoid" is
-                `clip(0.2 x + 0.5, 0, 1)`.
+def write_config(module: nn.Module) -> dict[str, Any]:
+    """Returns the config dict that Keras 3 would write for a module with its names of fields."""
+    config = {"name": module.name, "trainable": True, **written_dtypes(module)}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        written = field.name not in _UNWRITTEN or value != field.default
+        if written and field.name not in ("parent", "name", "dtype", "param_dtype"):
+            config[field.name] = _serialize(field.name, value)
+    return config
 
-        Returns:
-            The layer.
 
-        Raises:
-            TypeError: `config` is no dict, or a value is of another type.
-            ValueError: a key is unknown or missing, or a value is no valid argument.
-        """
-        if not isinstance(config, Mapping):
-            raise TypeError(f"config must be a dict, got {brief(config)}.")
-        config = {key: value for key, value in config.items() if key not in _IGNORED}
-        if not config.pop("trainable", True):
-            warnings.warn(
-                "trainable=False is the optimiser's business in JAX: see optax.set_to_zero.",
-                stacklevel=2,
-            )
-        known = {field.name for field in dataclasses.fields(cls)} - {"parent"}
-        if keras2.has_arguments(config) and not keras2.has_arguments(known):
-            # The layers of `gruflax.compat.v1` have Keras 2's arguments, and know what they mean.
-            config = keras2.meant(config)
-        dtypes = read_dtypes(config)
-        # An RNN has no dtype of its own: its cell has.
-        config = {key: value for key, value in config.items() if key not in DTYPE_KEYS}
-        arguments = {name: dtype for name, dtype in dtypes.items() if name in known} | config
-        unknown = sorted(set(arguments) - known)
-        if unknown:
-            raise ValueError(
-                f"config has unknown keys {unknown}; {cls.__name__} has {sorted(known)}."
-            )
-        missing = sorted(_required(cls) - set(arguments))
-        if missing:
-            raise ValueError(f"config of {cls.__name__} must have {missing}, got {sorted(config)}.")
-        return cls(**{name: _deserialize(name, value) for name, value in arguments.items()})
+def read_config(cls: type[nn.Module], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the arguments of a class from a config dict of Keras 3, tf.keras or gruflax."""
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config must be a dict, got {brief(config)}.")
+    config = {key: value for key, value in config.items() if key not in _IGNORED}
+    if not config.pop("trainable", True):
+        warnings.warn(
+            "trainable=False is the optimiser's business in JAX: see optax.set_to_zero.",
+            stacklevel=3,
+        )
+    known = {field.name for field in dataclasses.fields(cls)} - {"parent"}
+    if keras2.has_arguments(config) and not keras2.has_arguments(known):
+        # The layers of `gruflax.compat.v1` have Keras 2's arguments, and know what they mean.
+        config = keras2.meant(config)
+    dtypes = read_dtypes(config)
+    # An RNN has no dtype of its own: its cell has.
+    config = {key: value for key, value in config.items() if key not in DTYPE_KEYS}
+    arguments = {name: dtype for name, dtype in dtypes.items() if name in known} | config
+    unknown = sorted(set(arguments) - known)
+    if unknown:
+        raise ValueError(f"config has unknown keys {unknown}; {cls.__name__} has {sorted(known)}.")
+    missing = sorted(_required(cls) - set(arguments))
+    if missing:
+        raise ValueError(f"config of {cls.__name__} must have {missing}, got {sorted(config)}.")
+    return {name: _deserialize(name, value) for name, value in arguments.items()}
 
 
 # Keras' policy, whether inputs are cast to its dtype, and what no policy of Keras has a name for.
@@ -170,9 +154,9 @@ def _serialize(name: str, value: Any) -> Any:
     kind = _kind(name)
     if kind is not None:
         return kind.serialize(value)
-    if isinstance(value, (tuple, list)) and any(isinstance(item, Configurable) for item in value):
+    if isinstance(value, (tuple, list)) and any(isinstance(each, nn.Module) for each in value):
         return [_serialize(name, item) for item in value]
-    if isinstance(value, Configurable):
+    if isinstance(value, nn.Module) and hasattr(value, "get_config"):
         return {
             "module": "keras.layers",
             "class_name": type(value).__name__,
@@ -194,18 +178,12 @@ def _deserialize(name: str, value: Any) -> Any:
     return cls.from_config(value.get("config") or {})
 
 
-# What a config may hold inside another one: Keras' names, which are gruflax'.
-KERAS_CLASSES = ("GRUCell", "GRU", "RNN", "Bidirectional", "StackedRNNCells")
-
-
-def _class_named(field: str, name: Any) -> Any:
+def _class_named(field: str, name: object) -> Any:
     """Finds one of `KERAS_CLASSES`, or a subclass of one, by its name."""
-    import gruflax.linen
-
-    classes = [getattr(gruflax.linen, each) for each in KERAS_CLASSES]
+    classes = list(KERAS_CLASSES.values())
     # Grows while it is read: subclasses of subclasses come last.
     for cls in classes:
         if cls.__name__ == name:
             return cls
         classes.extend(cls.__subclasses__())
-    raise ValueError(f"{field} must be one of {KERAS_CLASSES}, got {name!r}.")
+    raise ValueError(f"{field} must be one of {tuple(KERAS_CLASSES)}, got {name!r}.")

@@ -1,0 +1,202 @@
+"""Layers made of layers, as NNX modules: Keras' Bidirectional, and several layers stacked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.typing import ArrayLike
+
+from gruflax.functional.checks import check_flags
+from gruflax.functional.config import checked_rate
+from gruflax.functional.dropout import dropout_mask
+from gruflax.layers.cell_loop import Output
+from gruflax.layers.directions import Pair, check_merge_mode, check_pair, run_directions
+from gruflax.layers.fields import check_kind
+from gruflax.layers.nesting import State
+from gruflax.layers.stacking import check_stack, run_stack
+from gruflax.nnx.layer import (
+    Layer,
+    Streams,
+    draw_key,
+    refuse_linen_ways,
+    split_streams,
+    stream,
+)
+from gruflax.nnx.rnn import RNN
+
+
+class Bidirectional(Pair, nnx.Module):
+    """Runs a layer over a sequence and another one over it backwards: Keras' `Bidirectional`.
+
+        both = gruflax.nnx.Bidirectional(gruflax.nnx.GRU(4, 8, rngs=rngs), rngs=rngs)
+        outputs = both(inputs, mask=mask)
+
+    As in Keras, sequences of outputs are zeros at masked steps, whatever the layers say.
+
+    Args:
+        forward_layer: a `gruflax.nnx.GRU` or `RNN`.
+        backward_layer: one that goes the other way. Default None, which makes one with the same
+            arguments.
+        merge_mode: how the outputs are merged: "concat", "sum", "mul", "ave", or None to return
+            both. Default "concat".
+        rngs: stream "params" for the weights of the `backward_layer` that is made. Default None.
+
+    Raises:
+        TypeError: a layer is none of gruflax's, or `rngs` is missing.
+        ValueError: the layers do not go together, or `merge_mode` is unknown.
+    """
+
+    def __init__(
+        self,
+        forward_layer: Layer,
+        backward_layer: Layer | None = None,
+        *,
+        merge_mode: str | None = "concat",
+        rngs: nnx.Rngs | None = None,
+    ):
+        check_merge_mode(merge_mode)
+        _check_layer("forward_layer", forward_layer)
+        if backward_layer is None:
+            if rngs is None:
+                raise TypeError("rngs must be given to make the backward layer, got None.")
+            backward_layer = forward_layer.mirrored(rngs)
+        _check_layer("backward_layer", backward_layer)
+        check_pair(("forward_layer", "backward_layer"), (forward_layer, backward_layer))
+        # Zeros at masked steps are the pair's.
+        forward_layer.zero_output_for_mask = backward_layer.zero_output_for_mask = False
+        self.forward_layer: Layer = forward_layer
+        self.backward_layer: Layer = backward_layer
+        self.merge_mode = merge_mode
+
+    @property
+    def _forward(self) -> Layer:
+        return self.forward_layer
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        mask: ArrayLike | None = None,
+        seq_lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        initial_state: tuple | list | None = None,
+        deterministic: bool | None = None,
+        rngs: Streams | None = None,
+        training: None = None,
+    ) -> Output:
+        """Runs both layers over a sequence: arguments and results are `gruflax.Bidirectional`'s.
+
+        `deterministic` and `rngs` are those of `gruflax.nnx.GRU`, for both layers.
+        """
+        refuse_linen_ways(self, training)
+        layers = self.forward_layer, self.backward_layer
+        streams = split_streams(rngs, 2)
+
+        def run(layer: Layer, **options: Any) -> Output:
+            own = streams[layers.index(layer)]
+            return layer(inputs, deterministic=deterministic, rngs=own, **options)
+
+        forward = self.forward_layer
+        return run_directions(
+            run,
+            layers,
+            inputs,
+            forward.cell.num_feature_axes if isinstance(forward, RNN) else 1,
+            merge_mode=self.merge_mode,
+            initial_state=initial_state,
+            mask=mask,
+            seq_lengths=seq_lengths,
+            reset=reset,
+        )
+
+
+def _check_layer(name: str, layer: object) -> None:
+    check_kind(name, layer, isinstance(layer, Layer), "a gruflax.nnx.GRU or RNN", nnx.Module)
+
+
+class Stack(nnx.Module):
+    """Runs recurrent layers one after the other: a multi-layer GRU as in PyTorch.
+
+        encoder = gruflax.nnx.Stack(
+            [GRU(4, 8, return_sequences=True, rngs=rngs), GRU(8, 8, rngs=rngs)],
+            dropout=0.2,
+            rngs=rngs,
+        )
+
+    The layers are attributes `layers_0`, `layers_1`, ..., as the parameters of the linen layer are.
+
+    Args:
+        layers: a `gruflax.nnx.GRU`, `RNN` or `Bidirectional` each, as `gruflax.Stack` wants them.
+        dropout: rate in [0, 1] at which the outputs of each layer but the last are dropped, drawn
+            anew for each number of each step. Default 0.
+        deterministic: whether that dropout is off; `module.eval()` and `module.train()` set it.
+            Default False.
+        rngs: stream "dropout", of which a fork is kept; needed where `dropout` is not 0. Default
+            None.
+
+    Raises:
+        TypeError: `layers` is no list of layers, or `rngs` is missing.
+        ValueError: the layers do not go together, or `dropout` is no rate.
+
+    Source: PyTorch's `torch.nn.GRU` with `num_layers` and `dropout`.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer | Bidirectional],
+        dropout: float = 0.0,
+        *,
+        deterministic: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ):
+        kinds = (Layer, Bidirectional)
+        check_stack(layers, kinds, "gruflax.nnx.GRU, RNN or Bidirectional", nnx.Module)
+        for index, layer in enumerate(layers):
+            setattr(self, f"layers_{index}", layer)
+        self.count = len(layers)
+        self.dropout = checked_rate("dropout", dropout)
+        self.deterministic = deterministic
+        self.dropout_stream = stream("dropout", rngs).fork() if dropout else nnx.data(None)
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """Returns the layers, the lowest first."""
+        return tuple(getattr(self, f"layers_{index}") for index in range(self.count))
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        mask: ArrayLike | None = None,
+        seq_lengths: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        initial_state: tuple | list | None = None,
+        deterministic: bool | None = None,
+        rngs: Streams | None = None,
+        training: None = None,
+    ) -> Output:
+        """Runs the layers over a sequence: arguments and results are those of `gruflax.Stack`.
+
+        `deterministic` and `rngs` are those of `gruflax.nnx.GRU`, for the layers and for the
+        dropout between them.
+        """
+        refuse_linen_ways(self, training)
+        off = self.deterministic if deterministic is None else deterministic
+        check_flags(deterministic=off)
+        layers, streams = self.layers, split_streams(rngs, 2 * self.count)
+        options = {"mask": mask, "seq_lengths": seq_lengths, "reset": reset}
+
+        def run(index: int, inputs: Output, initial_state: State) -> Output:
+            own = {"deterministic": deterministic, "rngs": streams[index]}
+            return layers[index](inputs, initial_state=initial_state, **own, **options)
+
+        def drop(index: int, outputs: jax.Array) -> jax.Array:
+            if off or not self.dropout:
+                return outputs
+            given = streams[self.count + index]
+            key = draw_key("dropout", self.dropout_stream if given is None else given)
+            return outputs * dropout_mask(key, self.dropout, outputs.shape, outputs.dtype)
+
+        marks = (mask, seq_lengths, reset)
+        return run_stack(layers, run, drop, inputs, initial_state, marks)
