@@ -1,13 +1,13 @@
 """ONNX's activations and gruflax'."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gruflax.functional.activations import get_activation, hard_sigmoid_v1
+from gruflax.convert.weights import Fields
+from gruflax.functional.activations import Function, get_activation, hard_sigmoid_v1
 from gruflax.keras_names import activations
 
 
@@ -19,7 +19,7 @@ class Activation(NamedTuple):
     beta: float | None = None
 
 
-# ONNX's defaults, of which a node writes nothing.
+# The defaults of ONNX, which a node leaves out.
 _DEFAULTS = {
     each.name: each
     for each in (
@@ -37,7 +37,7 @@ _DEFAULTS = {
     )
 }
 
-# What both have a name for.
+# The activations that both ONNX and Keras have a name for.
 _NAMED = {
     Activation("Affine", 1.0, 0.0): "linear",
     Activation("Elu", 1.0): "elu",
@@ -52,9 +52,7 @@ _NAMED = {
 }
 
 
-def from_onnx_activations(
-    attributes: Mapping[str, Any], directions: int
-) -> list[dict[str, str | Callable[[jax.Array], jax.Array]]]:
+def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str, str | Function]]:
     """Reads the activations of a GRU node."""
     names = [name.decode() for name in attributes.get("activations", ())]
     names = names or ["Sigmoid", "Tanh"] * directions
@@ -80,7 +78,7 @@ def from_onnx_activations(
     ]
 
 
-def to_onnx_activation(identifier: Any) -> Activation:
+def to_onnx_activation(identifier: str | Function | None) -> Activation:
     """Finds ONNX's activation for one of gruflax."""
     function = get_activation(identifier)
     for activation, known in _NAMED.items():
@@ -122,7 +120,7 @@ class Parametric:
         return functions[name]()
 
 
-def _function(activation: Activation) -> Any:
+def _function(activation: Activation) -> str | Function:
     """Keras' name, or a function with ONNX's arguments."""
     for known, name in _NAMED.items():
         # Attributes are float32: 1/6 comes back as something near it.
