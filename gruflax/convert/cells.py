@@ -1,7 +1,7 @@
 """Libraries whose GRU is one cell: where each has its arrays, and one reader and writer for all."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from gruflax.convert.weights import (
     Weights,
     errors_as_value_errors,
     make_params,
+    nest,
     weights_of,
 )
 from gruflax.keras_names import activations
@@ -159,22 +160,19 @@ def arrays_of(cell: Cell, weights: Weights) -> Params:
     *arrays, second = (_reorder(each, ORDER, cell.gates, cell.negated) for each in given)
     if second is not None and not cell.two_biases:
         second = second[-weights.units :]
-    nested: Params = {}
-    for path, array in zip(cell.paths, (*arrays, second), strict=True):
-        for each, part in _split(cell, path, array).items():
-            *owners, name = each.split(".")
-            node = functools.reduce(lambda node, owner: node.setdefault(owner, {}), owners, nested)
-            node[name] = part
-    return nested
+    placed = zip(cell.paths, (*arrays, second), strict=True)
+    return nest(dict(pair for path, array in placed for pair in _split(cell, path, array)))
 
 
-def _split(cell: Cell, path: str, array: np.ndarray | None) -> dict[str, np.ndarray | None]:
-    """What lies at each path that a path of a row stands for: the array, its gates, or None."""
+def _split(
+    cell: Cell, path: str, array: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Each path that a path of a row stands for, and what lies there: an array, a gate or None."""
     paths = _each_gate(cell, path)
     if array is None or not paths:
-        return dict.fromkeys(paths)
-    parts = [part.T if cell.transposed else part for part in np.split(array, len(paths), -1)]
-    return {each: np.array(part, order="C") for each, part in zip(paths, parts, strict=True)}
+        return zip(paths, [None] * len(paths), strict=True)
+    parts = [each.T if cell.transposed else each for each in np.split(array, len(paths), -1)]
+    return zip(paths, [np.array(each, order="C") for each in parts], strict=True)
 
 
 def check_representable(cell: Cell, weights: Weights) -> None:

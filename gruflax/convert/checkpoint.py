@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from gruflax.convert.weights import errors_as_value_errors, import_optional, read_json
+from gruflax.convert.weights import errors_as_value_errors, import_optional, nest, read_json
 from gruflax.functional.checks import brief
 
 
@@ -47,7 +47,7 @@ def save_safetensors(path: Path, variables: Mapping[str, Tree]) -> None:
         ValueError: a name is empty or has a dot in it.
     """
     safetensors = import_optional("checkpoints", "safetensors", "numpy")
-    # The format takes memory as it lies.
+    # The format stores the memory of an array as it lies, whatever its strides are.
     arrays = {name: np.array(_array(name, leaf), order="C") for name, leaf in _flat(variables)}
     tree = json.dumps(_described(nn.unbox(variables)))
     temporary = f"{os.fspath(path)}.{os.getpid()}.partial"
@@ -94,11 +94,11 @@ def load_safetensors(path: Path, variables: Mapping[str, Tree] | None = None) ->
         return jax.tree.unflatten(jax.tree.structure(variables), leaves)
     if tree is not None:
         return _as_described(path, arrays, tree)
-    return {name: _in_order(node) for name, node in _nested(arrays).items()}
+    return {name: _in_order(node) for name, node in nest(arrays).items()}
 
 
 def _flat(tree: Mapping[str, Tree]) -> list[tuple[str, Tree]]:
-    """The leaves of nested dicts, tuples and lists, by names joined with dots."""
+    """The names, joined with dots, and the leaves of nested dicts, tuples and lists."""
     leaves = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(tree)):
         names = [jax.tree_util.keystr((key,), simple=True) for key in path]
@@ -109,13 +109,14 @@ def _flat(tree: Mapping[str, Tree]) -> list[tuple[str, Tree]]:
 
 
 def _array(name: str, leaf: object) -> np.ndarray:
+    """Returns a leaf as an array, or raises a TypeError where the format lacks its dtype."""
     if str(getattr(leaf, "dtype", None)) not in _DTYPES:
         raise TypeError(f"{name} must be an array of numbers of {_DTYPES}, got {brief(leaf)}.")
     return np.asarray(leaf)
 
 
 def _described(node: Tree, names: tuple[str, ...] = ()) -> Tree:
-    """Writes a tree for JSON: `{"tuple": [...]}`, `{"dict": [[key, ...]]}`, names of arrays."""
+    """Describes a tree for JSON: `{"tuple": [...]}`, `{"dict": [[key, ...]]}`, arrays by name."""
     if node is None:
         return None
     parts = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda part: part is not node)
@@ -145,7 +146,7 @@ def _as_described(path: Path, arrays: Mapping[str, np.ndarray], text: str) -> di
 
 
 def _rebuilt(node: Tree) -> Tree:
-    """Makes a tree of names of what `_described` wrote."""
+    """Makes the tree that `_described` described, with the names of arrays as its leaves."""
     if node is None or isinstance(node, str):
         return node
     ((kind, entries),) = node.items()
@@ -162,21 +163,6 @@ def _in_order(node: Tree) -> Tree:
     if set(node) == set(numbers):
         return tuple(_in_order(node[number]) for number in numbers)
     return {name: _in_order(part) for name, part in node.items()}
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Tree]:
-    tree: dict[str, Tree] = {}
-    for path, array in arrays.items():
-        *owners, name = path.split(".")
-        node = tree
-        for owner in owners:
-            node = node.setdefault(owner, {})
-            if not isinstance(node, dict):
-                raise ValueError(
-                    f"the file must not name {owner!r} both array and owner of {path!r}."
-                )
-        node[name] = array
-    return tree
 
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Tree]) -> None:

@@ -99,7 +99,7 @@ def to_keras(
     return [
         params[name]
         for params in _each_params(source, variables)
-        # In Keras' order, whatever that of the dict is.
+        # Keras' order; that of the dict may be another.
         for name in ("kernel", "recurrent_kernel", "bias")
         if name in params
     ]
@@ -148,7 +148,7 @@ def _live_layer(model: Any, name: str | None) -> object:
 
 
 def _layer(found: Source, fields: Fields) -> Layer:
-    """Makes a module and its variables of a layer."""
+    """Makes a module and its variables from what was read of a layer."""
     if found.config is not None and not isinstance(found.config, Mapping):
         raise ValueError(f"the layer's config must be a dict, got {brief(found.config)}.")
     if found.config is not None and found.class_name not in _LAYERS:
@@ -168,6 +168,7 @@ def _layer(found: Source, fields: Fields) -> Layer:
 
 
 def _bidirectional(found: Source, fields: Fields) -> Layer:
+    """Makes a Bidirectional and its variables."""
     config = found.config
     if config is None:
         count = found.forward or len(found.weights) // 2
@@ -185,7 +186,7 @@ def _bidirectional(found: Source, fields: Fields) -> Layer:
 
 
 def _rnn(found: Source, fields: Fields) -> Layer:
-    """Makes an RNN of a GRUCell, or of several on top of each other."""
+    """Makes an RNN of a GRUCell, or of several GRUCells on top of each other."""
     config = {key: value for key, value in (found.config or {}).items() if key != "name"}
     entry = _entry("cell", config.get("cell"), ("GRUCell", "StackedRNNCells"))
     stacked, entries = "cells" in entry, [entry]
@@ -202,7 +203,7 @@ def _rnn(found: Source, fields: Fields) -> Layer:
 
 
 def _module(cls: type[Module], config: Fields, params: Params, fields: Fields) -> Module:
-    """Makes a GRU or GRUCell of a Keras config, and checks that the weights are its own."""
+    """Makes a GRU or GRUCell from a Keras config, and checks that the parameters fit it."""
     old = keras2.has_arguments(config)
     # A Keras model names its layers; in Flax the owner of a layer names it.
     dropped = {"name", *fields} - {"units"}
@@ -212,7 +213,7 @@ def _module(cls: type[Module], config: Fields, params: Params, fields: Fields) -
             del config[key]
     if "recurrent_activation" not in config:
         config |= _CUDNN
-    # Keras before 2.2 knew one convention, and wrote nothing of it.
+    # Keras before 2.2 had only reset_after=False, and its configs do not mention it.
     config.setdefault("reset_after", "bias" in params and params["bias"].ndim == 2)
     if old:
         config, fields = keras2.meant(config), keras2.meant(fields)
@@ -251,7 +252,7 @@ def _is_known_initializer(identifier: object) -> bool:
 
 
 def _params(weights: Sequence[np.ndarray]) -> Params:
-    """Makes parameters of a weight list; what a CuDNNGRU wrote has a bias [6u]."""
+    """Makes parameters from a weight list; that of a CuDNNGRU has a bias [6u]."""
     if len(weights) not in (2, 3):
         raise ValueError(
             "weights must be [kernel, recurrent_kernel] or [kernel, recurrent_kernel, bias], got "

@@ -128,13 +128,13 @@ def _pick_entry(config: Fields, name: str | None) -> tuple[str, Fields]:
 
 
 def _by_name(found: Sequence[tuple[str, str, T]]) -> dict[str, T]:
-    """Names, paths and values: the values by name, or by path where models share a name."""
+    """Makes a dict by name of (name, path, value); by path where several have the same name."""
     counts = collections.Counter(name for name, _, _ in found)
     return {name if counts[name] == 1 else path: value for name, path, value in found}
 
 
 def _entries(config: Fields, path: str = "") -> Iterator[tuple[str, Fields]]:
-    """The GRU layers of a model's config, nested models' too, by their paths in Keras 3's files."""
+    """Yields (path in Keras 3's files, entry) of each GRU in a model's config and nested models."""
     inner = config["config"] if isinstance(config, Mapping) else None
     if not isinstance(inner, (Mapping, list)):
         raise ValueError(f"the config of a model must be a dict, got {brief(config)}.")
@@ -152,6 +152,7 @@ def _entries(config: Fields, path: str = "") -> Iterator[tuple[str, Fields]]:
 
 
 def _holds_gru(entry: Fields) -> bool:
+    """Whether an entry of a config is a GRU, or a layer around one."""
     config = entry.get("config", {})
     if entry["class_name"] == "StackedRNNCells":
         return all(map(_holds_gru, config["cells"]))
@@ -160,7 +161,7 @@ def _holds_gru(entry: Fields) -> bool:
 
 
 def _groups(group: Node, path: str = "") -> Iterator[tuple[str, Node]]:
-    """The groups of a Keras 3 file that are layers: those under a group "layers", nested too."""
+    """Yields (path, group) of each layer in a Keras 3 file: all members of groups "layers"."""
     for name in group.get("layers", {}):
         layer = group["layers"][name]
         yield f"{path}layers/{name}", layer
@@ -168,26 +169,28 @@ def _groups(group: Node, path: str = "") -> Iterator[tuple[str, Node]]:
 
 
 def _own_name(group: Node) -> str | None:
+    """The name of a layer that Keras wrote into its group, or None."""
     return group["vars"].attrs.get("name") if "vars" in group else None
 
 
 def _is_gru(group: Node) -> bool:
+    """Whether the group of a layer holds the weights of a GRU or a pair."""
     layer = group.get("forward_layer", group)
-    # Without a config nothing says which of several cells has a bias.
+    # Of several cells, only a config can tell which ones have a bias.
     if "cell" not in layer or "cells" in layer["cell"]:
         return False
     return _is_weight_list(_weights(group))
 
 
 def _is_weight_list(arrays: list[np.ndarray]) -> bool:
-    """Whether this is a GRU's or a pair's: an LSTM's recurrent kernel is [u, 4u]."""
+    """Whether these are the weights of a GRU or a pair: an LSTM's recurrent kernel is [u, 4u]."""
     if len(arrays) not in (2, 3, 4, 5, 6) or arrays[1].ndim != 2:
         return False
     return arrays[1].shape[1] == 3 * arrays[1].shape[0]
 
 
 def _weights(group: Node) -> list[np.ndarray]:
-    """The weight list of a layer's group: of a cell, of cells, or of layers with such."""
+    """The weight list of a group: that of a cell, or those of its cells or layers in order."""
     if "cells" in group:
         cells = sorted(group["cells"], key=lambda name: (len(name), name))
         return [array for name in cells for array in _weights(group["cells"][name])]
@@ -199,13 +202,14 @@ def _weights(group: Node) -> list[np.ndarray]:
 
 
 def _array(dataset: Node) -> np.ndarray:
-    """Reads an array of floats, of this file only."""
+    """Reads an array of floats that lies in this file."""
     kind = getattr(dataset, "dtype", None)
     if kind is None or kind.kind not in "fuV":
         raise ValueError(f"{dataset.name} must be an array of floats, got {kind or 'a group'}.")
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"the file must hold its arrays itself, {dataset.name} is elsewhere.")
-    # A shape costs a file nothing, its numbers do; a compressed array is of chunks.
+    # A small file can declare a huge shape and store no numbers. The chunks of a compressed
+    # array have sizes of their own.
     if dataset.compression is None and dataset.id.get_storage_size() < dataset.nbytes:
         raise ValueError(f"the file must hold its arrays whole, {dataset.name} is not.")
     array = np.array(dataset)
@@ -215,7 +219,7 @@ def _array(dataset: Node) -> np.ndarray:
 
 
 def _strings(group: Node, name: str) -> list[str]:
-    """A list of names among a group's attributes; Keras cuts a long one into `name0`, `name1`..."""
+    """A list of names in a group's attributes; Keras cuts a long one into `name0`, `name1`, ..."""
     values = list(group.attrs.get(name, ()))
     for index in itertools.count():
         if f"{name}{index}" not in group.attrs:

@@ -156,7 +156,7 @@ _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h")
 def _read(
     onnx: ModuleType, node: Proto, constants: Mapping[str, np.ndarray]
 ) -> list[tuple[Params, Fields]]:
-    """The parameters of each direction of a node, and the fields of its GRU."""
+    """The parameters of each direction of a node, and the fields of a GRU for it."""
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     unknown = sorted(set(attributes) - set(_KNOWN))
     if unknown:
@@ -205,13 +205,13 @@ def _weights(node: Proto, constants: Mapping[str, np.ndarray], count: int) -> di
 
 
 def _directions(arrays: Mapping[str, np.ndarray], reset_after: bool) -> list[Params]:
-    """The parameters of each direction."""
+    """Makes the parameters of each direction from W, R and B."""
     directions = []
     for index, (kernel, recurrent) in enumerate(zip(arrays["W"], arrays["R"], strict=True)):
         bias = None
         if "B" in arrays:
             inner, outer = np.split(arrays["B"][index], 2)
-            # Before the reset both biases are added at once.
+            # Without linear_before_reset both biases are only ever added up.
             bias = np.stack([inner, outer]) if reset_after else inner + outer
         directions.append(make_params(kernel.T, recurrent.T, bias))
     return directions

@@ -12,7 +12,7 @@ from gruflax.keras_names import activations
 
 
 class Activation(NamedTuple):
-    """An activation of an ONNX node: None where it takes no such argument."""
+    """An activation of an ONNX node; an argument that it does not take is None."""
 
     name: str
     alpha: float | None = None
@@ -58,7 +58,7 @@ def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str,
     names = names or ["Sigmoid", "Tanh"] * directions
     if len(names) != 2 * directions:
         raise ValueError(f"activations must be {2 * directions} names, got {names}.")
-    # ONNX's names are of any case.
+    # ONNX ignores the case of names.
     known = {name.lower(): each for name, each in _DEFAULTS.items()}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
@@ -68,7 +68,7 @@ def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str,
     found = []
     for name in names:
         _, alpha, beta = known[name.lower()]
-        # The arguments are consumed in order, by those that take them.
+        # The arguments of all activations are in one list, in the order of those that take one.
         alpha = alphas.pop(0) if alphas and alpha is not None else alpha
         beta = betas.pop(0) if betas and beta is not None else beta
         found.append(_function(Activation(known[name.lower()].name, alpha, beta)))
@@ -79,7 +79,7 @@ def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str,
 
 
 def to_onnx_activation(identifier: str | Function | None) -> Activation:
-    """Finds ONNX's activation for one of gruflax."""
+    """Finds the activation of ONNX that computes an activation of gruflax."""
     function = get_activation(identifier)
     for activation, known in _NAMED.items():
         if get_activation(known) is function:
@@ -121,7 +121,7 @@ class Parametric:
 
 
 def _function(activation: Activation) -> str | Function:
-    """Keras' name, or a function with ONNX's arguments."""
+    """Returns Keras' name of an activation, or a function with ONNX's arguments."""
     for known, name in _NAMED.items():
         # Attributes are float32: 1/6 comes back as something near it.
         if known.name == activation.name and all(

@@ -66,12 +66,12 @@ class Graph:
         return name
 
     def output(self, value: str, name: str, shape: list[str | int | None]) -> None:
-        """Gives a value a name outside."""
+        """Makes a value an output of the graph, under a name."""
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name))
         self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx_dtype, shape))
 
     def model(self, opset: int) -> Proto:
-        """Returns the model, after ONNX's checker passed it."""
+        """Returns the model, checked by ONNX's checker."""
         helper = self.onnx.helper
         graph = helper.make_graph(self.nodes, "gru", self.inputs, self.outputs, self.constants)
         opsets = [helper.make_opsetid("", opset)]
@@ -113,7 +113,7 @@ def export_onnx(
 
 
 def _initial_states(graph: Graph, layers: list[Part], wanted: bool) -> list[str]:
-    """Adds an input for each state; returns `[d, b, u]` for each layer, "" where it is zeros."""
+    """Adds an input for each state; returns a name of `[d, b, u]` for each layer, "" for zeros."""
     if not wanted:
         return [""] * len(layers)
     names = iter(_numbered("initial_state", sum(len(layer.directions) for layer in layers)))
@@ -186,7 +186,7 @@ def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
 
 
 def _bias(weights: Weights) -> np.ndarray:
-    """Both biases of a direction, `[6u]`: what resets before the product has one of them."""
+    """Both biases of a direction, `[6u]`; with `reset_after=False` the second is zeros."""
     bias = weights.biases()
     return np.concatenate(list(bias) if bias.ndim == 2 else [bias, np.zeros_like(bias)])
 
@@ -204,14 +204,14 @@ def _merged(graph: Graph, outputs: list[str], merge_mode: str) -> str:
 
 
 def _flipped(graph: Graph, value: str) -> str:
-    """Turns the time axis, the first one, around."""
+    """Reverses the first axis, which is time."""
     least = np.iinfo(np.int64).min
     bounds = [graph.constant(np.array([each], np.int64)) for each in (-1, least, 0, -1)]
     return graph.node("Slice", value, *bounds)
 
 
 def _check(layer: Part) -> None:
-    """Raises a ValueError unless ONNX has this layer."""
+    """Raises a ValueError unless ONNX can represent this layer."""
     gru, weights = layer.directions[0], layer.weights
     if gru.stateful:
         raise ValueError(
@@ -231,7 +231,7 @@ def _check(layer: Part) -> None:
 def _dtype(layers: list[Part], opset: int) -> np.dtype:
     """Finds the dtype that all layers compute in, or raises a ValueError where ONNX has none."""
     found: list[np.dtype] = []
-    # A model is of float64 whether or not JAX computes in float64 in this process.
+    # The dtype of a model does not depend on whether JAX has float64 enabled in this process.
     with jax.enable_x64(True):
         for layer in layers:
             for gru, weights in zip(layer.directions, layer.weights, strict=True):

@@ -109,8 +109,7 @@ def to_torch(
 
 
 def _arrays(source: object, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays of a state_dict under a prefix, without it."""
-    # A live module has a method of this name.
+    """The arrays of a state_dict whose names have a prefix, by names without it."""
     state_dict = getattr(source, "state_dict", lambda: source)()
     if not isinstance(state_dict, Mapping):
         raise TypeError(
@@ -149,12 +148,12 @@ def _direction(arrays: Mapping[str, np.ndarray], suffix: str) -> Params:
 
 
 def _named(suffix: str) -> Cell:
-    """The cell whose arrays have names that end with a layer and a direction."""
+    """The row of torch with names that end with a layer and a direction, such as "_l0_reverse"."""
     return _CELL._replace(paths=tuple(f"{path}{suffix}" for path in _CELL.paths))
 
 
 def _present(arrays: Params) -> dict[str, np.ndarray]:
-    """What a state_dict holds: without the biases that are None."""
+    """Leaves out the biases that are None, as torch does with bias=False."""
     return {name: array for name, array in arrays.items() if array is not None}
 
 

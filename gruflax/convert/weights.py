@@ -136,6 +136,22 @@ def read_json(what: str, text: str | bytes) -> Any:
         raise ValueError(f"{what} must be JSON: {error}") from error
 
 
+def nest(arrays: Mapping[str, np.ndarray | None]) -> Params:
+    """Puts arrays whose names are joined with dots into nested dicts."""
+    tree: Params = {}
+    for path, array in arrays.items():
+        *owners, name = path.split(".")
+        node = tree
+        for owner in owners:
+            node = node.setdefault(owner, {})
+            if not isinstance(node, dict):
+                raise ValueError(
+                    f"the file must not name {owner!r} both array and owner of {path!r}."
+                )
+        node[name] = array
+    return tree
+
+
 def pick(found: Mapping[str, T], name: str | None, what: str) -> T:
     """Chooses by name, or the only one there is."""
     if name is None and len(found) == 1:
