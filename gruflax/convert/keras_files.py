@@ -113,9 +113,8 @@ def _from_legacy(file: Node, name: str | None) -> Source:
         layers = set(_strings(root, "layer_names"))
         arrays = pick({key: found[key] for key in found if key in layers}, name, "the file's GRUs")
         kind = "GRU" if len(arrays) < 4 else "Bidirectional"
-        return Source(
-            kind, None, arrays, keras_2=keras2.is_version(root.attrs.get("keras_version"))
-        )
+        old = keras2.is_version(root.attrs.get("keras_version"))
+        return Source(kind, None, arrays, keras_2=old)
     config = read_json("the model's config", file.attrs["model_config"])
     _, entry = _pick_entry(config, name)
     return Source(entry["class_name"], entry["config"], weights.get(entry["config"]["name"], []))

@@ -19,22 +19,19 @@ class Activation(NamedTuple):
     beta: float | None = None
 
 
-# The defaults of ONNX, which a node leaves out.
+# The arguments that ONNX's activations take, and their defaults, which a node leaves out.
 _DEFAULTS = {
-    each.name: each
-    for each in (
-        Activation("Affine", 1.0, 0.0),
-        Activation("Elu", 1.0),
-        Activation("HardSigmoid", 0.2, 0.5),
-        Activation("LeakyRelu", 0.01),
-        Activation("Relu"),
-        Activation("ScaledTanh", 1.0, 1.0),
-        Activation("Sigmoid"),
-        Activation("Softplus"),
-        Activation("Softsign"),
-        Activation("Tanh"),
-        Activation("ThresholdedRelu", 1.0),
-    )
+    "Affine": (1.0, 0.0),
+    "Elu": (1.0,),
+    "HardSigmoid": (0.2, 0.5),
+    "LeakyRelu": (0.01,),
+    "Relu": (),
+    "ScaledTanh": (1.0, 1.0),
+    "Sigmoid": (),
+    "Softplus": (),
+    "Softsign": (),
+    "Tanh": (),
+    "ThresholdedRelu": (1.0,),
 }
 
 # The activations that both ONNX and Keras have a name for.
@@ -59,7 +56,7 @@ def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str,
     if len(names) != 2 * directions:
         raise ValueError(f"activations must be {2 * directions} names, got {names}.")
     # ONNX ignores the case of names.
-    known = {name.lower(): each for name, each in _DEFAULTS.items()}
+    known = {name.lower(): Activation(name, *each) for name, each in _DEFAULTS.items()}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise ValueError(f"activations must be of {sorted(_DEFAULTS)}, got {unknown}.")
@@ -67,11 +64,11 @@ def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str,
     betas = list(attributes.get("activation_beta", ()))
     found = []
     for name in names:
-        _, alpha, beta = known[name.lower()]
+        own, alpha, beta = known[name.lower()]
         # The arguments of all activations are in one list, in the order of those that take one.
         alpha = alphas.pop(0) if alphas and alpha is not None else alpha
         beta = betas.pop(0) if betas and beta is not None else beta
-        found.append(_function(Activation(known[name.lower()].name, alpha, beta)))
+        found.append(_function(Activation(own, alpha, beta)))
     return [
         {"recurrent_activation": gate, "activation": candidate}
         for gate, candidate in zip(found[::2], found[1::2], strict=True)

@@ -75,10 +75,7 @@ class Graph:
         helper = self.onnx.helper
         graph = helper.make_graph(self.nodes, "gru", self.inputs, self.outputs, self.constants)
         opsets = [helper.make_opsetid("", opset)]
-        version = helper.find_min_ir_version_for(opsets)
-        model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=version, producer_name="gruflax"
-        )
+        model = helper.make_model_gen_version(graph, opset_imports=opsets, producer_name="gruflax")
         self.onnx.checker.check_model(model, full_check=True)
         return model
 
