@@ -3,27 +3,32 @@
 import json
 import os
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 from flax import linen as nn
 
-from gruflax.convert.gates import read_json, whole
+from gruflax.convert.weights import errors_as_value_errors, import_optional, nest, read_json
 from gruflax.functional.checks import brief
 
 
-# What the format has for NumPy.
+Path: TypeAlias = str | os.PathLike
+
+# Dicts, tuples, lists and other nodes that JAX knows, of arrays or of their names.
+Tree: TypeAlias = Any
+
+# The dtypes that the format has and NumPy too.
 _DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64"),
 )
 
-# Where the file's metadata tells the dicts, tuples and lists that its flat names come from.
+# The entry of the file's metadata that describes the dicts, tuples and lists behind its flat names.
 _TREE = "gruflax.tree"
 
 
-def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> None:
+def save_safetensors(path: Path, variables: Mapping[str, Tree]) -> None:
     """Saves variables, every collection of them: "params.kernel", "recurrent_state.h", ...
 
         save_safetensors("gru.safetensors", variables)
@@ -32,7 +37,7 @@ def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> N
     dicts, and which are the numbers of tuples and lists.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         variables: nested dicts, tuples and lists of arrays. Other nodes, such as named tuples, come
             back where `load_safetensors` is given a template; without one they are dicts.
 
@@ -41,8 +46,8 @@ def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> N
         TypeError: a leaf is no array of numbers.
         ValueError: a name is empty or has a dot in it.
     """
-    safetensors = _safetensors()
-    # The format takes memory as it lies.
+    safetensors = import_optional("checkpoints", "safetensors", "numpy")
+    # The format stores the memory of an array as it lies, whatever its strides are.
     arrays = {name: np.array(_array(name, leaf), order="C") for name, leaf in _flat(variables)}
     tree = json.dumps(_described(nn.unbox(variables)))
     temporary = f"{os.fspath(path)}.{os.getpid()}.partial"
@@ -54,19 +59,17 @@ def save_safetensors(path: str | os.PathLike, variables: Mapping[str, Any]) -> N
             os.unlink(temporary)
 
 
-def load_safetensors(
-    path: str | os.PathLike, variables: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def load_safetensors(path: Path, variables: Mapping[str, Tree] | None = None) -> dict[str, Tree]:
     """Loads variables.
 
         variables = gru.init(key, x)
         variables = load_safetensors("gru.safetensors", variables)
 
     Args:
-        path: of the file.
+        path: the path of the file.
         variables: what the file must hold: a nested dict of arrays, or of `jax.ShapeDtypeStruct`
-            as `jax.eval_shape(gru.init, key, x)` gives it. It stays as it is. None takes the
-            file's word for it.
+            as `jax.eval_shape(gru.init, key, x)` gives it. It stays as it is. None, the default,
+            accepts whatever the file holds.
 
     Returns:
         NumPy arrays, nested as `variables`, or in the dicts, tuples and lists that were saved. A
@@ -79,8 +82,8 @@ def load_safetensors(
         ValueError: the file is truncated or is no safetensors file, its names do not fit together,
             or its names, shapes or dtypes are not those of `variables`.
     """
-    safetensors = _safetensors()
-    with whole(f"{path} must be a whole safetensors file"):
+    safetensors = import_optional("checkpoints", "safetensors", "numpy")
+    with errors_as_value_errors(f"{path} must be a whole safetensors file"):
         arrays = safetensors.numpy.load_file(os.fspath(path))
         with safetensors.safe_open(os.fspath(path), "np") as file:
             tree = (file.metadata() or {}).get(_TREE)
@@ -91,22 +94,11 @@ def load_safetensors(
         return jax.tree.unflatten(jax.tree.structure(variables), leaves)
     if tree is not None:
         return _as_described(path, arrays, tree)
-    return {name: _in_order(node) for name, node in _nested(arrays).items()}
+    return {name: _in_order(node) for name, node in nest(arrays).items()}
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "checkpoints need safetensors: pip install safetensors, or gruflax with its "
-            "extra [convert]."
-        ) from error
-    return safetensors
-
-
-def _flat(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The leaves of nested dicts, tuples and lists, by names joined with dots."""
+def _flat(tree: Mapping[str, Tree]) -> list[tuple[str, Tree]]:
+    """The names, joined with dots, and the leaves of nested dicts, tuples and lists."""
     leaves = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(tree)):
         names = [jax.tree_util.keystr((key,), simple=True) for key in path]
@@ -116,14 +108,15 @@ def _flat(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return leaves
 
 
-def _array(name: str, leaf: Any) -> np.ndarray:
-    if not hasattr(leaf, "dtype") or str(leaf.dtype) not in _DTYPES:
+def _array(name: str, leaf: object) -> np.ndarray:
+    """Returns a leaf as an array, or raises a TypeError where the format lacks its dtype."""
+    if str(getattr(leaf, "dtype", None)) not in _DTYPES:
         raise TypeError(f"{name} must be an array of numbers of {_DTYPES}, got {brief(leaf)}.")
     return np.asarray(leaf)
 
 
-def _described(node: Any, names: tuple[str, ...] = ()) -> Any:
-    """Writes a tree for JSON: `{"tuple": [...]}`, `{"dict": [[key, ...]]}`, names of arrays."""
+def _described(node: Tree, names: tuple[str, ...] = ()) -> Tree:
+    """Describes a tree for JSON: `{"tuple": [...]}`, `{"dict": [[key, ...]]}`, arrays by name."""
     if node is None:
         return None
     parts = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda part: part is not node)
@@ -140,10 +133,10 @@ def _described(node: Any, names: tuple[str, ...] = ()) -> Any:
     return {"dict": entries}
 
 
-def _as_described(path: Any, arrays: Mapping[str, np.ndarray], text: str) -> dict[str, Any]:
+def _as_described(path: Path, arrays: Mapping[str, np.ndarray], text: str) -> dict[str, Tree]:
     """Puts a file's arrays into the tree that its metadata describes."""
     what = f"the tree in the metadata of {path}"
-    with whole(f"{what} must be whole"):
+    with errors_as_value_errors(f"{what} must be whole"):
         tree = _rebuilt(read_json(what, text))
         names = jax.tree.leaves(tree)
     if not isinstance(tree, dict):
@@ -152,8 +145,8 @@ def _as_described(path: Any, arrays: Mapping[str, np.ndarray], text: str) -> dic
     return jax.tree.map(lambda name: arrays[name], tree)
 
 
-def _rebuilt(node: Any) -> Any:
-    """Makes a tree of names of what `_described` wrote."""
+def _rebuilt(node: Tree) -> Tree:
+    """Makes the tree that `_described` described, with the names of arrays as its leaves."""
     if node is None or isinstance(node, str):
         return node
     ((kind, entries),) = node.items()
@@ -162,7 +155,7 @@ def _rebuilt(node: Any) -> Any:
     return {"tuple": tuple, "list": list}[kind](map(_rebuilt, entries))
 
 
-def _in_order(node: Any) -> Any:
+def _in_order(node: Tree) -> Tree:
     """Turns dicts of "0", "1", ... into the tuples that they come from."""
     if not isinstance(node, dict):
         return node
@@ -172,22 +165,7 @@ def _in_order(node: Any) -> Any:
     return {name: _in_order(part) for name, part in node.items()}
 
 
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *owners, name = path.split(".")
-        node = tree
-        for owner in owners:
-            node = node.setdefault(owner, {})
-            if not isinstance(node, dict):
-                raise ValueError(
-                    f"the file must not name {owner!r} both array and owner of {path!r}."
-                )
-        node[name] = array
-    return tree
-
-
-def _check(path: Any, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any]) -> None:
+def _check(path: Path, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Tree]) -> None:
     """Raises a ValueError unless a file's arrays are of the names, shapes and dtypes wanted."""
     _check_names(path, arrays, wanted)
     for name, leaf in wanted.items():
@@ -198,7 +176,7 @@ def _check(path: Any, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any
             )
 
 
-def _check_names(path: Any, arrays: Collection[str], wanted: Collection[str]) -> None:
+def _check_names(path: Path, arrays: Collection[str], wanted: Collection[str]) -> None:
     """Raises a ValueError unless a file's arrays have the names wanted."""
     missing, unknown = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted))
     if missing or unknown:

@@ -1,27 +1,38 @@
 """Keras' and TensorFlow's layers: objects, weight lists and files."""
 
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from gruflax.convert.gates import Params, make_params, pick, weights_of
+from gruflax.convert.assembly import Layer, child, make_layer, pair_variables, parts, stack
 from gruflax.convert.keras_files import Source, read_keras
-from gruflax.convert.layers import Layer, child, pair, parts, single, stack
+from gruflax.convert.weights import Fields, Nested, Params, make_params, pick, weights_of
 from gruflax.functional.checks import brief
 from gruflax.keras_names import initializers, keras2
-from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, StackedRNNCells
+from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, Stack, StackedRNNCells
 
 
 _GRUS = ("GRU", "CuDNNGRU")
 _LAYERS = (*_GRUS, "Bidirectional", "RNN")
 
-# What Keras 2 called a cuDNN layer had neither of these, and one value for each.
+# The config of Keras 2's CuDNNGRU has neither of these, for there was one value for each.
 _CUDNN = {"reset_after": True, "recurrent_activation": "sigmoid"}
 
+Module = TypeVar("Module", GRU, GRUCell)
 
-def from_keras(source: Any, name: str | Sequence[str] | None = None, **fields: Any) -> Any:
+
+@runtime_checkable
+class KerasLayer(Protocol):
+    """What is asked of a live layer of Keras."""
+
+    def get_config(self) -> Fields: ...
+    def get_weights(self) -> list[np.ndarray]: ...
+
+
+def from_keras(source: object, name: str | Sequence[str] | None = None, **fields: Any) -> Any:
     """Converts a Keras GRU; exact, bit by bit.
 
         gru, variables = from_keras("model.keras", "encoder")
@@ -31,15 +42,15 @@ def from_keras(source: Any, name: str | Sequence[str] | None = None, **fields: A
         source: a live `GRU`, `Bidirectional`, `RNN` or `GRUCell`; a live model; the weight list
             `[kernel, recurrent_kernel, bias]` of a GRU; or the path of a `.keras`, `.weights.h5`
             or older `.h5` file. The weights of a `CuDNNGRU` are known by their bias [6u].
-        name: of the layer in a model or a file; None where there is one GRU. Several names
-            become a `gruflax.Stack` of these layers.
-        **fields: of the `gruflax.GRU`, which win over the configuration: an `activation` of yours
-            for one that only Keras knows. Initializers that gruflax does not know are left out, for
-            the weights are there. A weight list and a `.weights.h5` have no configuration: without
-            a bias, give `reset_after` if it is False. The name of an activation means what it meant
-            in the release that wrote the source: "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)` for
-            Keras 2. A weight list and a `.weights.h5` in the form of Keras 3, which tf-keras writes
-            too, do not say which: there it is that of Keras 3, and
+        name: the layer's in a model or a file; None, the default, where there is one GRU. Several
+            names become a `gruflax.Stack` of these layers.
+        **fields: fields of the `gruflax.GRU`, which win over the configuration: an `activation` of
+            yours for one that only Keras knows. Initializers that gruflax does not know are left
+            out, for the weights are there. A weight list and a `.weights.h5` have no configuration:
+            without a bias, give `reset_after` if it is False. The name of an activation means what
+            it meant in the release that wrote the source: "hard_sigmoid" is
+            `clip(0.2 x + 0.5, 0, 1)` for Keras 2. A weight list and a `.weights.h5` in the form of
+            Keras 3, which tf-keras writes too, do not say which: there it is that of Keras 3, and
             `gruflax.compat.v1.hard_sigmoid` the other one.
 
     Returns:
@@ -61,7 +72,10 @@ def from_keras(source: Any, name: str | Sequence[str] | None = None, **fields: A
     return _layer(found, fields)
 
 
-def to_keras(source: Any, variables: Mapping[str, Any] | None = None) -> list[np.ndarray]:
+def to_keras(
+    source: GRU | GRUCell | RNN | StackedRNNCells | Bidirectional | Stack | Nested,
+    variables: Nested | None = None,
+) -> list[np.ndarray]:
     """Converts to the weight list of a Keras layer; exact, bit by bit.
 
         layer = keras.layers.GRU.from_config(gru.get_config())
@@ -71,7 +85,7 @@ def to_keras(source: Any, variables: Mapping[str, Any] | None = None) -> list[np
     Args:
         source: bare params, or a `gruflax.GRU`, `GRUCell`, `RNN` of a GRUCell or of
             `StackedRNNCells`, `Bidirectional` or `Stack`.
-        variables: of the module; None where `source` is params.
+        variables: those of the module; None, the default, where `source` is params.
 
     Returns:
         `[kernel, recurrent_kernel, bias]`, as `set_weights` takes it; both directions of a
@@ -82,28 +96,30 @@ def to_keras(source: Any, variables: Mapping[str, Any] | None = None) -> list[np
         TypeError: the module is none of these.
         ValueError: the variables are not those of the module.
     """
-    if variables is None:
-        return _ordered(weights_of(None, source).params)
-    if isinstance(source, RNN):
-        return to_keras(source.cell, child(variables, "cell"))
-    if isinstance(source, StackedRNNCells):
-        cells = enumerate(source.cells)
-        return [
-            array
-            for index, cell in cells
-            for array in to_keras(cell, child(variables, f"cells_{index}"))
-        ]
-    if isinstance(source, GRUCell):
-        return _ordered(weights_of(source, variables).params)
     return [
-        array
-        for part in parts(source, variables)
-        for weights in part.weights
-        for array in _ordered(weights.params)
+        params[name]
+        for params in _each_params(source, variables)
+        # Keras' order; that of the dict may be another.
+        for name in ("kernel", "recurrent_kernel", "bias")
+        if name in params
     ]
 
 
-def _source(source: Any, name: str | None) -> Source:
+def _each_params(source: object, variables: Nested | None) -> Iterator[Params]:
+    """The parameters of each GRU in a module, in Keras' order."""
+    if variables is None or isinstance(source, GRUCell):
+        yield weights_of(source, variables).params
+    elif isinstance(source, RNN):
+        yield from _each_params(source.cell, child(variables, "cell"))
+    elif isinstance(source, StackedRNNCells):
+        for index, cell in enumerate(source.cells):
+            yield from _each_params(cell, child(variables, f"cells_{index}"))
+    else:
+        for part in parts(source, variables):
+            yield from (weights.params for weights in part.weights)
+
+
+def _source(source: object, name: str | None) -> Source:
     """Reads the class, the config and the weights of one layer."""
     if isinstance(source, (str, os.PathLike)):
         return read_keras(os.fspath(source), name)
@@ -115,7 +131,7 @@ def _source(source: Any, name: str | None) -> Source:
         source = _live_layer(source, name)
     elif name is not None:
         raise ValueError(f"name chooses in a model or a file; source is one layer, got {name!r}.")
-    if not (hasattr(source, "get_config") and hasattr(source, "get_weights")):
+    if not isinstance(source, KerasLayer):
         raise TypeError(
             "source must be a Keras layer or model, a weight list or a path, got "
             f"{type(source).__name__}."
@@ -123,15 +139,16 @@ def _source(source: Any, name: str | None) -> Source:
     return Source(type(source).__name__, source.get_config(), source.get_weights())
 
 
-def _live_layer(model: Any, name: str | None) -> Any:
+def _live_layer(model: Any, name: str | None) -> object:
+    """The layer of a name in a live model, or its only GRU."""
     layers = {layer.name: layer for layer in model.layers}
     if name is None:
         layers = {key: each for key, each in layers.items() if type(each).__name__ in _LAYERS}
     return pick(layers, name, "the model's layers")
 
 
-def _layer(found: Source, fields: Mapping[str, Any]) -> Layer:
-    """Makes a module and its variables of a layer."""
+def _layer(found: Source, fields: Fields) -> Layer:
+    """Makes a module and its variables from what was read of a layer."""
     if found.config is not None and not isinstance(found.config, Mapping):
         raise ValueError(f"the layer's config must be a dict, got {brief(found.config)}.")
     if found.config is not None and found.class_name not in _LAYERS:
@@ -146,55 +163,49 @@ def _layer(found: Source, fields: Mapping[str, Any]) -> Layer:
         return _rnn(found, fields)
     params = _params(found.weights)
     if found.config is None:
-        return single(params, **fields)
-    module = _module(GRU, found.config, params, fields)
-    return module, {"params": params}
+        return make_layer([(params, fields)])
+    return _module(GRU, found.config, params, fields), {"params": params}
 
 
-def _bidirectional(found: Source, fields: Mapping[str, Any]) -> Layer:
-    config, count = found.config, found.forward or len(found.weights) // 2
-    entries = []
-    if config is not None:
-        names = ["layer", *(["backward_layer"] if config.get("backward_layer") else [])]
-        entries = [_entry(config, name, _GRUS) for name in names]
-        count = _count(entries[0])
-    forward, backward = _params(found.weights[:count]), _params(found.weights[count:])
+def _bidirectional(found: Source, fields: Fields) -> Layer:
+    """Makes a Bidirectional and its variables."""
+    config = found.config
     if config is None:
-        return pair(forward, backward, "concat", **fields)
-    params = {"forward_layer": forward, "backward_layer": backward}
+        count = found.forward or len(found.weights) // 2
+        both = (found.weights[:count], found.weights[count:])
+        return make_layer([(_params(weights), fields) for weights in both])
+    names = ["layer", *(["backward_layer"] if config.get("backward_layer") else [])]
+    entries = [_entry(name, config.get(name), _GRUS) for name in names]
+    count = _count(entries[0])
+    both = (_params(found.weights[:count]), _params(found.weights[count:]))
     layers = [
-        _module(GRU, entry, each, fields)
-        for entry, each in zip(entries, params.values(), strict=False)
+        _module(GRU, entry, params, fields) for entry, params in zip(entries, both, strict=False)
     ]
     module = Bidirectional(layers[0], config.get("merge_mode", "concat"), *layers[1:])
-    return module, {"params": params}
+    return module, pair_variables(*both)
 
 
-def _rnn(found: Source, fields: Mapping[str, Any]) -> Layer:
-    """Makes an RNN of a GRUCell, or of several on top of each other."""
+def _rnn(found: Source, fields: Fields) -> Layer:
+    """Makes an RNN of a GRUCell, or of several GRUCells on top of each other."""
     config = {key: value for key, value in (found.config or {}).items() if key != "name"}
-    weights, stacked = list(found.weights), False
-    entries = [_entry(config, "cell", ("GRUCell", "StackedRNNCells"))]
-    if "cells" in entries[0]:
-        stacked = True
-        cells = dict(enumerate(entries[0]["cells"]))
-        entries = [_entry(cells, index, ("GRUCell",)) for index in cells]
-    cells, params = [], []
-    for entry in entries:
-        count = _count(entry)
-        params.append(_params(weights[:count]))
-        cells.append(_module(GRUCell, entry, params[-1], {}))
-        del weights[:count]
+    entry = _entry("cell", config.get("cell"), ("GRUCell", "StackedRNNCells"))
+    stacked, entries = "cells" in entry, [entry]
+    if stacked:
+        entries = [_entry(index, each, ("GRUCell",)) for index, each in enumerate(entry["cells"])]
+    weights, cells, params = iter(found.weights), [], {}
+    for index, entry in enumerate(entries):
+        name = f"cells_{index}"
+        params[name] = _params(list(itertools.islice(weights, _count(entry))))
+        cells.append(_module(GRUCell, entry, params[name], {}))
     cell = StackedRNNCells(cells) if stacked else cells[0]
     module = RNN.from_config(config | {"cell": cell}).clone(**fields)
-    named = {f"cells_{index}": each for index, each in enumerate(params)}
-    return module, {"params": {"cell": named if stacked else params[0]}}
+    return module, {"params": {"cell": params if stacked else params["cells_0"]}}
 
 
-def _module(cls: Any, config: Mapping[str, Any], params: Params, fields: Mapping[str, Any]) -> Any:
-    """Makes a GRU or GRUCell of a Keras config, and checks that the weights are its own."""
+def _module(cls: type[Module], config: Fields, params: Params, fields: Fields) -> Module:
+    """Makes a GRU or GRUCell from a Keras config, and checks that the parameters fit it."""
     old = keras2.has_arguments(config)
-    # The name is the Keras model's business: here the owner of a layer names it.
+    # A Keras model names its layers; in Flax the owner of a layer names it.
     dropped = {"name", *fields} - {"units"}
     config = {key: value for key, value in config.items() if key not in dropped}
     for key in [key for key in config if key.endswith("_initializer")]:
@@ -202,7 +213,7 @@ def _module(cls: Any, config: Mapping[str, Any], params: Params, fields: Mapping
             del config[key]
     if "recurrent_activation" not in config:
         config |= _CUDNN
-    # Keras before 2.2 knew one convention, and wrote nothing of it.
+    # Keras before 2.2 had only reset_after=False, and its configs do not mention it.
     config.setdefault("reset_after", "bias" in params and params["bias"].ndim == 2)
     if old:
         config, fields = keras2.meant(config), keras2.meant(fields)
@@ -215,9 +226,8 @@ def _module(cls: Any, config: Mapping[str, Any], params: Params, fields: Mapping
     return module
 
 
-def _entry(owner: Mapping[Any, Any], key: Any, classes: tuple[str, ...]) -> Mapping[str, Any]:
+def _entry(key: str | int, entry: object, classes: tuple[str, ...]) -> Fields:
     """The config of a layer or cell inside another one's config."""
-    entry = owner.get(key)
     kind, config = None, None
     if isinstance(entry, Mapping):
         kind, config = entry.get("class_name"), entry.get("config")
@@ -228,12 +238,12 @@ def _entry(owner: Mapping[Any, Any], key: Any, classes: tuple[str, ...]) -> Mapp
     return config
 
 
-def _count(config: Mapping[str, Any]) -> int:
+def _count(config: Fields) -> int:
     """How many weights a GRU of this config has."""
     return 3 if config.get("use_bias", True) else 2
 
 
-def _is_known_initializer(identifier: Any) -> bool:
+def _is_known_initializer(identifier: object) -> bool:
     try:
         initializers.identify(identifier)
     except (TypeError, ValueError):
@@ -242,7 +252,7 @@ def _is_known_initializer(identifier: Any) -> bool:
 
 
 def _params(weights: Sequence[np.ndarray]) -> Params:
-    """Makes parameters of a weight list; what a CuDNNGRU wrote has a bias [6u]."""
+    """Makes parameters from a weight list; that of a CuDNNGRU has a bias [6u]."""
     if len(weights) not in (2, 3):
         raise ValueError(
             "weights must be [kernel, recurrent_kernel] or [kernel, recurrent_kernel, bias], got "
@@ -260,8 +270,3 @@ def _params(weights: Sequence[np.ndarray]) -> Params:
 
 def _each_gate(array: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     return np.concatenate([change(gate) for gate in np.split(array, 3, axis=-1)], axis=-1)
-
-
-def _ordered(params: Params) -> list[np.ndarray]:
-    """The weight list of parameters, in Keras' order whatever that of the dict."""
-    return [params[name] for name in ("kernel", "recurrent_kernel", "bias") if name in params]

@@ -5,12 +5,18 @@ import io
 import itertools
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from gruflax.convert.gates import pick, read_json, whole
+from gruflax.convert.weights import (
+    Fields,
+    errors_as_value_errors,
+    import_optional,
+    pick,
+    read_json,
+)
 from gruflax.functional.checks import brief
 from gruflax.keras_names import keras2
 from gruflax.keras_names.registry import snake_case
@@ -18,20 +24,25 @@ from gruflax.keras_names.registry import snake_case
 
 _LAYERS = ("GRU", "CuDNNGRU", "GRUCell")
 
+# An h5py.File, Group or Dataset: h5py has no types.
+Node: TypeAlias = Any
+
+T = TypeVar("T")
+
 
 class Source(NamedTuple):
     """One Keras layer.
 
     Attributes:
         class_name: Keras' name of its class.
-        config: as its `get_config` returned it; None where it is unknown.
-        weights: as its `get_weights` returned them.
-        forward: of a Bidirectional, how many of these are the forward layer's; None is half.
+        config: what its `get_config` returned; None where it is unknown.
+        weights: what its `get_weights` returned.
+        forward: how many of these are the forward layer's in a Bidirectional; None is half.
         keras_2: whether a file without a config says that Keras 2 wrote it.
     """
 
     class_name: str
-    config: Mapping[str, Any] | None
+    config: Fields | None
     weights: list[np.ndarray]
     forward: int | None = None
     keras_2: bool = False
@@ -39,8 +50,8 @@ class Source(NamedTuple):
 
 def read_keras(path: str, name: str | None) -> Source:
     """Reads one layer out of a file. Nothing in the file is executed or unpickled."""
-    h5py = _h5py()
-    with whole(f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras"):
+    h5py = import_optional("Keras files", "h5py")
+    with errors_as_value_errors(f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras"):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 config = read_json("the model's config", archive.read("config.json"))
@@ -55,20 +66,10 @@ def read_keras(path: str, name: str | None) -> Source:
             return _from_weights(file, name)
 
 
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(
-            "Keras files need h5py: pip install h5py, or gruflax with its extra [convert]."
-        ) from error
-    return h5py
+def _check_links(file: Node) -> None:
+    """Raises a ValueError where a link in the file leads to another file."""
 
-
-def _check_links(file: Any) -> None:
-    """Raises a ValueError where the file would have others read."""
-
-    def elsewhere(name: str, link: Any) -> str | None:
+    def elsewhere(name: str, link: object) -> str | None:
         return name if type(link).__name__ == "ExternalLink" else None
 
     # The first answer other than None ends the visit.
@@ -77,14 +78,13 @@ def _check_links(file: Any) -> None:
         raise ValueError(f"the file must hold its arrays itself, {found} is elsewhere.")
 
 
-def _from_archive(config: Mapping[str, Any], file: Any, name: str | None) -> Source:
+def _from_archive(config: Fields, file: Node, name: str | None) -> Source:
     """A layer of a `.keras` file: its place among the weights follows from its config."""
-    entries = [(entry["config"]["name"], path, (path, entry)) for path, entry in _entries(config)]
-    path, entry = pick(_by_name(entries), name, "the file's GRU layers")
+    path, entry = _pick_entry(config, name)
     return Source(entry["class_name"], entry["config"], _weights(file[path]))
 
 
-def _from_weights(file: Any, name: str | None) -> Source:
+def _from_weights(file: Node, name: str | None) -> Source:
     """A layer of a `.weights.h5` file, by its own name or the path of its group."""
     groups = {path: group for path, group in _groups(file) if _is_gru(group)}
     # Keras writes the layer's name beside the path, which is made of the names of classes.
@@ -96,7 +96,7 @@ def _from_weights(file: Any, name: str | None) -> Source:
     return Source("Bidirectional", None, _weights(group), forward)
 
 
-def _from_legacy(file: Any, name: str | None) -> Source:
+def _from_legacy(file: Node, name: str | None) -> Source:
     """A layer of an `.h5` file of a model, or of its weights alone, of Keras 1 and later."""
     weights = {}
     root = file["model_weights"] if "model_weights" in file else file
@@ -113,23 +113,27 @@ def _from_legacy(file: Any, name: str | None) -> Source:
         layers = set(_strings(root, "layer_names"))
         arrays = pick({key: found[key] for key in found if key in layers}, name, "the file's GRUs")
         kind = "GRU" if len(arrays) < 4 else "Bidirectional"
-        return Source(
-            kind, None, arrays, keras_2=keras2.is_version(root.attrs.get("keras_version"))
-        )
+        old = keras2.is_version(root.attrs.get("keras_version"))
+        return Source(kind, None, arrays, keras_2=old)
     config = read_json("the model's config", file.attrs["model_config"])
-    entries = [(entry["config"]["name"], path, entry) for path, entry in _entries(config)]
-    entry = pick(_by_name(entries), name, "the file's GRU layers")
+    _, entry = _pick_entry(config, name)
     return Source(entry["class_name"], entry["config"], weights.get(entry["config"]["name"], []))
 
 
-def _by_name(found: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
-    """Names, paths and values: the values by name, or by path where models share a name."""
+def _pick_entry(config: Fields, name: str | None) -> tuple[str, Fields]:
+    """The path and the entry of a layer in a model's config."""
+    entries = [(entry["config"]["name"], path, (path, entry)) for path, entry in _entries(config)]
+    return pick(_by_name(entries), name, "the file's GRU layers")
+
+
+def _by_name(found: Sequence[tuple[str, str, T]]) -> dict[str, T]:
+    """Makes a dict by name of (name, path, value); by path where several have the same name."""
     counts = collections.Counter(name for name, _, _ in found)
     return {name if counts[name] == 1 else path: value for name, path, value in found}
 
 
-def _entries(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The GRU layers of a model's config, nested models' too, by their paths in Keras 3's files."""
+def _entries(config: Fields, path: str = "") -> Iterator[tuple[str, Fields]]:
+    """Yields (path in Keras 3's files, entry) of each GRU in a model's config and nested models."""
     inner = config["config"] if isinstance(config, Mapping) else None
     if not isinstance(inner, (Mapping, list)):
         raise ValueError(f"the config of a model must be a dict, got {brief(config)}.")
@@ -146,7 +150,8 @@ def _entries(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, M
             yield from _entries(entry, f"{place}/")
 
 
-def _holds_gru(entry: Mapping[str, Any]) -> bool:
+def _holds_gru(entry: Fields) -> bool:
+    """Whether an entry of a config is a GRU, or a layer around one."""
     config = entry.get("config", {})
     if entry["class_name"] == "StackedRNNCells":
         return all(map(_holds_gru, config["cells"]))
@@ -154,35 +159,37 @@ def _holds_gru(entry: Mapping[str, Any]) -> bool:
     return _holds_gru(config[wrapped]) if wrapped else entry["class_name"] in _LAYERS
 
 
-def _groups(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The groups of a Keras 3 file that are layers: those under a group "layers", nested too."""
+def _groups(group: Node, path: str = "") -> Iterator[tuple[str, Node]]:
+    """Yields (path, group) of each layer in a Keras 3 file: all members of groups "layers"."""
     for name in group.get("layers", {}):
         layer = group["layers"][name]
         yield f"{path}layers/{name}", layer
         yield from _groups(layer, f"{path}layers/{name}/")
 
 
-def _own_name(group: Any) -> str | None:
+def _own_name(group: Node) -> str | None:
+    """The name of a layer that Keras wrote into its group, or None."""
     return group["vars"].attrs.get("name") if "vars" in group else None
 
 
-def _is_gru(group: Any) -> bool:
+def _is_gru(group: Node) -> bool:
+    """Whether the group of a layer holds the weights of a GRU or a pair."""
     layer = group.get("forward_layer", group)
-    # Without a config nothing says which of several cells has a bias.
+    # Of several cells, only a config can tell which ones have a bias.
     if "cell" not in layer or "cells" in layer["cell"]:
         return False
     return _is_weight_list(_weights(group))
 
 
 def _is_weight_list(arrays: list[np.ndarray]) -> bool:
-    """Whether this is a GRU's or a pair's: an LSTM's recurrent kernel is [u, 4u]."""
+    """Whether these are the weights of a GRU or a pair: an LSTM's recurrent kernel is [u, 4u]."""
     if len(arrays) not in (2, 3, 4, 5, 6) or arrays[1].ndim != 2:
         return False
     return arrays[1].shape[1] == 3 * arrays[1].shape[0]
 
 
-def _weights(group: Any) -> list[np.ndarray]:
-    """The weight list of a layer's group: of a cell, of cells, or of layers with such."""
+def _weights(group: Node) -> list[np.ndarray]:
+    """The weight list of a group: that of a cell, or those of its cells or layers in order."""
     if "cells" in group:
         cells = sorted(group["cells"], key=lambda name: (len(name), name))
         return [array for name in cells for array in _weights(group["cells"][name])]
@@ -193,14 +200,15 @@ def _weights(group: Any) -> list[np.ndarray]:
     return [_array(variables[name]) for name in sorted(variables, key=int)]
 
 
-def _array(dataset: Any) -> np.ndarray:
-    """Reads an array of floats, of this file only."""
+def _array(dataset: Node) -> np.ndarray:
+    """Reads an array of floats that lies in this file."""
     kind = getattr(dataset, "dtype", None)
     if kind is None or kind.kind not in "fuV":
         raise ValueError(f"{dataset.name} must be an array of floats, got {kind or 'a group'}.")
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"the file must hold its arrays itself, {dataset.name} is elsewhere.")
-    # A shape costs a file nothing, its numbers do; a compressed array is of chunks.
+    # A small file can declare a huge shape and store no numbers. The chunks of a compressed
+    # array have sizes of their own.
     if dataset.compression is None and dataset.id.get_storage_size() < dataset.nbytes:
         raise ValueError(f"the file must hold its arrays whole, {dataset.name} is not.")
     array = np.array(dataset)
@@ -209,8 +217,8 @@ def _array(dataset: Any) -> np.ndarray:
     return array
 
 
-def _strings(group: Any, name: str) -> list[str]:
-    """A list of names among a group's attributes; Keras cuts a long one into `name0`, `name1`..."""
+def _strings(group: Node, name: str) -> list[str]:
+    """A list of names in a group's attributes; Keras cuts a long one into `name0`, `name1`, ..."""
     values = list(group.attrs.get(name, ()))
     for index in itertools.count():
         if f"{name}{index}" not in group.attrs:

@@ -2,19 +2,28 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from gruflax.convert.gates import Params, make_params, pick, whole
-from gruflax.convert.layers import Layer, stack
+from gruflax.convert.assembly import Layer, make_layer, stack
 from gruflax.convert.onnx_activations import from_onnx_activations
-from gruflax.convert.onnx_export import export_onnx
+from gruflax.convert.onnx_export import Proto, export_onnx
+from gruflax.convert.weights import (
+    Fields,
+    Nested,
+    Params,
+    errors_as_value_errors,
+    import_optional,
+    make_params,
+    pick,
+)
 from gruflax.functional.checks import brief
-from gruflax.linen import GRU, Bidirectional
+from gruflax.linen import GRU, Bidirectional, Stack
 
 
-# Attributes of the node that are about something else than what it computes, or are read below.
+# The attributes of the node that are read below, or do not change what it computes.
 _KNOWN = (
     "activation_alpha",
     "activation_beta",
@@ -27,7 +36,7 @@ _KNOWN = (
 )
 
 
-def from_onnx(source: Any, name: str | Sequence[str] | None = None, **fields: Any) -> Layer:
+def from_onnx(source: object, name: str | Sequence[str] | None = None, **fields: Any) -> Layer:
     """Converts a GRU node of an ONNX model.
 
     Exact, bit by bit, with `linear_before_reset`; without it the two biases are added up. The gates
@@ -43,8 +52,9 @@ def from_onnx(source: Any, name: str | Sequence[str] | None = None, **fields: An
 
     Args:
         source: an `onnx.ModelProto`, or the path of a file.
-        name: of the node; None where there is one GRU. Several names become a `gruflax.Stack`.
-        **fields: of the `gruflax.GRU`. Inputs are `[t, b, f]`, as the node's, unless
+        name: the node's; None, the default, where there is one GRU. Several names become a
+            `gruflax.Stack`.
+        **fields: fields of the `gruflax.GRU`. Inputs are `[t, b, f]`, as the node's, unless
             `time_major=False`; it returns sequences.
 
     Returns:
@@ -58,32 +68,35 @@ def from_onnx(source: Any, name: str | Sequence[str] | None = None, **fields: An
             model, its lengths or its initial state are, or it has an activation or an attribute
             that gruflax does not have.
     """
-    onnx = import_onnx()
+    onnx = _import_onnx()
+    model: Proto = source
     if isinstance(source, (str, os.PathLike)):
-        with whole(f"{os.fspath(source)} must be a whole ONNX file"):
-            source = onnx.load(os.fspath(source))
-    if not isinstance(source, onnx.ModelProto):
-        raise TypeError(f"source must be an onnx.ModelProto or a path, got {brief(source)}.")
+        with errors_as_value_errors(f"{os.fspath(source)} must be a whole ONNX file"):
+            model = onnx.load(os.fspath(source))
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"source must be an onnx.ModelProto or a path, got {brief(model)}.")
     nodes = {
         node.name or next(filter(None, node.output), ""): node
-        for node in source.graph.node
+        for node in model.graph.node
         if node.op_type == "GRU"
     }
     names = [name] if name is None or isinstance(name, str) else name
     chosen = [pick(nodes, each, "the model's GRU nodes") for each in names]
-    with whole("source must be a whole ONNX model"):
-        constants = _constants(onnx, source.graph)
+    with errors_as_value_errors("source must be a whole ONNX model"):
+        constants = _constants(onnx, model.graph)
         found = [_read(onnx, node, constants) for node in chosen]
-    return stack([_layer(*each, fields) for each in found])
+    return stack(
+        [make_layer([(params, {**own, **fields}) for params, own in node]) for node in found]
+    )
 
 
 def to_onnx(
-    module: Any,
-    variables: Mapping[str, Any],
+    module: GRU | Bidirectional | Stack,
+    variables: Nested,
     *,
     initial_state: bool = False,
     opset: int = 17,
-) -> Any:
+) -> Proto:
     """Converts to an ONNX model that computes what the module does in inference.
 
     Batch and time are symbolic. `time_major`, `return_sequences`, `return_state`, `go_backwards`
@@ -101,11 +114,11 @@ def to_onnx(
 
     Args:
         module: a `gruflax.GRU`, a `Bidirectional` of them, or a `Stack` of these.
-        variables: of the module.
+        variables: those of the module.
         initial_state: whether the model has an input "initial_state" for each direction of each
             layer, `[b, u]`: "initial_state", or "initial_state_0", "initial_state_1", ... in
-            order; for streaming, together with `return_state`.
-        opset: of ONNX, 14 or later.
+            order; for streaming, together with `return_state`. False by default.
+        opset: the version of ONNX's operators, 14 or later; 17 by default.
 
     Returns:
         An `onnx.ModelProto` with the input "inputs" and the outputs "outputs" (with
@@ -118,22 +131,14 @@ def to_onnx(
         ValueError: an activation, an option or the dtype has no counterpart in ONNX, or the layers
             compute in several dtypes.
     """
-    return export_onnx(import_onnx(), module, variables, initial_state, opset)
+    return export_onnx(_import_onnx(), module, variables, initial_state, opset)
 
 
-def import_onnx() -> Any:
-    """Imports onnx, or raises an ImportError that says how to install it."""
-    try:
-        import onnx
-        import onnx.numpy_helper
-    except ImportError as error:
-        raise ImportError(
-            "ONNX models need onnx: pip install onnx, or gruflax with its extra [convert]."
-        ) from error
-    return onnx
+def _import_onnx() -> ModuleType:
+    return import_optional("ONNX models", "onnx", "numpy_helper")
 
 
-def _constants(onnx: Any, graph: Any) -> dict[str, np.ndarray]:
+def _constants(onnx: ModuleType, graph: Proto) -> dict[str, np.ndarray]:
     """The arrays that a model holds, by name."""
     found = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     for node in graph.node:
@@ -142,10 +147,16 @@ def _constants(onnx: Any, graph: Any) -> dict[str, np.ndarray]:
     return found
 
 
+# ONNX's names, and how many directions each has.
+_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+
+_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h")
+
+
 def _read(
-    onnx: Any, node: Any, constants: Mapping[str, Any]
-) -> tuple[list[Params], list[dict[str, Any]]]:
-    """The parameters of each direction of a node, and the fields of its GRU."""
+    onnx: ModuleType, node: Proto, constants: Mapping[str, np.ndarray]
+) -> list[tuple[Params, Fields]]:
+    """The parameters of each direction of a node, and the fields of a GRU for it."""
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     unknown = sorted(set(attributes) - set(_KNOWN))
     if unknown:
@@ -154,44 +165,24 @@ def _read(
     if direction not in _DIRECTIONS:
         raise ValueError(f"direction must be one of {list(_DIRECTIONS)}, got {direction!r}.")
     reset_after = bool(attributes.get("linear_before_reset", 0))
-    params = _directions(node, constants, reset_after, _DIRECTIONS[direction])
+    params = _directions(_weights(node, constants, _DIRECTIONS[direction]), reset_after)
     units = params[0]["recurrent_kernel"].shape[0]
     if attributes.get("hidden_size", units) != units:
         raise ValueError(
             f"hidden_size must be that of R, {units}, got {attributes['hidden_size']}."
         )
     own = {
-        "units": units,
         "return_sequences": True,
         "time_major": not attributes.get("layout", 0),
         "go_backwards": direction == "reverse",
         "reset_after": reset_after,
-        "use_bias": "bias" in params[0],
-        "param_dtype": params[0]["kernel"].dtype,
     }
-    return params, [own | each for each in from_onnx_activations(attributes, len(params))]
+    activations = from_onnx_activations(attributes, len(params))
+    return [(each, own | names) for each, names in zip(params, activations, strict=True)]
 
 
-def _layer(params: list[Params], own: list[dict[str, Any]], fields: Mapping[str, Any]) -> Layer:
-    """Makes a module and its variables of one node."""
-    grus = [GRU(**(each | dict(fields))) for each in own]
-    if len(grus) == 1:
-        return grus[0], {"params": params[0]}
-    names = ("forward_layer", "backward_layer")
-    variables = {"params": dict(zip(names, params, strict=True))}
-    return Bidirectional(grus[0], "concat", grus[1].clone(go_backwards=True)), variables
-
-
-# ONNX's names, and how many directions each has.
-_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
-
-_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h")
-
-
-def _directions(
-    node: Any, constants: Mapping[str, Any], reset_after: bool, count: int
-) -> list[Params]:
-    """The parameters of each direction: W [d, 3u, f], R [d, 3u, u] and B [d, 6u]."""
+def _weights(node: Proto, constants: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """The constants of a node: W [d, 3u, f], R [d, 3u, u] and B [d, 6u] or none."""
     names = {key: name for key, name in zip(_INPUTS, node.input, strict=False) if name}
     for key in ("sequence_lens", "initial_h"):
         # A state of zeros is what a layer begins with anyway.
@@ -206,18 +197,21 @@ def _directions(
             if names.get(key) not in constants:
                 raise ValueError(f"{key} of the GRU node must be a constant of the model.")
             arrays[key] = constants[names[key]]
+    ranks = {"W": 3, "R": 3, "B": 2}
     shapes = {key: array.shape for key, array in arrays.items()}
-    if any(
-        len(shape) != (2 if key == "B" else 3) or shape[0] != count for key, shape in shapes.items()
-    ):
+    if any(len(shape) != ranks[key] or shape[0] != count for key, shape in shapes.items()):
         raise ValueError(f"W, R and B must have {count} directions, got the shapes {shapes}.")
+    return arrays
+
+
+def _directions(arrays: Mapping[str, np.ndarray], reset_after: bool) -> list[Params]:
+    """Makes the parameters of each direction from W, R and B."""
     directions = []
-    for index in range(count):
+    for index, (kernel, recurrent) in enumerate(zip(arrays["W"], arrays["R"], strict=True)):
         bias = None
         if "B" in arrays:
             inner, outer = np.split(arrays["B"][index], 2)
-            # Before the reset both biases are added at once.
+            # Without linear_before_reset both biases are only ever added up.
             bias = np.stack([inner, outer]) if reset_after else inner + outer
-        kernel, recurrent = arrays["W"][index].T, arrays["R"][index].T
-        directions.append(make_params(kernel, recurrent, bias))
+        directions.append(make_params(kernel.T, recurrent.T, bias))
     return directions

@@ -1,43 +1,40 @@
 """ONNX's activations and gruflax'."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gruflax.functional.activations import get_activation, hard_sigmoid_v1
+from gruflax.convert.weights import Fields
+from gruflax.functional.activations import Function, get_activation, hard_sigmoid_v1
 from gruflax.keras_names import activations
 
 
 class Activation(NamedTuple):
-    """An activation of an ONNX node: None where it takes no such argument."""
+    """An activation of an ONNX node; an argument that it does not take is None."""
 
     name: str
     alpha: float | None = None
     beta: float | None = None
 
 
-# ONNX's defaults, of which a node writes nothing.
+# The arguments that ONNX's activations take, and their defaults, which a node leaves out.
 _DEFAULTS = {
-    each.name: each
-    for each in (
-        Activation("Affine", 1.0, 0.0),
-        Activation("Elu", 1.0),
-        Activation("HardSigmoid", 0.2, 0.5),
-        Activation("LeakyRelu", 0.01),
-        Activation("Relu"),
-        Activation("ScaledTanh", 1.0, 1.0),
-        Activation("Sigmoid"),
-        Activation("Softplus"),
-        Activation("Softsign"),
-        Activation("Tanh"),
-        Activation("ThresholdedRelu", 1.0),
-    )
+    "Affine": (1.0, 0.0),
+    "Elu": (1.0,),
+    "HardSigmoid": (0.2, 0.5),
+    "LeakyRelu": (0.01,),
+    "Relu": (),
+    "ScaledTanh": (1.0, 1.0),
+    "Sigmoid": (),
+    "Softplus": (),
+    "Softsign": (),
+    "Tanh": (),
+    "ThresholdedRelu": (1.0,),
 }
 
-# What both have a name for.
+# The activations that both ONNX and Keras have a name for.
 _NAMED = {
     Activation("Affine", 1.0, 0.0): "linear",
     Activation("Elu", 1.0): "elu",
@@ -52,16 +49,14 @@ _NAMED = {
 }
 
 
-def from_onnx_activations(
-    attributes: Mapping[str, Any], directions: int
-) -> list[dict[str, str | Callable[[jax.Array], jax.Array]]]:
+def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str, str | Function]]:
     """Reads the activations of a GRU node."""
     names = [name.decode() for name in attributes.get("activations", ())]
     names = names or ["Sigmoid", "Tanh"] * directions
     if len(names) != 2 * directions:
         raise ValueError(f"activations must be {2 * directions} names, got {names}.")
-    # ONNX's names are of any case.
-    known = {name.lower(): each for name, each in _DEFAULTS.items()}
+    # ONNX ignores the case of names.
+    known = {name.lower(): Activation(name, *each) for name, each in _DEFAULTS.items()}
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise ValueError(f"activations must be of {sorted(_DEFAULTS)}, got {unknown}.")
@@ -69,19 +64,19 @@ def from_onnx_activations(
     betas = list(attributes.get("activation_beta", ()))
     found = []
     for name in names:
-        _, alpha, beta = known[name.lower()]
-        # The arguments are consumed in order, by those that take them.
+        own, alpha, beta = known[name.lower()]
+        # The arguments of all activations are in one list, in the order of those that take one.
         alpha = alphas.pop(0) if alphas and alpha is not None else alpha
         beta = betas.pop(0) if betas and beta is not None else beta
-        found.append(_function(Activation(known[name.lower()].name, alpha, beta)))
+        found.append(_function(Activation(own, alpha, beta)))
     return [
         {"recurrent_activation": gate, "activation": candidate}
         for gate, candidate in zip(found[::2], found[1::2], strict=True)
     ]
 
 
-def to_onnx_activation(identifier: Any) -> Activation:
-    """Finds ONNX's activation for one of gruflax."""
+def to_onnx_activation(identifier: str | Function | None) -> Activation:
+    """Finds the activation of ONNX that computes an activation of gruflax."""
     function = get_activation(identifier)
     for activation, known in _NAMED.items():
         if get_activation(known) is function:
@@ -122,8 +117,8 @@ class Parametric:
         return functions[name]()
 
 
-def _function(activation: Activation) -> Any:
-    """Keras' name, or a function with ONNX's arguments."""
+def _function(activation: Activation) -> str | Function:
+    """Returns Keras' name of an activation, or a function with ONNX's arguments."""
     for known, name in _NAMED.items():
         # Attributes are float32: 1/6 comes back as something near it.
         if known.name == activation.name and all(

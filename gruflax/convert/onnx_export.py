@@ -1,15 +1,20 @@
 """Writing a GRU as an ONNX model."""
 
-from collections.abc import Mapping
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
-from gruflax.convert.gates import Weights
-from gruflax.convert.layers import Part, parts
+from gruflax.convert.assembly import Part, parts
 from gruflax.convert.onnx_activations import to_onnx_activation
+from gruflax.convert.weights import Nested, Weights
 from gruflax.functional.checks import compute_dtype
+
+
+# A protobuf message of ONNX, such as an onnx.ModelProto: its fields have no types.
+Proto: TypeAlias = Any
 
 
 # The first opset whose GRU has every attribute that is written here.
@@ -27,20 +32,24 @@ _DTYPES = {
 class Graph:
     """An ONNX graph in the making, of one dtype: nodes, constants, inputs and outputs."""
 
-    def __init__(self, onnx: Any, dtype: np.dtype):
+    def __init__(self, onnx: ModuleType, dtype: np.dtype):
         self.onnx = onnx
         self.dtype = dtype
         self.onnx_dtype = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         self.nodes, self.constants, self.inputs, self.outputs = [], [], [], []
 
-    def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Adds a node; returns the name of its output, or a list of names."""
-        name = f"{op.lower()}_{len(self.nodes)}"
-        names = [f"{name}_{index}" for index in range(outputs)]
-        self.nodes.append(self.onnx.helper.make_node(op, inputs, names, name, **attributes))
-        return names[0] if outputs == 1 else names
+    def node(self, op: str, *inputs: str, **attributes: object) -> str:
+        """Adds a node; returns the name of its output."""
+        return self.node_of(1, op, *inputs, **attributes)[0]
 
-    def constant(self, value: Any) -> str:
+    def node_of(self, count: int, op: str, *inputs: str, **attributes: object) -> list[str]:
+        """Adds a node of several outputs; returns their names."""
+        name = f"{op.lower()}_{len(self.nodes)}"
+        names = [f"{name}_{index}" for index in range(count)]
+        self.nodes.append(self.onnx.helper.make_node(op, inputs, names, name, **attributes))
+        return names
+
+    def constant(self, value: ArrayLike) -> str:
         """Adds an array; returns its name."""
         name = f"constant_{len(self.constants)}"
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
@@ -57,26 +66,23 @@ class Graph:
         return name
 
     def output(self, value: str, name: str, shape: list[str | int | None]) -> None:
-        """Gives a value a name outside."""
+        """Makes a value an output of the graph, under a name."""
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name))
         self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx_dtype, shape))
 
-    def model(self, opset: int) -> Any:
-        """Returns the model, after ONNX's checker passed it."""
+    def model(self, opset: int) -> Proto:
+        """Returns the model, checked by ONNX's checker."""
         helper = self.onnx.helper
         graph = helper.make_graph(self.nodes, "gru", self.inputs, self.outputs, self.constants)
         opsets = [helper.make_opsetid("", opset)]
-        version = helper.find_min_ir_version_for(opsets)
-        model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=version, producer_name="gruflax"
-        )
+        model = helper.make_model_gen_version(graph, opset_imports=opsets, producer_name="gruflax")
         self.onnx.checker.check_model(model, full_check=True)
         return model
 
 
 def export_onnx(
-    onnx: Any, module: Any, variables: Mapping[str, Any], initial_state: bool, opset: int
-) -> Any:
+    onnx: ModuleType, module: object, variables: Nested, initial_state: bool, opset: int
+) -> Proto:
     """Writes a layer as an ONNX model: see `gruflax.convert.to_onnx`."""
     if not isinstance(opset, int) or opset < MINIMAL_OPSET:
         raise ValueError(f"opset must be an integer from {MINIMAL_OPSET} on, got {opset!r}.")
@@ -94,36 +100,32 @@ def export_onnx(
     for layer, start in zip(layers, starts, strict=True):
         values, new = _layer(graph, layer, values[0], start)
         states.extend(new)
-    for index, value in enumerate(values):
+    for name, value in zip(_numbered("outputs", len(values)), values, strict=True):
         if last.return_sequences and not last.time_major:
             value = graph.node("Transpose", value, perm=[1, 0, 2])
-        name = f"outputs_{index}" if len(values) > 1 else "outputs"
         graph.output(value, name, [*axes, None] if last.return_sequences else ["batch", None])
-    for index, (state, units) in enumerate(states):
-        graph.output(state, _numbered("state", index, len(states)), ["batch", units])
+    for name, (state, units) in zip(_numbered("state", len(states)), states, strict=True):
+        graph.output(state, name, ["batch", units])
     return graph.model(opset)
 
 
 def _initial_states(graph: Graph, layers: list[Part], wanted: bool) -> list[str]:
-    """Adds an input for each state; returns `[d, b, u]` for each layer, "" where it is zeros."""
+    """Adds an input for each state; returns a name of `[d, b, u]` for each layer, "" for zeros."""
     if not wanted:
         return [""] * len(layers)
-    total = sum(len(layer.directions) for layer in layers)
-    starts, index = [], 0
+    names = iter(_numbered("initial_state", sum(len(layer.directions) for layer in layers)))
     axis = graph.constant(np.array([0], np.int64))
+    starts = []
     for layer in layers:
-        states = []
-        for weights in layer.weights:
-            name = _numbered("initial_state", index, total)
-            state = graph.input(name, ["batch", weights.units])
-            states.append(graph.node("Unsqueeze", state, axis))
-            index += 1
-        starts.append(graph.node("Concat", *states, axis=0))
+        states = [graph.input(next(names), ["batch", each.units]) for each in layer.weights]
+        unsqueezed = [graph.node("Unsqueeze", state, axis) for state in states]
+        starts.append(graph.node("Concat", *unsqueezed, axis=0))
     return starts
 
 
-def _numbered(name: str, index: int, total: int) -> str:
-    return name if total == 1 else f"{name}_{index}"
+def _numbered(name: str, count: int) -> list[str]:
+    """Names for some values of one kind: with a number each where there are several."""
+    return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
 
 
 def _layer(
@@ -139,7 +141,7 @@ def _layer(
     if gru.return_sequences:
         outputs = [graph.node("Gather", sequences, each, axis=1) for each in index]
         if len(outputs) == 1 and gru.go_backwards:
-            # ONNX has each output beside its input; gruflax has them as they were computed.
+            # ONNX returns the outputs in the order of the inputs, gruflax in that of processing.
             outputs = [_flipped(graph, outputs[0])]
     states = [(state, weights.units) for state, weights in zip(finals, layer.weights, strict=True)]
     if len(outputs) == 2 and layer.merge_mode is not None:
@@ -161,7 +163,8 @@ def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
         for name in ("alpha", "beta")
     )
     directions = ("forward", "reverse")[layer.directions[0].go_backwards]
-    return graph.node(
+    return graph.node_of(
+        2,
         "GRU",
         value,
         graph.weights([each.params["kernel"].T for each in both]),
@@ -169,7 +172,6 @@ def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
         graph.weights([_bias(each) for each in both]) if biased else "",
         "",
         start,
-        outputs=2,
         hidden_size=both[0].units,
         linear_before_reset=int(both[0].config.reset_after),
         direction="bidirectional" if len(both) == 2 else directions,
@@ -181,7 +183,7 @@ def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
 
 
 def _bias(weights: Weights) -> np.ndarray:
-    """Both biases of a direction, `[6u]`: what resets before the product has one of them."""
+    """Both biases of a direction, `[6u]`; with `reset_after=False` the second is zeros."""
     bias = weights.biases()
     return np.concatenate(list(bias) if bias.ndim == 2 else [bias, np.zeros_like(bias)])
 
@@ -199,14 +201,14 @@ def _merged(graph: Graph, outputs: list[str], merge_mode: str) -> str:
 
 
 def _flipped(graph: Graph, value: str) -> str:
-    """Turns the time axis, the first one, around."""
+    """Reverses the first axis, which is time."""
     least = np.iinfo(np.int64).min
     bounds = [graph.constant(np.array([each], np.int64)) for each in (-1, least, 0, -1)]
     return graph.node("Slice", value, *bounds)
 
 
 def _check(layer: Part) -> None:
-    """Raises a ValueError unless ONNX has this layer."""
+    """Raises a ValueError unless ONNX can represent this layer."""
     gru, weights = layer.directions[0], layer.weights
     if gru.stateful:
         raise ValueError(
@@ -226,7 +228,7 @@ def _check(layer: Part) -> None:
 def _dtype(layers: list[Part], opset: int) -> np.dtype:
     """Finds the dtype that all layers compute in, or raises a ValueError where ONNX has none."""
     found: list[np.dtype] = []
-    # A model is of float64 whether or not JAX computes in float64 in this process.
+    # The dtype of a model does not depend on whether JAX has float64 enabled in this process.
     with jax.enable_x64(True):
         for layer in layers:
             for gru, weights in zip(layer.directions, layer.weights, strict=True):

@@ -6,29 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from gruflax.convert.gates import (
-    ORDER,
-    Params,
-    Weights,
-    cell_weights,
-    make_params,
-    need,
-    reorder,
-    take,
+from gruflax.convert.assembly import Layer, Part, make_layer, parts, stack
+from gruflax.convert.cells import (
+    CELLS,
+    Cell,
+    arrays_of,
+    check_representable,
+    find_arrays,
+    params_of,
+    write_cell,
 )
-from gruflax.convert.layers import Layer, Part, pair, parts, single, stack
-from gruflax.linen import GRUCell
+from gruflax.convert.weights import Fields, Nested, Params
+from gruflax.linen import GRU, Bidirectional, GRUCell, Stack
 
 
-# torch calls the candidate n.
-_TORCH = "rzh"
-
-_MATRICES = ("weight_ih", "weight_hh")
-_BIASES = ("bias_ih", "bias_hh")
+_CELL = CELLS["torch"]
 
 
 def from_torch(
-    source: Any,
+    source: object,
     *,
     prefix: str = "",
     batch_first: bool | None = None,
@@ -45,11 +41,12 @@ def from_torch(
 
     Args:
         source: the live module, or its `state_dict()`, with tensors or arrays.
-        prefix: of the names in the state_dict of a larger model, such as "encoder.gru.".
-        batch_first: whether inputs are `[b, t, f]`, else `[t, b, f]`; None is what the live module
-            says, else False, which is torch's default.
-        dropout: between layers; None is what the live module says, else 0.
-        **fields: of each `gruflax.GRU`.
+        prefix: what the names in the state_dict of a larger model begin with, such as
+            "encoder.gru."; "" by default.
+        batch_first: whether inputs are `[b, t, f]`, else `[t, b, f]`; None, the default, is what
+            the live module says, else False, which is torch's default.
+        dropout: the rate between layers; None, the default, is what the live module says, else 0.
+        **fields: other fields of each `gruflax.GRU`.
 
     Returns:
         `(module, variables)` of a GRU; `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias`
@@ -60,7 +57,7 @@ def from_torch(
         ValueError: names or shapes are not those of a GRU.
     """
     arrays = _arrays(source, prefix)
-    if _MATRICES[0] in arrays:
+    if _CELL.paths[0] in arrays:
         if fields:
             raise TypeError(f"params of a cell have no fields, got {sorted(fields)}.")
         return _direction(arrays, "")
@@ -75,7 +72,9 @@ def from_torch(
     return stack([_layer(arrays, name, fields) for name in names], dropout)
 
 
-def to_torch(source: Any, variables: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+def to_torch(
+    source: GRU | GRUCell | Bidirectional | Stack | Nested, variables: Nested | None = None
+) -> dict[str, np.ndarray]:
     """Converts to the state_dict of a `torch.nn.GRU` or `torch.nn.GRUCell`; exact, bit by bit.
 
         state_dict = to_torch(gru, variables)
@@ -85,7 +84,7 @@ def to_torch(source: Any, variables: Mapping[str, Any] | None = None) -> dict[st
     Args:
         source: a `gruflax.GRU`, a `Bidirectional` of them with `merge_mode="concat"`, or a `Stack`
             of these, for a `torch.nn.GRU`; bare params or a `gruflax.GRUCell` for a GRUCell.
-        variables: of the module; None where `source` is params.
+        variables: those of the module; None, the default, where `source` is params.
 
     Returns:
         `weight_ih_l0` [3u, f], `weight_hh_l0` [3u, u], `bias_ih_l0` [3u], ...; of a cell the same
@@ -97,7 +96,7 @@ def to_torch(source: Any, variables: Mapping[str, Any] | None = None) -> dict[st
             sigmoid, `go_backwards`, another merge mode, or layers that differ in units.
     """
     if variables is None or isinstance(source, GRUCell):
-        return _tensors(cell_weights(source, variables, "torch", reset_after=True), "")
+        return _present(write_cell("torch", source, variables))
     layers = parts(source, variables)
     for layer in layers:
         _check(layer, layers[0])
@@ -105,13 +104,13 @@ def to_torch(source: Any, variables: Mapping[str, Any] | None = None) -> dict[st
         name: array
         for index, layer in enumerate(layers)
         for weights, suffix in zip(layer.weights, ("", "_reverse"), strict=False)
-        for name, array in _tensors(weights, f"_l{index}{suffix}").items()
+        for name, array in _present(arrays_of(_named(f"_l{index}{suffix}"), weights)).items()
     }
 
 
-def _arrays(source: Any, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays of a state_dict under a prefix, without it."""
-    state_dict = source.state_dict() if hasattr(source, "state_dict") else source
+def _arrays(source: object, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of a state_dict whose names have a prefix, by names without it."""
+    state_dict = getattr(source, "state_dict", lambda: source)()
     if not isinstance(state_dict, Mapping):
         raise TypeError(
             f"source must be a torch module or its state_dict, got {type(source).__name__}."
@@ -121,7 +120,7 @@ def _arrays(source: Any, prefix: str) -> dict[str, np.ndarray]:
         for name, value in state_dict.items()
         if name.startswith(prefix)
     }
-    if not {_MATRICES[0], f"{_MATRICES[0]}_l0"} & set(arrays):
+    if not {_CELL.paths[0], f"{_CELL.paths[0]}_l0"} & set(arrays):
         raise ValueError(
             f"source must hold {prefix}weight_ih_l0 of a torch.nn.GRU, or {prefix}weight_ih of a "
             f"GRUCell, got {sorted(state_dict)}. See prefix."
@@ -129,41 +128,39 @@ def _arrays(source: Any, prefix: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Mapping[str, Any]) -> Layer:
+def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Fields) -> Layer:
     """One layer, in one direction or both."""
-    forward = _direction(arrays, name)
-    if f"weight_ih{name}_reverse" not in arrays:
-        return single(forward, **fields)
-    return pair(forward, _direction(arrays, f"{name}_reverse"), "concat", **fields)
+    both = f"weight_ih{name}_reverse" in arrays
+    suffixes = (name, f"{name}_reverse") if both else (name,)
+    return make_layer([(_direction(arrays, suffix), fields) for suffix in suffixes])
 
 
 def _direction(arrays: Mapping[str, np.ndarray], suffix: str) -> Params:
     """The parameters of one direction of one layer."""
-    names = _MATRICES + _BIASES * (f"{_BIASES[0]}{suffix}" in arrays)
-    taken = take(arrays, [f"{name}{suffix}" for name in names], "the state_dict")
+    cell = _named(suffix)
+    absent = {} if cell.paths[2] in arrays else dict.fromkeys(cell.paths[2:])
+    found = find_arrays(cell, {**arrays, **absent})
     try:
-        kernel, recurrent, *biases = [reorder(each, _TORCH, ORDER, axis=0).T for each in taken]
-        return make_params(kernel, recurrent, np.stack(biases) if biases else None)
+        return params_of(cell, found)
     except (IndexError, ValueError) as error:
-        shapes = {f"{name}{suffix}": array.shape for name, array in zip(names, taken, strict=True)}
+        shapes = {path: arrays[path].shape for path in cell.paths if path in arrays}
         raise ValueError(f"the state_dict must have the shapes of a GRU, got {shapes}.") from error
 
 
-def _tensors(weights: Weights, suffix: str) -> dict[str, np.ndarray]:
-    """The state_dict of one direction of one layer."""
-    columns = [weights.params["kernel"], weights.params["recurrent_kernel"]]
-    if weights.config.use_bias:
-        columns.extend(weights.params["bias"])
-    return {
-        f"{name}{suffix}": np.array(reorder(array.T, ORDER, _TORCH, axis=0), order="C")
-        for name, array in zip(_MATRICES + _BIASES, columns, strict=False)
-    }
+def _named(suffix: str) -> Cell:
+    """The row of torch with names that end with a layer and a direction, such as "_l0_reverse"."""
+    return _CELL._replace(paths=tuple(f"{path}{suffix}" for path in _CELL.paths))
+
+
+def _present(arrays: Params) -> dict[str, np.ndarray]:
+    """Leaves out the biases that are None, as torch does with bias=False."""
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _check(layer: Part, first: Part) -> None:
     """Raises a ValueError unless torch can have this layer in the same GRU as the first one."""
     for weights in layer.weights:
-        need(weights, "torch", reset_after=True)
+        check_representable(_CELL, weights)
     if layer.directions[0].go_backwards:
         raise ValueError("torch has no GRU that goes backwards first: go_backwards must be False.")
     if len(layer.directions) == 2 and layer.merge_mode != "concat":

@@ -164,15 +164,15 @@ def check_params(params: Params, config: GRUConfig, units: int | None = None) ->
     return sizes[0], sizes[1]
 
 
-# Names by which other libraries' parameters are known, and what converts them.
+# Names by which the parameters of modules and of other libraries are known, and what to do.
 _ORIGINS = {
     "params": 'take variables["params"]',
-    "cell": 'take params["cell"], or convert those of flax.linen by gruflax.convert.from_linen',
-    "ir": "convert them by gruflax.convert.from_linen",
-    "dense_i": "convert them by gruflax.convert.from_nnx",
-    "w_i": "convert them by gruflax.convert.from_haiku",
-    "weight_ih": "convert them by gruflax.convert.from_torch or from_equinox",
-    "weight_ih_l0": "convert them by gruflax.convert.from_torch",
+    "cell": 'take params["cell"], or convert those of flax.linen: gruflax.convert reads them',
+    "ir": "these are flax.linen.GRUCell's, which gruflax.convert reads",
+    "dense_i": "these are flax.nnx.GRUCell's, which gruflax.convert reads",
+    "w_i": "these are haiku.GRU's, which gruflax.convert reads",
+    "weight_ih": "these are a GRUCell's of torch or equinox, which gruflax.convert reads",
+    "weight_ih_l0": "these are torch.nn.GRU's, which gruflax.convert reads",
 }
 
 

@@ -290,11 +290,11 @@ def test_dtypes_of_safetensors_that_numpy_does_not_have(tmp_path):
 @pytest.mark.parametrize(
     "read",
     [
-        lambda: convert.from_linen(None),
-        lambda: convert.from_linen(
+        lambda: convert.from_flax_linen(None),
+        lambda: convert.from_flax_linen(
             {gate: np.ones(3) for gate in ("ir", "iz", "in", "hr", "hz", "hn")}
         ),
-        lambda: convert.from_nnx(
+        lambda: convert.from_flax_nnx(
             {"dense_i": {"kernel": "a", "bias": "b"}, "dense_h": {"kernel": "c"}}
         ),
         lambda: convert.from_haiku(None),
@@ -309,7 +309,9 @@ def test_arrays_that_are_none(read):
         read()
 
 
-@pytest.mark.parametrize("name", ["torch", "keras", "onnx", "haiku", "linen", "nnx", "equinox"])
+@pytest.mark.parametrize(
+    "name", ["torch", "keras", "onnx", "haiku", "flax_linen", "flax_nnx", "equinox"]
+)
 def test_weights_of_other_units(name):
     variables = gruflax.GRU(4).init(jax.random.key(0), np.ones((2, 5, 3), np.float32))
     with pytest.raises(ValueError, match="params must be of units=7, got those of 4 units"):

@@ -26,7 +26,7 @@ random = np.random.default_rng(0)
 draw = lambda *shape: random.normal(size=shape).astype(np.float32)
 params = {{"kernel": draw(4, 15), "recurrent_kernel": draw(5, 15), "bias": draw(2, 15)}}
 params["bias"][1, 10:] = 0
-for name in ("linen", "nnx", "equinox", "torch"):
+for name in ("flax_linen", "flax_nnx", "equinox", "torch"):
     back = getattr(convert, "from_" + name)(getattr(convert, "to_" + name)(params))
     np.testing.assert_array_equal(back["recurrent_kernel"], params["recurrent_kernel"])
 before = params | {{"bias": draw(15)}}
