@@ -1,7 +1,6 @@
 """gruflax: the GRU for JAX, as pure functions and Flax modules, exact against Keras."""
 
 import importlib
-import warnings
 from typing import TYPE_CHECKING, Any
 
 
@@ -71,15 +70,9 @@ __all__ = [
 
 _ROOMS = ("functional", "linen")  # where the names are
 _MODULES = (*_ROOMS, "compat", "convert", "datasets", "hosts", "nnx", "plot")
-# Until 0.3: the names of 0.1.
-_RENAMED = {"Trace": "GateActivations", "trace": "gate_activations"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        new = _RENAMED[name]
-        warnings.warn(f"gruflax.{name} is now gruflax.{new}.", DeprecationWarning, stacklevel=2)
-        name = new
     if name in _MODULES:
         return importlib.import_module(f"gruflax.{name}")
     for room in _ROOMS if name in __all__ else ():
@@ -91,4 +84,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted([*__all__, *_MODULES])

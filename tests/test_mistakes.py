@@ -137,9 +137,9 @@ TYPE_ERRORS = {
     "deterministic must be a Python bool, True or False, got 'yes'.": lambda: gn.GRU(
         3, 4, dropout=0.5, rngs=R
     )(X, deterministic="yes"),
-    "Layer.__call__() takes 2 positional arguments but 3 were given": lambda: gn.GRU(
-        3, 4, rngs=R
-    )(X, np.ones((2, 6), bool)),
+    "Layer.__call__() takes 2 positional arguments but 3 were given": lambda: gn.GRU(3, 4, rngs=R)(
+        X, np.ones((2, 6), bool)
+    ),
     "cell must be a flax.nnx.RNNCellBase, such as": lambda: gn.RNN(gruflax.GRUCell(4)),
     "forward_layer must be a gruflax.nnx.GRU or RNN, got GRUCell: run the cell by": lambda: (
         gn.Bidirectional(gn.GRUCell(3, 4, rngs=R), rngs=R)
@@ -265,7 +265,9 @@ VALUE_ERRORS = {
         3, 4, dropout=0.5, rngs=nnx.Rngs(params=0)
     ),
     "inputs must have shape (..., time, 5), got (2, 6, 3): the": lambda: gn.GRU(5, 4, rngs=R)(X),
-    "variables['params'] must be {'bias': (2,": lambda: gn.from_linen_variables(gn.GRU(3, 5, rngs=R), V),
+    "variables['params'] must be {'bias': (2,": lambda: gn.from_linen_variables(
+        gn.GRU(3, 5, rngs=R), V
+    ),
     "mask must be right-padded to be told by lengths, got gaps.": lambda: gruflax.mask_to_lengths(
         np.array([[0, 1, 1]])
     ),

@@ -125,7 +125,8 @@ class GRUCell(GRUBase, nn.RNNCellBase):
 
     Dropout masks are drawn at each call from the "dropout" stream. In `flax.linen.RNN`,
     `split_rngs={"params": False, "dropout": False}` gives the same masks at every step, as in
-    Keras. The order of the arguments is Keras'; the last eight are gruflax' and Flax's.
+    Keras. The order of the arguments is Keras'; those from `recurrent_weight_dropout` on, which
+    Keras does not have, are given by keyword.
 
     Attributes:
         units: size u of the state.
@@ -160,10 +161,10 @@ class GRUCell(GRUBase, nn.RNNCellBase):
         partitioned: parameters are boxed with their logical axis names, `flax.linen`'s partitioning
             metadata: "features" and "units" for the rows of the kernels, "gates" for the columns.
             Default False.
-        dtype: to compute in, by keyword; None promotes parameters and inputs. Default None.
-        param_dtype: of the parameters, by keyword. Default float32.
-        precision: of the products, by keyword, as in `jax.numpy.dot`. Default None.
-        name: of the module, by keyword, as in Flax.
+        dtype: to compute in; None promotes parameters and inputs. Default None.
+        param_dtype: of the parameters. Default float32.
+        precision: of the products, as in `jax.numpy.dot`. Default None.
+        name: of the module, as in Flax.
 
     Sources: Keras 3's `GRUCell`; arXiv:1406.1078.
     """
@@ -176,6 +177,7 @@ class GRUCell(GRUBase, nn.RNNCellBase):
     reset_after: bool = True
     seed: int | None = None
     implementation: int = 2
+    _: dataclasses.KW_ONLY
     recurrent_weight_dropout: float = 0.0
     zoneout: float = 0.0
     learn_initial_state: bool = False
@@ -219,7 +221,8 @@ class GRU(GRUBase, Layer):
     Parameters: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or
     [3u]; columns z | r | h, as in Keras, and as `gruflax.functional.gru_sequence` takes them.
 
-    The order of the arguments is Keras'; those from `loop` on are gruflax' and Flax's.
+    The order of the arguments is Keras'; those from `loop` on are not Keras', and those from
+    `recurrent_weight_dropout` on are given by keyword.
 
     Attributes:
         units: size u of the state.
@@ -270,10 +273,10 @@ class GRU(GRUBase, Layer):
         partitioned: parameters are boxed with their logical axis names, `flax.linen`'s partitioning
             metadata: "features" and "units" for the rows of the kernels, "gates" for the columns.
             Default False.
-        dtype: to compute in, by keyword; None promotes parameters and inputs. Default None.
-        param_dtype: of the parameters, by keyword. Default float32.
-        precision: of the products, by keyword, as in `jax.numpy.dot`. Default None.
-        name: of the module, by keyword, as in Flax.
+        dtype: to compute in; None promotes parameters and inputs. Default None.
+        param_dtype: of the parameters. Default float32.
+        precision: of the products, as in `jax.numpy.dot`. Default None.
+        name: of the module, as in Flax.
 
     Sources: Keras 3's `GRU`; arXiv:1406.1078.
     """
@@ -297,6 +300,7 @@ class GRU(GRUBase, Layer):
     time_major: bool = False
     loop: str = "auto"
     remat: bool = False
+    _: dataclasses.KW_ONLY
     recurrent_weight_dropout: float = 0.0
     zoneout: float = 0.0
     learn_initial_state: bool = False

@@ -156,7 +156,7 @@ class StackedRNNCells(Module, nn.RNNCellBase):
 
     Attributes:
         cells: the cells, `gruflax.GRUCell`s or any other `flax.linen.RNNCellBase`.
-        name: of the module, by keyword, as in Flax.
+        name: of the module, as in Flax.
 
     Source: Keras 3's `StackedRNNCells`.
     """
@@ -258,7 +258,7 @@ class RNN(Layer):
         split_rngs: the random streams that the cell draws from, True for those that give another
             key at every step. "dropout" gives the same key at every step unless it is here.
             Default {}.
-        name: of the module, by keyword, as in Flax.
+        name: of the module, as in Flax.
 
     Source: Keras 3's `RNN`.
     """

@@ -42,7 +42,7 @@ class Bidirectional(Pair, Module):
         backward_layer: the layer that goes backwards, with the same `return_sequences`,
             `return_state`, `stateful` and `time_major` as `layer`, and the opposite `go_backwards`.
             Default None, which is one like `layer`.
-        name: of the module, by keyword, as in Flax.
+        name: of the module, as in Flax.
 
     Source: Keras 3's `Bidirectional`.
     """
@@ -170,7 +170,7 @@ class Stack(Module):
         dropout: rate in [0, 1] at which the outputs of each layer but the last are dropped, drawn
             anew for each number of each step. Default 0.
         seed: gives the dropout key when the "dropout" stream is absent. Default None.
-        name: of the module, by keyword, as in Flax.
+        name: of the module, as in Flax.
 
     Source: PyTorch's `torch.nn.GRU` with `num_layers` and `dropout`.
     """

@@ -171,12 +171,3 @@ def test_short_sequences(config, time):
 def test_errors_name_the_argument(options, error, message):
     with pytest.raises(error, match=message):
         gate_activations(**({"params": PARAMS[True], "inputs": X} | options))
-
-
-def test_the_old_names_are_aliases():
-    with pytest.warns(DeprecationWarning, match="gruflax.trace is now gruflax.gate_activations"):
-        assert gruflax.trace is gate_activations
-    with pytest.warns(DeprecationWarning, match="gruflax.Trace is now gruflax.GateActivations"):
-        assert gruflax.Trace is gruflax.GateActivations
-    with pytest.raises(AttributeError, match="has no attribute 'tracer'"):
-        gruflax.tracer  # noqa: B018

@@ -22,7 +22,7 @@ MASKS = "dropout_masks"
 class V1Module(GRUBase):
     """What the cell and the layer share: v1's values, and v1's form of configs."""
 
-    recurrent_activation: Activation | Mapping[str, Any] = "hard_sigmoid"
+    recurrent_activation: Activation | Mapping[str, object] = "hard_sigmoid"
 
     def __post_init__(self):
         for name in ("dropout", "recurrent_dropout"):

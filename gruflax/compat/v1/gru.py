@@ -29,12 +29,46 @@ class GRU(V1Module, Layer):
     The order of the fields is v1's, which has neither `seed` nor the variants of later years.
 
     Attributes:
-        units: this and all others that are not here: as `gruflax.GRU`.
-        recurrent_activation: of the gates; "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)`.
-        activity_regularizer: of each output, divided by the size of its first axis.
-        dropout: rate at which input features are dropped, clamped to [0, 1].
-        recurrent_dropout: rate at which state units are dropped, clamped to [0, 1].
+        units: size u of the state.
+        activation: of the candidate: a Keras name, config dict or callable; None is linear.
+            Default "tanh".
+        recurrent_activation: of the update and the reset gate, alike. Default "hard_sigmoid", which
+            is `clip(0.2 x + 0.5, 0, 1)`.
+        use_bias: whether there is a bias. Default True.
+        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`. Default
+            "glorot_uniform".
+        recurrent_initializer: the same, for `recurrent_kernel`. Default "orthogonal".
+        bias_initializer: the same, for `bias`. Default "zeros".
+        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; the loss is sown into
+            the collection "losses". Default None.
+        recurrent_regularizer: the same, for `recurrent_kernel`. Default None.
+        bias_regularizer: the same, for `bias`. Default None.
+        activity_regularizer: the same, of each output, divided by the size of its first axis.
+            Default None.
+        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
+            `gruflax.constraints`. Default None.
+        recurrent_constraint: the same, for `recurrent_kernel`. Default None.
+        bias_constraint: the same, for `bias`. Default None.
+        dropout: rate at which input features are dropped, clamped to [0, 1]. Default 0.
+        recurrent_dropout: rate at which state units are dropped, clamped to [0, 1]. Default 0.
         implementation: 1 has dropout masks for each gate, 2 one for all; 1 with recurrent dropout.
+            Default 1.
+        return_sequences: returns the output of every step instead of the last one. Default False.
+        return_state: returns the state too. Default False.
+        go_backwards: processes the last step first; outputs come in the order of processing.
+            Default False.
+        stateful: begins with the state that the last call left in the collection
+            "recurrent_state". Default False.
+        unroll: a Python loop instead of a scan. Default False.
+        reset_after: whether the reset gate acts after the recurrent product or before it. Default
+            False.
+        time_major: inputs, masks and outputs have time as the first axis. Default False.
+        zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
+            Default False.
+        dtype: to compute in; None promotes parameters and inputs. Default None.
+        param_dtype: of the parameters. Default float32.
+        precision: of the products, as in `jax.numpy.dot`. Default None.
+        name: of the module, as in Flax.
 
     Source: `tf.compat.v1.keras.layers.GRU` of TensorFlow 1.15, 2.0 and 2.2.
     """
