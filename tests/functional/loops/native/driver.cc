@@ -28,11 +28,11 @@
 #include "problem.h"
 #include "run.h"
 
-namespace of_driver {
-using namespace gruflax;
+// The vectors of what the driver itself is compiled for, in a namespace of their own.
+#define GRUFLAX_SET of_driver
 #include "vectors.h"
-}  // namespace of_driver
 
+namespace of_driver = gruflax::of_driver;
 using gruflax::Doubles;
 using gruflax::Gradients;
 using gruflax::Problem;
@@ -52,18 +52,20 @@ static void require(bool fulfilled, const char* what) {
 static std::atomic<int64_t> good_allocations{-1};
 static void* unless_none(void* room) { return room ? room : throw std::bad_alloc(); }
 // Inlined, GCC would take `malloc` and `free` for the wrong partners of `delete` and `new`.
-#define NOT_INLINED __attribute__((noinline))
-NOT_INLINED void* operator new(size_t size) {
+#define GRUFLAX_NOT_INLINED __attribute__((noinline))
+GRUFLAX_NOT_INLINED void* operator new(size_t size) {
   return unless_none(good_allocations-- ? std::malloc(size) : nullptr);
 }
-NOT_INLINED void* operator new(size_t size, std::align_val_t alignment) {
+GRUFLAX_NOT_INLINED void* operator new(size_t size, std::align_val_t alignment) {
   const auto unit = static_cast<size_t>(alignment);
   return unless_none(good_allocations-- ? std::aligned_alloc(unit, size) : nullptr);
 }
-NOT_INLINED void operator delete(void* room) noexcept { std::free(room); }
-NOT_INLINED void operator delete(void* room, size_t) noexcept { std::free(room); }
-NOT_INLINED void operator delete(void* room, std::align_val_t) noexcept { std::free(room); }
-NOT_INLINED void operator delete(void* room, size_t, std::align_val_t) noexcept { std::free(room); }
+GRUFLAX_NOT_INLINED void operator delete(void* room) noexcept { std::free(room); }
+GRUFLAX_NOT_INLINED void operator delete(void* room, size_t) noexcept { std::free(room); }
+GRUFLAX_NOT_INLINED void operator delete(void* room, std::align_val_t) noexcept { std::free(room); }
+GRUFLAX_NOT_INLINED void operator delete(void* room, size_t, std::align_val_t) noexcept {
+  std::free(room);
+}
 
 // A pool of threads in which every second task has one fate, and the others another.
 class Pool {

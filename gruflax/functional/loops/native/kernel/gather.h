@@ -1,4 +1,10 @@
-// Rows side by side, and the samples that are made of them. Included like vectors.h.
+// Groups of rows that are computed together, and the samples that a step of theirs gives.
+
+#pragma once
+
+#include "cell.h"
+
+namespace gruflax::GRUFLAX_SET {
 
 // Rows side by side: enough that a panel is read for several tiles, so few that what the rows touch
 // at a step stays in the nearest cache and its pages in the translation buffer.
@@ -24,8 +30,8 @@ struct Gatherer {
   Gatherer(const Problem<S>& p, Arena& arena, int64_t capacity, int64_t records, int64_t width)
       : problem(p) {
     samples.count = 0;
-    for (int q = 0; q < 3; ++q) samples.x[q] = arena.take<const S*>(capacity);
-    for (int q = 0; q < 3; ++q) samples.h[q] = arena.take<const S*>(capacity);
+    for (auto& x : samples.x) x = arena.take<const S*>(capacity);
+    for (auto& h : samples.h) h = arena.take<const S*>(capacity);
     samples.state = arena.take<const S*>(capacity);
     samples.next = arena.take<S*>(capacity);
     samples.gates = arena.take<S*>(capacity);
@@ -68,3 +74,5 @@ template <class S>
 static void clear(S* to, int64_t count) {
   if (count) __builtin_memset(to, 0, count * sizeof(S));
 }
+
+}  // namespace gruflax::GRUFLAX_SET
