@@ -1,9 +1,8 @@
 // The equations of a GRU, those of step.py, for many samples at a time. A sample is one row of the
 // batch at one step.
 //
-// What is known of a sample is its record, [4 (`Slot`), width]. The width is that of the units,
-// rounded up to whole vectors, so that only what is read from and written to the arrays of a call
-// has to care for units beyond the last one.
+// The gates of a sample are in its record, [4 (`Slot`), width]. The width is the number of units,
+// rounded up to whole vectors: loops over a record need no special case for the last vector.
 
 #pragma once
 

@@ -1,7 +1,7 @@
 // The kernels for one instruction set, GRUFLAX_SET, whose flags the compiler gets with this file.
 //
-// No header of the standard library with code in it may be used here: the linker keeps one copy of
-// a function for the whole library, and that may be one for a machine that this is not.
+// No header of the standard library with code in it may be used here, for its functions lie in no
+// namespace of ours: see vectors.h.
 
 #include "backward.h"
 #include "forward.h"

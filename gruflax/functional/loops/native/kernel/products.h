@@ -39,7 +39,8 @@ struct Columns {  // transposed: row m is a column of all the rows
   S operator()(int m, int, int64_t k) const { return row[k][first + m]; }
 };
 
-// The same for a single row, whose few sums would wait for each other: four of each.
+// `multiply` for the only row of a call. Each addition to a sum waits for the one before, and a
+// single row has too few sums to fill that time. So there are four of each, added up in the end.
 template <int N, class S, class Left>
 GRUFLAX_INLINE void multiply_single(Vector<S> (&sum)[N][1], Left left, const S* panel,
                                     int64_t stride, int64_t depth) {

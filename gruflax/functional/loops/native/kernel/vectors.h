@@ -1,10 +1,10 @@
 // Vectors of one instruction set, and the pointwise functions of a GRU on them.
 //
 // kernel.cc is compiled once for each instruction set, and all of these object files become one
-// library. The linker keeps one copy of functions that have the same name. If two sets shared a
-// name, a machine could be given the code of a set that it lacks. So everything that is compiled
-// for a set, here and in the headers that include this one, lies in a namespace with the name of
-// the set, GRUFLAX_SET.
+// library, which chooses one of them when it runs. Of functions with the same name the linker keeps
+// one copy. If the sets shared a name, a machine might run code with instructions that it lacks. So
+// everything that is compiled for a set, here and in the headers that include this one, lies in a
+// namespace with the name of the set, GRUFLAX_SET.
 
 #pragma once
 
