@@ -279,8 +279,8 @@ struct Backward {
     return value * load(masks + (mask * problem.rows + first + row_of[i]) * size + c, size - c);
   }
 
-  // Multiplies some slots of D by transposed panels, the sum over the slots for each of so many
-  // vectors of columns: calls `finish(sample, column, vector)`.
+  // Multiplies some slots of D by transposed panels with `vectors` vectors of columns, and adds up
+  // the slots: calls `finish(sample, column, vector)`.
   template <class Finish>
   GRUFLAX_INLINE_METHOD void back_product(int64_t begin, int64_t count, int slot, int slots,
                                           const S* kernels, int64_t vectors, Finish finish) {

@@ -18,8 +18,8 @@ constexpr int kTile = (kRegisters == 32 ? 24 : 12) / N;
 // Vectors of columns in the panels of products that are not those of three gates.
 constexpr int kPair = 2;
 
-// The dropout mask of a gate, of so many masks that there are: its own, or the one that all gates
-// share, or -1 for none.
+// The index of a gate's dropout mask where there are `count` masks: its own, or 0 if all gates
+// share one, or -1 if there is none.
 constexpr int mask_of(int gate, int count) { return count == kGates ? gate : count - 1; }
 
 // Takes pieces off a block of memory. Without a block it only counts how large one has to be.

@@ -1,5 +1,5 @@
 // The two calls that XLA makes, gruflax_forward and gruflax_backward: operands are read, checked
-// and handed on. What they are is said in ../ffi.py, the one place that makes such calls.
+// and handed on. ../ffi.py makes these calls, and says what the operands are.
 
 #include "xla/ffi/api/ffi.h"
 
@@ -224,8 +224,8 @@ Error call(ffi::ThreadPool& pool, ffi::RemainingArgs args, ffi::RemainingRets re
                  : forward<float>(pool, operands, results, a);
 }
 
-// No exception may reach XLA, which has no place for any. The texts are so short that a string
-// holds them without memory of its own.
+// No exception may reach XLA, which does not catch any. The texts are short enough for
+// a string to hold them without allocating memory, which there may be none of.
 template <bool is_backward>
 Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
                Attributes a) {

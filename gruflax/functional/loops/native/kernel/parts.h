@@ -45,8 +45,8 @@ class Memory {
   void* const start_;
 };
 
-// The work of a call: groups, which are the members of the call, of so many parts each, which are
-// some of the rows. `prepare` runs before the first part of a group, or once for all groups if
+// The work of a call. A group is a member of the call, and each group has `parts` parts, which are
+// some of its rows. `prepare` runs before the first part of a group, or once for all groups if
 // `shared`: it packs the weights. `finish` runs after the last part of a group: it adds up the
 // gradients of the parts.
 struct Work {
@@ -71,8 +71,8 @@ class Parts {
         count_(work_.groups * work_.parts),
         groups_(std::make_unique<Group[]>(work_.groups)) {}
 
-  // Does all the work, in this thread and in others, at most so many in all, and throws what one of
-  // them threw.
+  // Does all the work in this thread and others, at most `most_threads` together, and throws what
+  // one of them threw.
   static void run(Work work, const Threads& threads, int64_t most_threads) {
     const auto parts = std::make_shared<Parts>(std::move(work));
     if (!parts->count_) return;
