@@ -45,7 +45,8 @@ struct Sums {
 //
 // D below is the cotangent of what the activations get: of each gate's product with the inputs, and
 // of the candidate's product with the state. When a step is done, D has taken the place of the
-// gates in the records of its samples.
+// gates in the records of its samples. If the reset comes before the product, h_n stays there: it
+// is r * h, by which the gradient of the candidate's kernel is computed, and D of it is D of n.
 template <class S>
 struct Backward {
   using V = Vector<S>;
