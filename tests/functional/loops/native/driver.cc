@@ -28,11 +28,11 @@
 #include "problem.h"
 #include "run.h"
 
-namespace of_driver {
-using namespace gruflax;
+// The vectors of what the driver itself is compiled for, in a namespace of their own.
+#define GRUFLAX_SET of_driver
 #include "vectors.h"
-}  // namespace of_driver
 
+namespace of_driver = gruflax::of_driver;
 using gruflax::Doubles;
 using gruflax::Gradients;
 using gruflax::Problem;
@@ -48,22 +48,24 @@ static void require(bool fulfilled, const char* what) {
   if (!fulfilled) std::printf("FAILED: %s\n", what), std::exit(1);
 }
 
-// So many allocations go well before one fails; a negative number is of no failure.
+// How many allocations succeed before one fails. If it is negative, none fails.
 static std::atomic<int64_t> good_allocations{-1};
 static void* unless_none(void* room) { return room ? room : throw std::bad_alloc(); }
 // Inlined, GCC would take `malloc` and `free` for the wrong partners of `delete` and `new`.
-#define NOT_INLINED __attribute__((noinline))
-NOT_INLINED void* operator new(size_t size) {
+#define GRUFLAX_NOT_INLINED __attribute__((noinline))
+GRUFLAX_NOT_INLINED void* operator new(size_t size) {
   return unless_none(good_allocations-- ? std::malloc(size) : nullptr);
 }
-NOT_INLINED void* operator new(size_t size, std::align_val_t alignment) {
+GRUFLAX_NOT_INLINED void* operator new(size_t size, std::align_val_t alignment) {
   const auto unit = static_cast<size_t>(alignment);
   return unless_none(good_allocations-- ? std::aligned_alloc(unit, size) : nullptr);
 }
-NOT_INLINED void operator delete(void* room) noexcept { std::free(room); }
-NOT_INLINED void operator delete(void* room, size_t) noexcept { std::free(room); }
-NOT_INLINED void operator delete(void* room, std::align_val_t) noexcept { std::free(room); }
-NOT_INLINED void operator delete(void* room, size_t, std::align_val_t) noexcept { std::free(room); }
+GRUFLAX_NOT_INLINED void operator delete(void* room) noexcept { std::free(room); }
+GRUFLAX_NOT_INLINED void operator delete(void* room, size_t) noexcept { std::free(room); }
+GRUFLAX_NOT_INLINED void operator delete(void* room, std::align_val_t) noexcept { std::free(room); }
+GRUFLAX_NOT_INLINED void operator delete(void* room, size_t, std::align_val_t) noexcept {
+  std::free(room);
+}
 
 // A pool of threads in which every second task has one fate, and the others another.
 class Pool {
@@ -158,7 +160,7 @@ struct Case {
         if (!valid[s.valid ? i : i % (rows * time)]) inputs[i * f] = NAN;
   }
 
-  // Whether derivatives are continuous: at kinks they hang on the rounding.
+  // Whether derivatives are continuous: at kinks they depend on the rounding.
   bool is_smooth() const {
     const auto smooth = [](int each) {
       return each == gruflax::kSigmoid || each == gruflax::kTanh || each == gruflax::kLinear ||
@@ -303,7 +305,7 @@ static void check(const Case& c, const Call<double>& wanted, int kind, double to
 
 // Whatever becomes of the tasks, each group is prepared once, before its parts, these are run once,
 // and it is finished once, after them; and what one of them throws comes out where all were called,
-// when nobody is at work any more.
+// when no thread is at work any more.
 static void check_parts(int kind, bool shared) {
   enum Fault { kNowhere, kInPreparation, kInPart, kInFinish, kFaults };
   for (int fault = 0; fault < kFaults; ++fault) {

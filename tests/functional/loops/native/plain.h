@@ -43,8 +43,8 @@ inline double slope(int function, double y) {
   }
 }
 
-// One row, step by step forward and then backward, with every number kept. It has need of all
-// results and of the last state's cotangent; gradients are added to what is there.
+// One row, step by step forward and then backward, with every number kept. All results and the last
+// state's cotangent must be there. Gradients are added to what is in their arrays.
 class PlainRow {
  public:
   PlainRow(const Problem<double>& p, const Gradients<double>& g, int64_t row)

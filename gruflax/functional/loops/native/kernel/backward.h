@@ -1,8 +1,18 @@
-// The backward pass over some rows of a call, and the sum of what such parts give. Included like
-// vectors.h.
+// The backward pass over some rows of a call, and the sum of the gradients that several of these
+// parts give.
 
-// The most samples of a chunk of the backward pass: enough to make products of matrices of it,
-// while their records stay near.
+#pragma once
+
+#include "cell.h"
+#include "gather.h"
+#include "products.h"
+
+namespace gruflax::GRUFLAX_SET {
+
+// The most samples of a chunk of the backward pass, and the most memory of their records. A chunk
+// has to be large enough that the gradients of the weights are products of matrices, which read
+// each weight once for many samples, and small enough that the records stay in the caches until
+// then.
 constexpr int64_t kChunkSamples = 192, kChunkBytes = 4 << 20;
 
 template <class S>
@@ -13,8 +23,9 @@ static int64_t chunk_samples(const Problem<S>& p, int64_t width) {
   return larger(smaller(most, p.rows * p.time), smaller(p.rows, kGroup));
 }
 
-// What a part of the rows adds to the gradients of the weights: [f, 3 (z, r, n), width],
-// [u, 3 (n, z, r), width] and, of the biases, [4 (h_n, z, r, n), width].
+// What a part of the rows adds to the gradients of the weights. Their gates are in the order of
+// `Slot`, so that one product adds several slots of D at once: the kernel's [f, 3 (from kZ),
+// width], the recurrent kernel's [u, 3 (from kStateN), width], and the biases' [4, width].
 template <class S>
 struct Sums {
   Arena arena;
@@ -22,14 +33,20 @@ struct Sums {
 
   Sums(const Problem<S>& p, int64_t width, void* memory)
       : arena{static_cast<char*>(memory)},
-        kernel(arena.take<S>(p.features * 3 * width)),
-        recurrent(arena.take<S>(p.units * 3 * width)),
+        kernel(arena.take<S>(p.features * kGates * width)),
+        recurrent(arena.take<S>(p.units * kGates * width)),
         bias(arena.take<S>(kSlots * width)) {}
 };
 
-// Chunk by chunk from the end: the gates of the chunk once more, the recurrence backwards, and then
-// the gradients of the weights and the inputs as products of matrices. The derivation is that of
-// tangent.py, transposed; D below is the cotangent of the projections, in the slots of the records.
+// Goes through time backwards, in chunks of steps. In each chunk it computes the gates once more,
+// if they were not kept, then goes back step by step, and in the end computes the gradients of the
+// weights and the inputs as products of matrices over all samples of the chunk. The derivation is
+// that of tangent.py, transposed.
+//
+// D below is the cotangent of what the activations get: of each gate's product with the inputs, and
+// of the candidate's product with the state. When a step is done, D has taken the place of the
+// gates in the records of its samples. If the reset comes before the product, h_n stays there: it
+// is r * h, by which the gradient of the candidate's kernel is computed, and D of it is D of n.
 template <class S>
 struct Backward {
   using V = Vector<S>;
@@ -40,13 +57,13 @@ struct Backward {
   const int64_t width, capacity;
   Arena arena;
   Gatherer<S> gatherer;
-  int64_t* row_of;    // of each sample, in its group
+  int64_t* row_of;    // the row of each sample, counted from the first row of the group
   int64_t* first_of;  // the first sample of each step of the chunk
   const S** row;      // pointers to the left factor of an outer product
   S* carry;           // the state's cotangent, [rows, width]
-  S* kept;            // that of r * h, [rows, width]
+  S* kept;  // the cotangent of r * h, [rows, width], if the reset comes before the product
   Sums<S> sums;
-  bool gates_kept;  // those of the chunk, by the forward pass
+  bool gates_kept;  // whether the forward pass kept the gates of the whole chunk
 
   Backward(const Problem<S>& p, const Gradients<S>& g, const void* packed, void* scratch,
            void* memory)
@@ -72,12 +89,12 @@ struct Backward {
  private:
   Samples<S>& samples() { return gatherer.samples; }
   S* record(int64_t i, int slot) { return samples().records + (i * kSlots + slot) * width; }
-  // A gate of a sample: what the forward pass kept, or else in its record, where the cotangent will
-  // replace it.
+  // The values of a slot for a sample: what the forward pass kept, or what `recompute` wrote into
+  // the record, where they can be read until the cotangent replaces them.
   const S* gate(int64_t i, int slot) {
     return gates_kept ? samples().gates[i] + slot * problem.units : record(i, slot);
   }
-  INLINE_METHOD V gate(int64_t i, int slot, int64_t c) {
+  GRUFLAX_INLINE_METHOD V gate(int64_t i, int slot, int64_t c) {
     return load(gate(i, slot) + c, gates_kept ? problem.units - c : W);
   }
 
@@ -108,7 +125,7 @@ struct Backward {
       first_of[i - begin] = samples().count;
       for (int64_t g = 0; g < rows; ++g) {
         const int64_t t = problem.step(i);
-        // In the backward pass what comes next of a sample is the gradient of its input.
+        // The gatherer's `next` is where a sample's result goes: here the gradient of its input.
         S* input = gradients.inputs;
         if (input) input += problem.at(first + g, t) * problem.features;
         if (problem.is_valid(first + g, t)) {
@@ -122,8 +139,9 @@ struct Backward {
     first_of[end - begin] = samples().count;
   }
 
-  // Finds the state that step i begins with: the output of the latest valid step, the state of a
-  // later reset, or the initial one. At masked steps the outputs may be zeros.
+  // Finds the state that step i begins with. It goes back to the latest step that was valid, whose
+  // output is its state, or reset. The outputs of masked steps cannot be used: with
+  // zero_output_for_mask they are zeros.
   const S* state_before(int64_t row, int64_t i) const {
     const int64_t u = problem.units;
     if (problem.is_reset(row, problem.step(i))) return problem.reset_state + row * u;
@@ -135,7 +153,9 @@ struct Backward {
     return problem.initial_state + row * u;
   }
 
-  // Tells whether the gates of all samples of the chunk were kept; the others are the least number.
+  // Returns whether the gates of all samples of the chunk were kept. Where they were not, for the
+  // forward pass ran without the kernel, the array is filled with the least finite number. One
+  // element of each sample tells: a gate that has this value by chance is only computed again.
   bool were_kept() {
     constexpr S none = sizeof(S) == sizeof(float) ? S(-__FLT_MAX__) : S(-__DBL_MAX__);
     if (!problem.gates) return false;
@@ -147,19 +167,16 @@ struct Backward {
   void recompute() {
     const Cell<S> cell{problem, panels};
     if (problem.reset_after)
-      cell.gates_after(samples(), [&](int64_t i, int64_t column, V z, V r, V n, V h_n) {
-        S* to = record(i, 0) + column;
-        store(to + kStateN * width, h_n);
-        store(to + kZ * width, z);
-        store(to + kR * width, r);
-        store(to + kN * width, n);
+      cell.gates_after(samples(), [&](int64_t i, int64_t column, const V(&gates)[kSlots]) {
+        GRUFLAX_EACH(slot, kSlots) store(record(i, slot) + column, gates[slot]);
       });
     else
       cell.gates_before(samples(),
                         [&](int64_t i, int64_t column, V n) { store(record(i, kN) + column, n); });
   }
 
-  // Takes the cotangent from after step i, in the order of processing, to before it.
+  // Takes the carry from the state after the i-th step, in the order of processing, to the state
+  // before it.
   void step_back(int64_t first, int64_t rows, int64_t i, int64_t in_chunk) {
     const int64_t u = problem.units, t = problem.step(i);
     for (int64_t g = 0; g < rows && gradients.outputs; ++g)
@@ -183,42 +200,31 @@ struct Backward {
       store(record(i, kStateN) + c, dn * r);
       store(record(i, kR) + c, dn * h_n * gate_slope(r));
     });
-    // A mask is that of a gate, in their order z r n.
-    if (problem.state_mask_count == 3) {
-      const int gate_of[] = {2, 0, 1};
-      for (int slot = 0; slot < 3; ++slot)
-        to_carry(first, begin, count, slot, 1, slot, gate_of[slot]);
-    } else {
-      to_carry(first, begin, count, kStateN, 3, 0, 0);
-    }
+    to_carry(first, begin, count, kStateN);
   }
 
   void back_before(int64_t first, int64_t begin, int64_t count) {
     each_vector(begin, count, [&](int64_t i, int64_t c, S* dh, V h) {
       back_blend(i, c, dh, h, gate(i, kZ, c), gate(i, kN, c));
     });
-    const int last_mask = problem.state_mask_count - 1;
-    back_product(begin, count, kN, 1, panels.recurrent_back, panels.blocks,
+    // The candidate multiplied r * h: its cotangent divides among r and h before it goes on.
+    back_product(begin, count, kN, 1, recurrent_back(kStateN), panels.blocks,
                  [&](int64_t i, int64_t c, V value) {
-                   store(kept + row_of[i] * width + c, dropped(problem.state_masks, last_mask,
-                                                               problem.units, first, i, c, value));
+                   store(kept + row_of[i] * width + c,
+                         state_dropped(kCandidateGate, first, i, c, value));
                  });
     each_vector(begin, count, [&](int64_t i, int64_t c, S* dh, V h) {
       const V r = gate(i, kR, c), dk = load(kept + row_of[i] * width + c);
       store(record(i, kR) + c, dk * h * gate_slope(r));
       store(dh, load(dh) + dk * r);
     });
-    if (problem.state_mask_count == 3) {
-      for (int gate = 0; gate < 2; ++gate)
-        to_carry(first, begin, count, kZ + gate, 1, 1 + gate, gate);
-    } else {
-      to_carry(first, begin, count, kZ, 2, 1, 0);
-    }
+    to_carry(first, begin, count, kZ);
   }
 
-  // Calls `use(sample, column, the carry there, h)` for each vector of units of each sample.
+  // Calls `use(sample, column, the address of the carry, h)` for each vector of units of each
+  // sample.
   template <class Use>
-  INLINE_METHOD void each_vector(int64_t begin, int64_t count, Use use) {
+  GRUFLAX_INLINE_METHOD void each_vector(int64_t begin, int64_t count, Use use) {
     for (int64_t i = begin; i < begin + count; ++i) {
       S* dh = carry + row_of[i] * width;
       const S* h = samples().state[i];
@@ -226,8 +232,9 @@ struct Backward {
     }
   }
 
-  // Of h' = z h + (1 - z) n: stores the cotangents of the arguments of z and n, leaves that of h.
-  INLINE_METHOD V back_blend(int64_t i, int64_t c, S* carried, V h, V z, V n) {
+  // Goes back through h' = z h + (1 - z) n: stores D of z and n, and leaves in the carry what h
+  // gets from z h. Returns D of n. `carried` is the address of the carry.
+  GRUFLAX_INLINE_METHOD V back_blend(int64_t i, int64_t c, S* carried, V h, V z, V n) {
     const V dh = load(carried), dn = dh * (S(1) - z) * derivative<S>(problem.activation, n);
     store(record(i, kZ) + c, dh * (h - n) * gate_slope(z));
     store(record(i, kN) + c, dn);
@@ -235,31 +242,49 @@ struct Backward {
     return dn;
   }
 
-  INLINE_METHOD V gate_slope(V y) const { return derivative<S>(problem.recurrent_activation, y); }
-
-  void to_carry(int64_t first, int64_t begin, int64_t count, int slot, int slots, int panel,
-                int mask) {
-    const S* from = panels.recurrent_back + panel * panels.pairs * problem.units * kPair * W;
-    back_product(
-        begin, count, slot, slots, from, panels.blocks, [&](int64_t i, int64_t c, V value) {
-          S* to = carry + row_of[i] * width + c;
-          store(to, load(to) + dropped(problem.state_masks, problem.state_mask_count ? mask : -1,
-                                       problem.units, first, i, c, value));
-        });
+  GRUFLAX_INLINE_METHOD V gate_slope(V y) const {
+    return derivative<S>(problem.recurrent_activation, y);
   }
 
-  // Multiplies by the dropout mask of the sample's row, one of `[n, rows, size]`; -1 is none.
-  INLINE_METHOD V dropped(const S* masks, int mask, int64_t size, int64_t first, int64_t i,
-                          int64_t c, V value) const {
+  // Adds what D gives to the state, from a slot to the last one of the state's, to the carry: in
+  // one product, but gate by gate where each has a dropout mask of its own.
+  void to_carry(int64_t first, int64_t begin, int64_t count, int first_slot) {
+    const int slots = problem.state_mask_count == kGates ? 1 : kGates - first_slot;
+    for (int slot = first_slot; slot < kGates; slot += slots)
+      back_product(begin, count, slot, slots, recurrent_back(slot), panels.blocks,
+                   [&](int64_t i, int64_t c, V value) {
+                     S* to = carry + row_of[i] * width + c;
+                     store(to, load(to) + state_dropped(kStateGate[slot], first, i, c, value));
+                   });
+  }
+
+  // The transposed panels of one of the state's slots.
+  const S* recurrent_back(int slot) const {
+    return panels.recurrent_back + slot * panels.pairs * problem.units * kPair * W;
+  }
+
+  // Multiplies by a gate's dropout mask of the state or of the inputs, for the sample's row.
+  GRUFLAX_INLINE_METHOD V state_dropped(int gate, int64_t first, int64_t i, int64_t c,
+                                        V value) const {
+    const int mask = mask_of(gate, problem.state_mask_count);
+    return dropped(problem.state_masks, mask, problem.units, first, i, c, value);
+  }
+  GRUFLAX_INLINE_METHOD V input_dropped(int gate, int64_t first, int64_t i, int64_t c,
+                                        V value) const {
+    const int mask = mask_of(gate, problem.input_mask_count);
+    return dropped(problem.input_masks, mask, problem.features, first, i, c, value);
+  }
+  GRUFLAX_INLINE_METHOD V dropped(const S* masks, int mask, int64_t size, int64_t first, int64_t i,
+                                  int64_t c, V value) const {
     if (mask < 0) return value;
     return value * load(masks + (mask * problem.rows + first + row_of[i]) * size + c, size - c);
   }
 
-  // Multiplies D, `slots` slots of it, by transposed kernels of so many vectors of columns:
-  // `finish(sample, column, vector)`.
+  // Multiplies some slots of D by transposed panels with `vectors` vectors of columns, and adds up
+  // the slots: calls `finish(sample, column, vector)`.
   template <class Finish>
-  INLINE_METHOD void back_product(int64_t begin, int64_t count, int slot, int slots,
-                                  const S* kernels, int64_t vectors, Finish finish) {
+  GRUFLAX_INLINE_METHOD void back_product(int64_t begin, int64_t count, int slot, int slots,
+                                          const S* kernels, int64_t vectors, Finish finish) {
     const int64_t pairs = (vectors + 1) / kPair;
     const int64_t depth = problem.units, stride = kPair * W;
     for (int64_t pair = 0; pair < pairs; ++pair)
@@ -273,7 +298,8 @@ struct Backward {
             const S* panel = kernels + (s * pairs + pair) * depth * stride;
             multiply(sum, left, panel, stride, depth, problem.rows == 1);
           }
-          EACH(m, M) EACH(q, N) total[q][m] = sum[q][m];
+          GRUFLAX_EACH(m, M)
+            GRUFLAX_EACH(q, N) total[q][m] = sum[q][m];
           for (int m = 0; m < M; ++m)
             for (int q = 0; q < N; ++q)
               finish(begin + first + m, (pair * kPair + q) * W, total[q][m]);
@@ -283,13 +309,12 @@ struct Backward {
 
   void input_gradients(int64_t first) {
     const int64_t f = problem.features, size = panels.feature_pairs * problem.units * kPair * W;
-    const int calls = problem.input_mask_count == 3 ? 3 : 1;
-    for (int gate = 0; gate < calls; ++gate)
-      back_product(0, samples().count, kZ + gate, 3 / calls, panels.kernel_back + gate * size,
+    const int slots = problem.input_mask_count == kGates ? 1 : kGates;
+    for (int gate = 0; gate < kGates; gate += slots)
+      back_product(0, samples().count, kInputSlot[gate], slots, panels.kernel_back + gate * size,
                    (f + W - 1) / W, [&](int64_t i, int64_t c, V value) {
                      S* to = samples().next[i] + c;
-                     value = dropped(problem.input_masks, problem.input_mask_count ? gate : -1, f,
-                                     first, i, c, value);
+                     value = input_dropped(gate, first, i, c, value);
                      store(to, gate ? load(to, f - c) + value : value, f - c);
                    });
   }
@@ -297,40 +322,42 @@ struct Backward {
   void weight_gradients() {
     const int64_t count = samples().count, f = problem.features, u = problem.units;
     const Samples<S>& s = samples();
-    if (problem.input_mask_count == 3)
-      for (int gate = 0; gate < 3; ++gate)
-        outer(s.x[gate], f, kZ + gate, 1, sums.kernel + gate * width);
-    else outer(s.x[0], f, kZ, 3, sums.kernel);
-    const bool by_gate = problem.state_mask_count == 3;
-    if (by_gate)
-      for (int gate = 0; gate < 2; ++gate)
-        outer(s.h[gate], u, kZ + gate, 1, sums.recurrent + (1 + gate) * width);
-    if (problem.reset_after && by_gate) outer(s.h[2], u, kStateN, 1, sums.recurrent);
-    if (problem.reset_after && !by_gate) outer(s.h[0], u, kStateN, 3, sums.recurrent);
+    const int input_slots = problem.input_mask_count == kGates ? 1 : kGates;
+    for (int gate = 0; gate < kGates; gate += input_slots)
+      outer(s.x[gate], f, kInputSlot[gate], input_slots, sums.kernel + gate * width);
+    const bool by_gate = problem.state_mask_count == kGates;
+    const int first_slot = problem.reset_after ? kStateN : kZ;
+    const int slots = by_gate ? 1 : kGates - first_slot;
+    for (int slot = first_slot; slot < kGates; slot += slots)
+      outer(s.h[by_gate ? kStateGate[slot] : 0], u, slot, slots, sums.recurrent + slot * width);
     if (!problem.reset_after) {
-      if (!by_gate) outer(s.h[0], u, kZ, 2, sums.recurrent + width);
+      // The candidate's kernel multiplied r * h, and D of its product is D of n.
       for (int64_t i = 0; i < count; ++i) row[i] = gate(i, kStateN);
-      outer(row, u, kN, 1, sums.recurrent);
+      outer(row, u, kN, 1, sums.recurrent + kStateN * width);
     }
     for (int64_t i = 0; i < count; ++i)
       for (int64_t c = problem.reset_after ? 0 : kZ * width; c < kSlots * width; c += W)
         store(sums.bias + c, load(sums.bias + c) + load(record(i, 0) + c));
   }
 
-  // to [depth, 3 width] += left [samples, depth] transposed times `slots` slots of D.
+  // Adds a product over the samples: to [depth, 3, width], from its first gate on, gets left
+  // [samples, depth], transposed, times `slots` slots of D.
   void outer(const S* const* left, int64_t depth, int slot, int slots, S* to) {
-    const int64_t vectors = slots * width / W, stride = 3 * width;
-    for (int64_t begin = 0; begin < vectors; begin += 3)
-      with_count<3>(smaller(3, vectors - begin), [&](auto columns) {
+    const int64_t vectors = slots * width / W, stride = kGates * width;
+    constexpr int most = 3;
+    for (int64_t begin = 0; begin < vectors; begin += most)
+      with_count<most>(smaller(most, vectors - begin), [&](auto columns) {
         constexpr int N = decltype(columns)::value;
-        tiles<kTile<3>>(depth, [&](int64_t first, auto constant) {
+        tiles<kTile<most>>(depth, [&](int64_t first, auto constant) {
           constexpr int M = decltype(constant)::value;
           V sum[N][M];
           S* target = to + first * stride + begin * W;
-          EACH(m, M) EACH(q, N) sum[q][m] = load(target + m * stride + q * W);
+          GRUFLAX_EACH(m, M)
+            GRUFLAX_EACH(q, N) sum[q][m] = load(target + m * stride + q * W);
           multiply(sum, Columns<S>{left, first}, record(0, slot) + begin * W, kSlots * width,
                    samples().count);
-          EACH(m, M) EACH(q, N) store(target + m * stride + q * W, sum[q][m]);
+          GRUFLAX_EACH(m, M)
+            GRUFLAX_EACH(q, N) store(target + m * stride + q * W, sum[q][m]);
         });
       });
   }
@@ -340,7 +367,8 @@ struct Backward {
   }
 };
 
-// Adds up what the parts have, always in the same order, and takes the padding away.
+// Adds up the sums of all parts in the order of the parts, whichever ended first, so that the
+// result is always the same. Takes the padding away, and puts the gates into Keras' order.
 template <class S>
 static void add_up(const Problem<S>& p, const Gradients<S>& g, const void* memory, int64_t parts) {
   const int64_t u = p.units, width = round_up(u, kLanes<S>);
@@ -351,14 +379,17 @@ static void add_up(const Problem<S>& p, const Gradients<S>& g, const void* memor
     for (int64_t part = 1; part < parts; ++part)
       for (int64_t c = 0; c < u; ++c) to[c] += from[part * distance + c];
   };
-  const int state_slot[] = {kZ, kR, kStateN};
-  for (int gate = 0; gate < 3; ++gate) {
+  for (int gate = 0; gate < kGates; ++gate) {
+    const int input_slot = kInputSlot[gate], state_slot = kStateSlot[gate];
     for (int64_t k = 0; k < p.features; ++k)
-      total(g.kernel + (k * 3 + gate) * u, sums.kernel + (k * 3 + gate) * width);
+      total(g.kernel + (k * kGates + gate) * u, sums.kernel + (k * kGates + gate) * width);
     for (int64_t k = 0; k < u; ++k)
-      total(g.recurrent + (k * 3 + gate) * u, sums.recurrent + (k * 3 + state_slot[gate]) * width);
+      total(g.recurrent + (k * kGates + gate) * u,
+            sums.recurrent + (k * kGates + state_slot) * width);
     if (!g.bias) continue;
-    total(g.bias + gate * u, sums.bias + (kZ + gate) * width);
-    if (p.reset_after) total(g.bias + (3 + gate) * u, sums.bias + state_slot[gate] * width);
+    total(g.bias + gate * u, sums.bias + input_slot * width);
+    if (p.reset_after) total(g.bias + (kGates + gate) * u, sums.bias + state_slot * width);
   }
 }
+
+}  // namespace gruflax::GRUFLAX_SET

@@ -1,15 +1,28 @@
-// The gates of some samples, a sample being a row at a step: the equations of step.py, with one
-// record per sample, [4 (`Slot`), width].
+// The equations of a GRU, those of step.py, for many samples at a time. A sample is one row of the
+// batch at one step.
 //
-// In the order of `Slot` the three gates that multiply the state lie side by side, and the three
-// that multiply the input. Included like vectors.h.
+// The gates of a sample are in its record, [4 (`Slot`), width]. The width is the number of units,
+// rounded up to whole vectors: loops over a record need no special case for the last vector.
 
-// Rows of a tile with N vectors of columns each: as many as there are registers for.
+#pragma once
+
+#include "problem.h"
+#include "products.h"
+
+namespace gruflax::GRUFLAX_SET {
+
+// Rows of a tile with N vectors of columns each. The sums of a tile stay in registers, and those
+// that are left hold a row of the panel and an element of the left factor.
 template <int N>
 constexpr int kTile = (kRegisters == 32 ? 24 : 12) / N;
+// Vectors of columns in the panels of products that are not those of three gates.
 constexpr int kPair = 2;
 
-// Takes pieces off a block of memory; without one it only counts.
+// The index of a gate's dropout mask where there are `count` masks: its own, or 0 if all gates
+// share one, or -1 if there is none.
+constexpr int mask_of(int gate, int count) { return count == kGates ? gate : count - 1; }
+
+// Takes pieces off a block of memory. Without a block it only counts how large one has to be.
 struct Arena {
   char* start;
   size_t used = 0;
@@ -22,19 +35,21 @@ struct Arena {
   }
 };
 
-// The weights of a call as panels.
+// The weights of a call as panels: copies that the products read from front to back. Columns are
+// padded with zeros to whole vectors, or to pairs of them.
 template <class S>
 struct Panels {
   static constexpr int64_t W = kLanes<S>;
   int64_t features, units, width, blocks, pairs, feature_pairs;
   bool after;
   Arena arena;
-  // z r n side by side, per block of units: of the inputs, and of the state if the reset is after.
+  // [blocks, depth, 3 (`Gate`), W]: all gates of a block of units side by side. If the reset comes
+  // before the product, the recurrent panels have two gates, z and r.
   S *kernel, *recurrent;
-  // Else z r side by side, and the candidate's by pairs of blocks.
+  // The candidate's own panels in that case, for its product comes later: [pairs, u, 2, W].
   S* candidate;
-  S* bias;  // [blocks, 4 (z, r, n, h_n), W]
-  // For the backward pass, by slots and pairs: transposed.
+  S* bias;  // [blocks, 4 (`Slot`), W]; those of z and r are added up
+  // Transposed, for the backward pass: [3 (the slots of the product), pairs, u, 2, W].
   S *recurrent_back, *kernel_back;
 
   Panels(const Problem<S>& p, bool backward, void* memory)
@@ -46,61 +61,63 @@ struct Panels {
         feature_pairs(round_up(p.features, kPair * W) / (kPair * W)),
         after(p.reset_after),
         arena{static_cast<char*>(memory)} {
-    kernel = arena.take<S>(features * 3 * width);
-    recurrent = arena.take<S>(units * (after ? 3 : 2) * width);
+    kernel = arena.take<S>(features * kGates * width);
+    recurrent = arena.take<S>(units * state_gates() * width);
     candidate = arena.take<S>(after ? 0 : units * pairs * kPair * W);
-    bias = arena.take<S>(4 * width);
-    recurrent_back = arena.take<S>(backward ? 3 * units * pairs * kPair * W : 0);
-    kernel_back = arena.take<S>(backward ? 3 * units * feature_pairs * kPair * W : 0);
+    bias = arena.take<S>(kSlots * width);
+    recurrent_back = arena.take<S>(backward ? kGates * units * pairs * kPair * W : 0);
+    kernel_back = arena.take<S>(backward ? kGates * units * feature_pairs * kPair * W : 0);
   }
 
   void fill(const Problem<S>& p, bool backward) {
-    const int64_t u = units, row = 3 * u;
-    pack_columns(p.kernel, kernel, features, 3);
-    pack_columns(p.recurrent, recurrent, u, after ? 3 : 2);
-    if (!after) pack(candidate, p.recurrent + 2 * u, u, row, u, 1, kPair * W, 1, 0);
+    const int64_t u = units, row = kGates * u;
+    pack_columns(p.kernel, kernel, features, kGates);
+    pack_columns(p.recurrent, recurrent, u, state_gates());
+    if (!after) pack(candidate, p.recurrent + kCandidateGate * u, u, row, u, 1, kPair * W, 1, 0);
     fill_bias(p);
     if (!backward) return;
     S *to = recurrent_back, *inputs_to = kernel_back;
-    for (int slot = 0; slot < 3; ++slot) {
-      // h_n, the candidate's, z and r of the state; z, r and n of the inputs.
-      const int64_t gate = (slot + 2) % 3;
+    for (const Gate gate : kStateGate)
       to = pack(to, p.recurrent + gate * u, u, 1, u, row, kPair * W, 1, 0);
-      inputs_to = pack(inputs_to, p.kernel + slot * u, u, 1, features, row, kPair * W, 1, 0);
-    }
+    for (int gate = 0; gate < kGates; ++gate)
+      inputs_to = pack(inputs_to, p.kernel + gate * u, u, 1, features, row, kPair * W, 1, 0);
   }
 
  private:
+  // The gates whose products with the state are computed together.
+  int state_gates() const { return after ? kGates : kCandidateGate; }
+
   void pack_columns(const S* from, S* to, int64_t depth, int64_t gates) {
-    pack(to, from, depth, 3 * units, units, 1, W, gates, units);
+    pack(to, from, depth, kGates * units, units, 1, W, gates, units);
   }
 
   void fill_bias(const Problem<S>& p) {
     for (int64_t c = 0; c < width; ++c) {
-      S* to = bias + c / W * 4 * W + c % W;
-      for (int gate = 0; gate < 4; ++gate) to[gate * W] = 0;
+      S* to = bias + c / W * kSlots * W + c % W;
+      for (int slot = 0; slot < kSlots; ++slot) to[slot * W] = 0;
       if (!p.bias || c >= units) continue;
       const S* b = p.bias + c;
-      for (int gate = 0; gate < 3; ++gate) to[gate * W] = b[gate * units];
+      for (int gate = 0; gate < kGates; ++gate) to[kInputSlot[gate] * W] = b[gate * units];
       if (!after) continue;
-      for (int gate = 0; gate < 2; ++gate) to[gate * W] += b[(3 + gate) * units];
-      to[3 * W] = b[5 * units];
+      b += kGates * units;
+      to[kStateN * W] = b[kCandidateGate * units];
+      for (int gate = 0; gate < kCandidateGate; ++gate) to[kStateSlot[gate] * W] += b[gate * units];
     }
   }
 };
 
 // What is multiplied and what comes of it, sample by sample. `x` and `h` are the rows that the
-// kernels multiply: with a dropout mask for each gate, one of z, r and n each, else the first
-// alone.
+// kernels multiply: where each gate has a dropout mask of its own, a row for each, in the order of
+// `Gate`, else only the first.
 template <class S>
 struct Samples {
   int64_t count;
-  const S** x[3];
-  const S** h[3];
-  const S** state;  // [units], the h of the last equation
-  S** next;         // [units], h', in the forward pass
-  S** gates;        // [4, units], those that are kept for the backward pass, or null
-  S* records;       // [count, 4, width], where the pass has need of them
+  const S** x[kGates];
+  const S** h[kGates];
+  const S** state;  // [units], the state h before the step
+  S** next;         // [units], the state after it; in the backward pass the gradient of the inputs
+  S** gates;        // [4 (`Slot`), units], kept for the backward pass, or null
+  S* records;       // [count, 4 (`Slot`), width], if the pass needs them
 };
 
 template <class S>
@@ -110,54 +127,65 @@ struct Cell {
   const Problem<S>& problem;
   const Panels<S>& panels;
 
-  // Computes the gates of all samples; `finish(sample, column, z, r, n, h_n)` gets each vector.
+  // Computes the gates of all samples, and calls `finish(sample, column, V gates[kSlots])` for each
+  // vector of units.
   template <class Finish>
-  INLINE_METHOD void gates_after(const Samples<S>& samples, Finish finish) const {
+  GRUFLAX_INLINE_METHOD void gates_after(const Samples<S>& samples, Finish finish) const {
     for (int64_t block = 0; block < panels.blocks; ++block)
-      tiles<kTile<3>>(samples.count, [&](int64_t first, auto rows) {
+      tiles<kTile<kGates>>(samples.count, [&](int64_t first, auto rows) {
         constexpr int M = decltype(rows)::value;
-        const S* bias = panels.bias + block * 4 * W;
-        V sum[3][M], x_n[M], kept[4][M];
-        EACH(m, M) EACH(q, 3) sum[q][m] = load(bias + q * W);
+        const S* bias = panels.bias + block * kSlots * W;
+        V sum[kGates][M], x_n[M], kept[kSlots][M];
+        begin(sum, bias);
         project_inputs(sum, samples, first, block);
-        EACH(m, M) x_n[m] = sum[2][m], sum[2][m] = load(bias + 3 * W);
+        // z and r are the sums of both products. The candidate needs each of its two.
+        GRUFLAX_EACH(m, M) x_n[m] = sum[kCandidateGate][m];
+        GRUFLAX_EACH(m, M) sum[kCandidateGate][m] = load(bias + kStateN * W);
         project_states(sum, samples, first, block);
-        // A loop that is not unrolled indexes memory, where the sums themselves must not be.
-        EACH(m, M) kept[3][m] = x_n[m];
-        EACH(m, M) EACH(q, 3) kept[q][m] = sum[q][m];
+        // The activations are too long to be unrolled, and a loop that is not unrolled indexes its
+        // arrays, which puts them into memory. This copy is for it: the sums stay in registers.
+        GRUFLAX_EACH(m, M) kept[kN][m] = x_n[m];
+        GRUFLAX_EACH(m, M)
+          GRUFLAX_EACH(q, kGates) kept[kStateSlot[q]][m] = sum[q][m];
         for (int m = 0; m < M; ++m) {
-          const V z = gate(kept[0][m]), r = gate(kept[1][m]);
-          const V n = candidate(kept[3][m] + r * kept[2][m]);
-          finish(first + m, block * W, z, r, n, kept[2][m]);
+          V gates[kSlots];
+          gates[kStateN] = kept[kStateN][m];
+          gates[kZ] = gate(kept[kZ][m]);
+          gates[kR] = gate(kept[kR][m]);
+          gates[kN] = candidate(kept[kN][m] + gates[kR] * gates[kStateN]);
+          finish(first + m, block * W, gates);
         }
       });
   }
 
-  // Computes the same with the reset before the product, in two passes over the records: r * h, z,
-  // r and what the input adds to the candidate; then `finish(sample, column, n)`.
+  // Computes the same if the reset comes before the product. The candidate's product needs all
+  // units of r * h, and so there are two passes. The first one writes h_n = r * h, z, r, and for n
+  // what the inputs add to it into the records. The second one calls `finish(sample, column, n)`.
   template <class Finish>
-  INLINE_METHOD void gates_before(const Samples<S>& samples, Finish finish) const {
+  GRUFLAX_INLINE_METHOD void gates_before(const Samples<S>& samples, Finish finish) const {
     const int64_t width = panels.width;
     for (int64_t block = 0; block < panels.blocks; ++block)
-      tiles<kTile<3>>(samples.count, [&](int64_t first, auto rows) {
+      tiles<kTile<kGates>>(samples.count, [&](int64_t first, auto rows) {
         constexpr int M = decltype(rows)::value;
-        const S* bias = panels.bias + block * 4 * W;
-        V sum[3][M], kept[3][M];
-        EACH(m, M) EACH(q, 3) sum[q][m] = load(bias + q * W);
+        const S* bias = panels.bias + block * kSlots * W;
+        V sum[kGates][M], kept[kGates][M];
+        begin(sum, bias);
         project_inputs(sum, samples, first, block);
-        V(&gates)[2][M] = reinterpret_cast<V(&)[2][M]>(sum);
-        project_states(gates, samples, first, block);
-        EACH(m, M) EACH(q, 3) kept[q][m] = sum[q][m];
+        V(&z_and_r)[kCandidateGate][M] = reinterpret_cast<V(&)[kCandidateGate][M]>(sum);
+        project_states(z_and_r, samples, first, block);
+        GRUFLAX_EACH(m, M)
+          GRUFLAX_EACH(q, kGates) kept[q][m] = sum[q][m];
         const int64_t lanes = problem.units - block * W;
         for (int m = 0; m < M; ++m) {
           S* record = samples.records + (first + m) * kSlots * width + block * W;
-          const V r = gate(kept[1][m]);
-          // The candidate's row of h is its dropout mask times the state.
-          const S* h = samples.h[problem.state_mask_count == 3 ? 2 : 0][first + m] + block * W;
+          const V r = gate(kept[kResetGate][m]);
+          // The row that the candidate's kernel multiplies: the state times its dropout mask.
+          const int of_candidate = problem.state_mask_count == kGates ? kCandidateGate : 0;
+          const S* h = samples.h[of_candidate][first + m] + block * W;
           store(record + kStateN * width, r * load(h, lanes));
-          store(record + kZ * width, gate(kept[0][m]));
+          store(record + kZ * width, gate(kept[kUpdateGate][m]));
           store(record + kR * width, r);
-          store(record + kN * width, kept[2][m]);
+          store(record + kN * width, kept[kCandidateGate][m]);
         }
       });
     for (int64_t pair = 0; pair < panels.pairs; ++pair)
@@ -167,7 +195,8 @@ struct Cell {
         const Strided<S> left{samples.records + first * kSlots * width, kSlots * width};
         multiply(sum, left, panels.candidate + pair * problem.units * kPair * W, kPair * W,
                  problem.units);
-        EACH(m, M) EACH(q, kPair) kept[q][m] = sum[q][m];
+        GRUFLAX_EACH(m, M)
+          GRUFLAX_EACH(q, kPair) kept[q][m] = sum[q][m];
         for (int64_t q = 0; q < smaller(kPair, panels.blocks - pair * kPair); ++q)
           for (int m = 0; m < M; ++m) {
             const int64_t column = (pair * kPair + q) * W;
@@ -177,32 +206,41 @@ struct Cell {
       });
   }
 
-  INLINE_METHOD V gate(V x) const { return activate<S>(problem.recurrent_activation, x); }
-  INLINE_METHOD V candidate(V x) const { return activate<S>(problem.activation, x); }
+  GRUFLAX_INLINE_METHOD V gate(V x) const { return activate<S>(problem.recurrent_activation, x); }
+  GRUFLAX_INLINE_METHOD V candidate(V x) const { return activate<S>(problem.activation, x); }
 
  private:
-  template <int N, int M>
-  INLINE_METHOD void project_inputs(V (&sum)[N][M], const Samples<S>& s, int64_t first,
-                                    int64_t block) const {
-    const int64_t f = problem.features;
-    project(sum, s.x, problem.input_mask_count, first, panels.kernel + block * f * 3 * W, f);
+  // Begins the sums of a block of units with its biases.
+  template <int M>
+  GRUFLAX_INLINE_METHOD static void begin(V (&sum)[kGates][M], const S* bias) {
+    GRUFLAX_EACH(m, M)
+      GRUFLAX_EACH(q, kGates) sum[q][m] = load(bias + kInputSlot[q] * W);
   }
 
   template <int N, int M>
-  INLINE_METHOD void project_states(V (&sum)[N][M], const Samples<S>& s, int64_t first,
-                                    int64_t block) const {
+  GRUFLAX_INLINE_METHOD void project_inputs(V (&sum)[N][M], const Samples<S>& s, int64_t first,
+                                            int64_t block) const {
+    const int64_t f = problem.features;
+    project(sum, s.x, problem.input_mask_count, first, panels.kernel + block * f * kGates * W, f);
+  }
+
+  template <int N, int M>
+  GRUFLAX_INLINE_METHOD void project_states(V (&sum)[N][M], const Samples<S>& s, int64_t first,
+                                            int64_t block) const {
     const int64_t u = problem.units;
     project(sum, s.h, problem.state_mask_count, first, panels.recurrent + block * u * N * W, u);
   }
 
   template <int N, int M>
-  INLINE_METHOD void project(V (&sum)[N][M], const S** const* rows, int masks, int64_t first,
-                             const S* panel, int64_t depth) const {
+  GRUFLAX_INLINE_METHOD void project(V (&sum)[N][M], const S** const* rows, int masks,
+                                     int64_t first, const S* panel, int64_t depth) const {
     const bool single = problem.rows == 1;
-    if (masks == 3) {
+    if (masks == kGates) {
       const GateRows<S> left{{rows[0] + first, rows[1] + first, rows[2] + first}};
       return multiply(sum, left, panel, N * W, depth, single);
     }
     multiply(sum, Rows<S>{rows[0] + first}, panel, N * W, depth, single);
   }
 };
+
+}  // namespace gruflax::GRUFLAX_SET

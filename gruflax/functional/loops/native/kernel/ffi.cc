@@ -1,5 +1,5 @@
 // The two calls that XLA makes, gruflax_forward and gruflax_backward: operands are read, checked
-// and handed on. What they are is said in ../ffi.py, the one place that makes such calls.
+// and handed on. ../ffi.py makes these calls, and says what the operands are.
 
 #include "xla/ffi/api/ffi.h"
 
@@ -112,15 +112,15 @@ template <class S>
 void read_arrays(Problem<S>& p, Operands& operands) {
   const auto kernel = operands.next("kernel", kType<S>);
   const auto k = operands.sizes(kernel);
-  if (k.size() != 2 || k[1] % 3) {
+  if (k.size() != 2 || k[1] % kGates) {
     operands.fail("kernel", "is no matrix of three gates");
     return;
   }
-  p.features = k[0], p.units = k[1] / 3;
+  p.features = k[0], p.units = k[1] / kGates;
   const int64_t f = p.features, u = p.units;
-  p.kernel = operands.data<S>("kernel", *kernel, f * 3 * u, p.strides.kernel);
-  p.recurrent = operands.take<S>("recurrent_kernel", kType<S>, u * 3 * u, p.strides.recurrent);
-  p.bias = operands.take<S>("bias", kType<S>, (p.reset_after ? 6 : 3) * u, p.strides.bias);
+  p.kernel = operands.data<S>("kernel", *kernel, f * kGates * u, p.strides.kernel);
+  p.recurrent = operands.take<S>("recurrent_kernel", kType<S>, u * kGates * u, p.strides.recurrent);
+  p.bias = operands.take<S>("bias", kType<S>, p.bias_size(), p.strides.bias);
   const auto inputs = operands.next("inputs", kType<S>);
   const auto x = operands.sizes(inputs);
   if (x.size() < 2 || x.back() != f) {
@@ -140,7 +140,7 @@ const S* read_masks(Operands& operands, const char* name, int64_t size, int& cou
   if (!buffer) return nullptr;
   const auto sizes = operands.sizes(buffer);
   count = sizes.size() ? static_cast<int>(sizes[0]) : 0;
-  if (count != 1 && count != 3) operands.fail(name, "are neither one nor three");
+  if (count != 1 && count != kGates) operands.fail(name, "are neither one nor three");
   return operands.data<S>(name, *buffer, count * size, stride);
 }
 
@@ -197,9 +197,9 @@ Error backward(ffi::ThreadPool& pool, Operands& operands, Results& results, cons
   g.last_state = operands.take<S>("dstate", kType<S>, states, g.last_state_stride);
   if (!operands.finish()) return operands.error();
   int64_t stride;
-  g.kernel = results.take<S>("kernel", kType<S>, f * 3 * u, stride);
-  g.recurrent = results.take<S>("recurrent_kernel", kType<S>, u * 3 * u, stride);
-  g.bias = results.take<S>("bias", kType<S>, (p.reset_after ? 6 : 3) * u, stride);
+  g.kernel = results.take<S>("kernel", kType<S>, f * kGates * u, stride);
+  g.recurrent = results.take<S>("recurrent_kernel", kType<S>, u * kGates * u, stride);
+  g.bias = results.take<S>("bias", kType<S>, p.bias_size(), stride);
   g.inputs = results.take<S>("inputs", kType<S>, steps * f, stride);
   g.initial_state = results.take<S>("initial_state", kType<S>, states, stride);
   g.reset_state = results.take<S>("reset_state", kType<S>, states, stride);
@@ -224,8 +224,8 @@ Error call(ffi::ThreadPool& pool, ffi::RemainingArgs args, ffi::RemainingRets re
                  : forward<float>(pool, operands, results, a);
 }
 
-// No exception may reach XLA, which has no place for any. The texts are so short that a string
-// holds them without memory of its own.
+// No exception may reach XLA, which does not catch any. The texts are short enough for
+// a string to hold them without allocating memory, which there may be none of.
 template <bool is_backward>
 Error dispatch(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
                Attributes a) {

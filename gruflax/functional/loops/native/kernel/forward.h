@@ -1,4 +1,11 @@
-// The forward pass over some rows of a call. Included like vectors.h.
+// The forward pass over some rows of a call.
+
+#pragma once
+
+#include "cell.h"
+#include "gather.h"
+
+namespace gruflax::GRUFLAX_SET {
 
 template <class S>
 struct Forward {
@@ -7,7 +14,7 @@ struct Forward {
   Arena arena;
   Gatherer<S> gatherer;
   const S** state;  // of each row of the group
-  S* rooms;         // two states for each row, where no outputs are wanted
+  S* rooms;         // two states for each row, in turn, where no outputs are wanted
 
   Forward(const Problem<S>& p, const void* packed, void* scratch)
       : problem(p),
@@ -33,7 +40,8 @@ struct Forward {
     for (int64_t g = 0; g < rows; ++g) copy(problem.last_state + (first + g) * u, state[g], u);
   }
 
-  // Adds a row's step to the samples, or holds the state where it is masked.
+  // Adds a row's step to the samples. Where it is masked there is nothing to compute: the state is
+  // held, as a pointer to where it already is.
   void begin_step(int64_t row, int64_t g, int64_t i) {
     const int64_t u = problem.units, t = problem.step(i);
     const S* h = problem.is_reset(row, t) ? problem.reset_state + row * u : state[g];
@@ -61,24 +69,25 @@ struct Forward {
       const Vector<S> h = load(samples.state[i] + column, lanes);
       store(samples.next[i] + column, z * h + (S(1) - z) * n, lanes);
     };
-    const auto keep = [&](int64_t i, int64_t column, Vector<S> h_n, Vector<S> z, Vector<S> r,
-                          Vector<S> n) {
-      S* to = samples.gates[i] + column;
-      const Vector<S> gates[] = {h_n, z, r, n};
-      EACH(slot, kSlots) store(to + slot * problem.units, gates[slot], problem.units - column);
+    const auto keep = [&](int64_t i, int64_t column, int slot, Vector<S> gate) {
+      S* to = samples.gates[i] + slot * problem.units + column;
+      store(to, gate, problem.units - column);
     };
     if (problem.reset_after)
-      cell.gates_after(samples, [&](int64_t i, int64_t column, Vector<S> z, Vector<S> r,
-                                    Vector<S> n, Vector<S> h_n) {
-        blend(i, column, z, n);
-        if (problem.gates) keep(i, column, h_n, z, r, n);
+      cell.gates_after(samples, [&](int64_t i, int64_t column, const Vector<S>(&gates)[kSlots]) {
+        blend(i, column, gates[kZ], gates[kN]);
+        if (!problem.gates) return;
+        GRUFLAX_EACH(slot, kSlots) keep(i, column, slot, gates[slot]);
       });
     else
       cell.gates_before(samples, [&](int64_t i, int64_t column, Vector<S> n) {
         const S* record = samples.records + i * kSlots * panels.width + column;
-        const auto slot = [&](int at) { return load(record + at * panels.width); };
-        blend(i, column, slot(kZ), n);
-        if (problem.gates) keep(i, column, slot(kStateN), slot(kZ), slot(kR), n);
+        blend(i, column, load(record + kZ * panels.width), n);
+        if (!problem.gates) return;
+        GRUFLAX_EACH(slot, kN) keep(i, column, slot, load(record + slot * panels.width));
+        keep(i, column, kN, n);
       });
   }
 };
+
+}  // namespace gruflax::GRUFLAX_SET

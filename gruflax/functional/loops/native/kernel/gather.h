@@ -1,10 +1,20 @@
-// Rows side by side, and the samples that are made of them. Included like vectors.h.
+// Divides the rows of a batch into groups, and collects the samples of a group that are computed
+// together: those of one step in the forward pass, those of a chunk of steps in the backward pass.
 
-// Rows side by side: enough that a panel is read for several tiles, so few that what the rows touch
-// at a step stays in the nearest cache and its pages in the translation buffer.
+#pragma once
+
+#include "cell.h"
+
+namespace gruflax::GRUFLAX_SET {
+
+// The most rows of a group. A panel that was read into the cache should serve several tiles of
+// rows, so there should be many. But each row reads and writes in another place of the arrays, so
+// there should be so few that all of it stays in the first cache, and the pages in the translation
+// buffer.
 constexpr int64_t kGroup = 24;
 
-// Calls `use(first, rows)` for groups of the rows from first to end, as even as can be.
+// Calls `use(first, rows)` for groups of the rows from first to end. Their sizes differ by one row
+// at most: a small last group would cost nearly as much time for each step as a whole one.
 template <class Use>
 static void in_groups(int64_t first, int64_t end, Use use) {
   for (int64_t left = (end - first + kGroup - 1) / kGroup; left; --left) {
@@ -14,7 +24,9 @@ static void in_groups(int64_t first, int64_t end, Use use) {
   }
 }
 
-// Where samples are put together: their rows, and copies of those that dropout masks multiply.
+// Collects samples. What the kernels multiply are pointers into the arrays of the call, so that
+// masked steps can be left out and nothing is copied, but for dropout: the rows that a mask
+// multiplies are copies, as many for each sample as there are masks.
 template <class S>
 struct Gatherer {
   const Problem<S>& problem;
@@ -24,8 +36,8 @@ struct Gatherer {
   Gatherer(const Problem<S>& p, Arena& arena, int64_t capacity, int64_t records, int64_t width)
       : problem(p) {
     samples.count = 0;
-    for (int q = 0; q < 3; ++q) samples.x[q] = arena.take<const S*>(capacity);
-    for (int q = 0; q < 3; ++q) samples.h[q] = arena.take<const S*>(capacity);
+    for (auto& x : samples.x) x = arena.take<const S*>(capacity);
+    for (auto& h : samples.h) h = arena.take<const S*>(capacity);
     samples.state = arena.take<const S*>(capacity);
     samples.next = arena.take<S*>(capacity);
     samples.gates = arena.take<S*>(capacity);
@@ -34,7 +46,8 @@ struct Gatherer {
     dropped_states = arena.take<S>(capacity * p.state_mask_count * p.units);
   }
 
-  // Adds a row's step `t`, the i-th to be processed.
+  // Adds the sample of a row at its step t, where `step` counts in the order of processing. Inputs
+  // are at t, and the kept gates at `step`, as the outputs are.
   void add(int64_t row, int64_t t, int64_t step, const S* state, S* next) {
     const int64_t f = problem.features, u = problem.units, i = samples.count++;
     samples.gates[i] = problem.gates ? problem.gates + problem.at(row, step) * kSlots * u : nullptr;
@@ -59,7 +72,7 @@ struct Gatherer {
   }
 };
 
-// Where there is nothing there may be no address, either.
+// An empty array may have no address, and then memcpy and memset must not be called.
 template <class S>
 static void copy(S* to, const S* from, int64_t count) {
   if (count) __builtin_memcpy(to, from, count * sizeof(S));
@@ -68,3 +81,5 @@ template <class S>
 static void clear(S* to, int64_t count) {
   if (count) __builtin_memset(to, 0, count * sizeof(S));
 }
+
+}  // namespace gruflax::GRUFLAX_SET

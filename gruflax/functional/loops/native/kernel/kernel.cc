@@ -1,20 +1,13 @@
 // The kernels for one instruction set, GRUFLAX_SET, whose flags the compiler gets with this file.
 //
-// No header of the standard library with code in it may be used here: the linker keeps one copy of
-// a function for the whole library, and that may be one for a machine that this is not.
+// No header of the standard library with code in it may be used here, for its functions lie in no
+// namespace of ours: see vectors.h.
 
+#include "backward.h"
+#include "forward.h"
 #include "problem.h"
 
-namespace gruflax {
-namespace GRUFLAX_SET {
-// clang-format off: each needs those before it.
-#include "vectors.h"
-#include "products.h"
-#include "cell.h"
-#include "gather.h"
-#include "forward.h"
-#include "backward.h"
-// clang-format on
+namespace gruflax::GRUFLAX_SET {
 
 template <class S>
 static size_t packed_size(const Problem<S>& p, bool backward) {
@@ -64,10 +57,9 @@ static bool runs_here() {
 #endif
 }
 
-#define TEXT_OF(name) #name
-#define TEXT(name) TEXT_OF(name)
+#define GRUFLAX_TEXT_OF(name) #name
+#define GRUFLAX_TEXT(name) GRUFLAX_TEXT_OF(name)
 extern const InstructionSet kSet;
-const InstructionSet kSet{TEXT(GRUFLAX_SET), runs_here, kKernel<float>, kKernel<double>};
+const InstructionSet kSet{GRUFLAX_TEXT(GRUFLAX_SET), runs_here, kKernel<float>, kKernel<double>};
 
-}  // namespace GRUFLAX_SET
-}  // namespace gruflax
+}  // namespace gruflax::GRUFLAX_SET

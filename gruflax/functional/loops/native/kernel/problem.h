@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "orders.h"
+
 namespace gruflax {
 
 enum Activation : int32_t {
@@ -20,10 +22,6 @@ enum Activation : int32_t {
   kSoftsign,
   kActivations,
 };
-
-// What the gates of a sample are, in this order: h_n | z | r | n. h_n is what the reset gate r
-// multiplies, h R_n + c_n, if the reset comes after the product, else r * h.
-enum Slot { kStateN, kZ, kR, kN, kSlots };
 
 // How far the arrays of a member lie from those of the one before, in elements: 0 where all members
 // share one array.
@@ -42,21 +40,21 @@ struct Problem {
   Activation activation, recurrent_activation;
 
   const S* inputs;
-  const S* kernel;         // [f, 3u], columns z | r | n
+  const S* kernel;         // [f, 3u], columns in the order of `Gate`
   const S* recurrent;      // [u, 3u]
   const S* bias;           // [2, 3u] if reset_after, else [3u]
   const S* initial_state;  // [rows, u]
   const S* reset_state;    // [rows, u]
   const bool* valid;       // [rows, time]
   const bool* reset;       // [rows, time]
-  const S* input_masks;    // [input_mask_count, rows, f]; counts are 0, 1 or 3
+  const S* input_masks;    // [input_mask_count, rows, f]; counts are 0, 1 or kGates
   const S* state_masks;    // [state_mask_count, rows, u]
   int input_mask_count, state_mask_count;
 
   // Results of the forward pass. The backward pass reads the states from the first, and the gates
   // from the second if they were kept.
   S* outputs;     // [rows, time, u]
-  S* gates;       // [rows, time, 4 (h_n, z, r, n), u]
+  S* gates;       // [rows, time, 4 (`Slot`), u]
   S* last_state;  // [rows, u]
 
   Strides strides;
@@ -67,6 +65,7 @@ struct Problem {
   bool is_valid(int64_t row, int64_t t) const { return !valid || valid[at(row, t)]; }
   bool is_reset(int64_t row, int64_t t) const { return reset && reset[at(row, t)]; }
 
+  int64_t bias_size() const { return (reset_after ? 2 : 1) * kGates * units; }
   bool shares_weights() const { return !strides.kernel && !strides.recurrent && !strides.bias; }
   // The problem of one member, alone.
   Problem member(int64_t m) const {
@@ -109,8 +108,9 @@ struct Gradients {
     };
     move(one.outputs, outputs_stride), move(one.last_state, last_state_stride);
     move(one.inputs, p.rows * p.time * p.features);
-    move(one.kernel, p.features * 3 * p.units), move(one.recurrent, p.units * 3 * p.units);
-    move(one.bias, (p.reset_after ? 6 : 3) * p.units);
+    move(one.kernel, p.features * kGates * p.units);
+    move(one.recurrent, p.units * kGates * p.units);
+    move(one.bias, p.bias_size());
     move(one.initial_state, p.rows * p.units), move(one.reset_state, p.rows * p.units);
     return one;
   }

@@ -98,9 +98,9 @@ void run_forward(const Problem<S>& p, const Threads& threads) {
   Parts::run(std::move(work), threads, worthwhile_threads(p));
 }
 
-// The parts of a member's backward pass hang on the call alone, not on the threads: sums of
-// gradients are the same on every machine. They are few where the sums are large, and where the
-// members are parts already.
+// The parts of a member's backward pass depend on the call alone and not on the threads, so that
+// the sums of gradients are the same on every machine. There are few parts where the sums are
+// large, and where there are other members to keep the threads busy.
 template <class S>
 static int64_t backward_parts(const Problem<S>& p, size_t sums_size) {
   constexpr int64_t most_bytes = 32 << 20, most_parts = 64, most_of_members = 32;

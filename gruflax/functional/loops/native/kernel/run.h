@@ -26,7 +26,7 @@ void run_backward(const Problem<S>& problem, const Gradients<S>& gradients, cons
 #pragma GCC visibility push(default)
 extern "C" {
 // Uses an instruction set from now on, by its name; null is the best that this machine has. Returns
-// its name, or null where there is none such here, and then changes nothing.
+// its name, or null where this machine has no set of that name, and then changes nothing.
 const char* gruflax_use(const char* name);
 // Returns the version of what ../ffi.py hands over.
 int gruflax_interface();

@@ -1,7 +1,31 @@
 // Vectors of one instruction set, and the pointwise functions of a GRU on them.
 //
-// Included by kernel.cc inside a namespace of the set, once for each set: nothing here may have
-// linkage outside of it, or the linker would pick one set's code for all.
+// kernel.cc is compiled once for each instruction set, and all of these object files become one
+// library, which chooses one of them when it runs. Of functions with the same name the linker keeps
+// one copy. If the sets shared a name, a machine might run code with instructions that it lacks. So
+// everything that is compiled for a set, here and in the headers that include this one, lies in a
+// namespace with the name of the set, GRUFLAX_SET.
+
+#pragma once
+
+#include <cstdint>
+
+#include "problem.h"
+
+// A header that is read alone, as editors do, belongs to no set.
+#ifndef GRUFLAX_SET
+#define GRUFLAX_SET no_set
+#endif
+
+#define GRUFLAX_INLINE static inline __attribute__((always_inline))
+#define GRUFLAX_INLINE_METHOD inline __attribute__((always_inline))
+#if defined(__clang__)
+#define GRUFLAX_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define GRUFLAX_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace gruflax::GRUFLAX_SET {
 
 #if defined(__AVX512F__)
 constexpr int kBytes = 64, kRegisters = 32;
@@ -11,14 +35,6 @@ constexpr int kBytes = 32, kRegisters = 16;
 constexpr int kBytes = 16, kRegisters = 32;
 #else
 constexpr int kBytes = 16, kRegisters = 16;
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
-#define INLINE_METHOD inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 template <class S>
@@ -41,40 +57,40 @@ template <class S>
 constexpr int kLanes = kBytes / sizeof(S);
 
 template <class S>
-INLINE Vector<S> load(const S* from) {
+GRUFLAX_INLINE Vector<S> load(const S* from) {
   return *reinterpret_cast<const typename Lanes<S>::Unaligned*>(from);
 }
 template <class S>
-INLINE void store(S* to, Vector<S> value) {
+GRUFLAX_INLINE void store(S* to, Vector<S> value) {
   *reinterpret_cast<typename Lanes<S>::Unaligned*>(to) = value;
 }
 // All lanes, or the first `lanes` of them and zeros.
 template <class S>
-INLINE Vector<S> load(const S* from, int64_t lanes) {
+GRUFLAX_INLINE Vector<S> load(const S* from, int64_t lanes) {
   if (lanes >= kLanes<S>) return load(from);
   Vector<S> value = {};
   for (int64_t i = 0; i < lanes; ++i) value[i] = from[i];
   return value;
 }
 template <class S>
-INLINE void store(S* to, Vector<S> value, int64_t lanes) {
+GRUFLAX_INLINE void store(S* to, Vector<S> value, int64_t lanes) {
   if (lanes >= kLanes<S>) return store(to, value);
   for (int64_t i = 0; i < lanes; ++i) to[i] = value[i];
 }
 // A form that every compiler turns into one broadcast; a loop over lanes it does not.
 template <class S>
-INLINE Vector<S> all(S value) {
+GRUFLAX_INLINE Vector<S> all(S value) {
   return value - Vector<S>{};
 }
 
 // Comparisons with NaN are false, and so these hand NaN on.
 template <class V, class S>
-INLINE V at_least(V x, S bound) {
+GRUFLAX_INLINE V at_least(V x, S bound) {
   const V least = bound - V{};
   return x < least ? least : x;
 }
 template <class V, class S>
-INLINE V at_most(V x, S bound) {
+GRUFLAX_INLINE V at_most(V x, S bound) {
   const V most = bound - V{};
   return x > most ? most : x;
 }
@@ -82,7 +98,7 @@ INLINE V at_most(V x, S bound) {
 // exp(x) = 2^n exp(f): n is x / log 2 to the nearest integer, read from the low bits of n plus a
 // large number, and f = x - n log 2 with log 2 in two parts. Below the range the result is the
 // least normal number, above it infinity. The power multiplies, so that NaN stays NaN.
-INLINE Vector<float> exponential(Vector<float> x) {
+GRUFLAX_INLINE Vector<float> exponential(Vector<float> x) {
   using Integers = Lanes<float>::Integers;
   x = at_most(at_least(x, -87.33f), 89.f);
   const Vector<float> shifted = x * 1.44269504f + 12582912.f, n = shifted - 12582912.f;
@@ -103,7 +119,7 @@ INLINE Vector<float> exponential(Vector<float> x) {
 struct Exponential {
   Vector<double> power, rest;
 };
-INLINE Exponential split_exponential(Vector<double> x) {
+GRUFLAX_INLINE Exponential split_exponential(Vector<double> x) {
   using Integers = Lanes<double>::Integers;
   const double magic = 6755399441055744.;
   const Vector<double> shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
@@ -111,18 +127,18 @@ INLINE Exponential split_exponential(Vector<double> x) {
   Vector<double> p = f * (1. / 6227020800.) + 1. / 479001600.;
   const double series[] = {1. / 39916800., 1. / 3628800., 1. / 362880., 1. / 40320., 1. / 5040.,
                            1. / 720.,      1. / 120.,     1. / 24.,     1. / 6.,     0.5};
-  UNROLL for (int i = 0; i < 10; ++i) p = p * f + series[i];
+  GRUFLAX_UNROLL for (int i = 0; i < 10; ++i) p = p * f + series[i];
   const Integers power = (reinterpret_cast<Integers>(shifted) + 1023) << 52;
   return {reinterpret_cast<Vector<double>>(power), p * (f * f) + f};
 }
 
-INLINE Vector<double> exponential(Vector<double> x) {
+GRUFLAX_INLINE Vector<double> exponential(Vector<double> x) {
   const Exponential e = split_exponential(at_most(at_least(x, -708.), 710.));
   return (e.rest + 1.) * e.power;
 }
 
 // The quotient of polynomials that XLA and Eigen use: exact to some units in the last place.
-INLINE Vector<float> hyperbolic_tangent(Vector<float> x) {
+GRUFLAX_INLINE Vector<float> hyperbolic_tangent(Vector<float> x) {
   x = at_most(at_least(x, -7.90531110763549805f), 7.90531110763549805f);
   const Vector<float> square = x * x;
   Vector<float> p = square * -2.76076847742355e-16f + 2.00018790482477e-13f;
@@ -140,14 +156,14 @@ INLINE Vector<float> hyperbolic_tangent(Vector<float> x) {
 
 // With t = exp(2x) - 1 it is t / (t + 2), where nothing cancels; it is x itself where that is as
 // exact, and so zeros keep their signs and the smallest numbers their digits.
-INLINE Vector<double> hyperbolic_tangent(Vector<double> x) {
+GRUFLAX_INLINE Vector<double> hyperbolic_tangent(Vector<double> x) {
   const Exponential e = split_exponential(at_most(at_least(2. * x, -40.), 40.));
   const Vector<double> t = e.power * e.rest + (e.power - 1.);
   return x * x < all(1e-16) ? x : t / (t + 2.);
 }
 
 template <class S, class V = Vector<S>>
-INLINE V activate(Activation function, V x) {
+GRUFLAX_INLINE V activate(Activation function, V x) {
   switch (function) {
     case kSigmoid: return S(1) / (S(1) + exponential(-x));
     case kTanh: return hyperbolic_tangent(x);
@@ -164,7 +180,7 @@ INLINE V activate(Activation function, V x) {
 
 // The derivative of an activation in terms of its value y.
 template <class S, class V = Vector<S>>
-INLINE V derivative(Activation function, V y) {
+GRUFLAX_INLINE V derivative(Activation function, V y) {
   const V zero = {}, one = S(1) - zero;
   switch (function) {
     case kSigmoid: return y * (one - y);
@@ -179,3 +195,5 @@ INLINE V derivative(Activation function, V y) {
     default: return one;
   }
 }
+
+}  // namespace gruflax::GRUFLAX_SET
