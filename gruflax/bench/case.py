@@ -122,14 +122,14 @@ def thread_count() -> int:
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Returns the names of the processor, the device and the system, and the versions installed."""
-    found = importlib.metadata.distributions()
+    versions = {each.name: each.version for each in importlib.metadata.distributions()}
     return {
         "cpu": _cpu_model(),
         "threads": thread_count(),
         "device": device,
         "device_kind": jax.devices(device)[0].device_kind,
         "python": platform.python_version(),
-        "versions": {each.name: each.version for each in found if each.name in DISTRIBUTIONS},
+        "versions": {name: versions[name] for name in DISTRIBUTIONS if name in versions},
     }
 
 

@@ -183,7 +183,7 @@ def _in_jax(build: Build, name: str, **fields: Any) -> Peer:
 
 
 LINEN, TORCH, ONNXRUNTIME = "flax.linen", "torch", "onnxruntime"
-_LENGTHS = "takes lengths instead of a mask, and does not hold outputs at padded steps"
+_LENGTHS = "takes lengths where others take a mask, and does not hold outputs at padded steps"
 _RESETS = "resets before the recurrent product: the same products, in two parts"
 _DROPOUT = ("recurrent dropout",)
 _MASKS = ("masks", *_DROPOUT)
