@@ -6,7 +6,8 @@ from contestants import SPEED
 from race import Race
 from record import Record, options
 
-from gruflax.bench.case import FORWARD, GPU_SHAPES, VALUE_AND_GRAD
+from gruflax.bench.case import FORWARD, VALUE_AND_GRAD
+from gruflax.bench.plan import GPU_SHAPES
 
 
 if __name__ == "__main__":

@@ -1,270 +1,201 @@
-"""The GRUs of other libraries, in JAX and with engines of their own."""
+"""The GRUs of other libraries, with gruflax's parameters: a row of `LIBRARIES` for each."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn, nnx
 from jax import lax
 
-from gruflax.bench.case import FORWARD, VALUE_AND_GRAD, Case, thread_count
+from gruflax import convert
+from gruflax.bench.case import VALUE_AND_GRAD, Case, thread_count
 from gruflax.bench.contestants import (
     JAX_PEER,
     OTHER,
+    Apply,
     Inputs,
+    Params,
     Peer,
     Program,
+    Tree,
     gruflax_params,
     jax_program,
 )
+from gruflax.linen import GRU
 
 
-def linen_cell(case: Case) -> Any:
+# From a case and gruflax's parameters to a library's `apply(own, inputs) -> outputs` and its own.
+Build = Callable[[Case, Params], tuple[Apply, Tree]]
+
+
+def linen_cell(case: Case) -> nn.GRUCell:
     """Makes `flax.linen.GRUCell` in the dtype of a case."""
-    from flax import linen as nn
-
     dtype = jnp.dtype(case.dtype)
-    # The default draws by QR, which knows no 16-bit floats.
-    draw = nn.initializers.lecun_normal()
-    return nn.GRUCell(case.units, dtype=dtype, param_dtype=dtype, recurrent_kernel_init=draw)
+    return nn.GRUCell(case.units, dtype=dtype, param_dtype=dtype)
 
 
-def make_linen(case: Case, mode: str) -> Program:
-    """Makes `flax.linen.RNN(GRUCell)`."""
-    from flax import linen as nn
-
+def _linen(case: Case, params: Params) -> tuple[Apply, Tree]:
     layer = nn.RNN(linen_cell(case))
-    params = layer.init(jax.random.key(0), jnp.zeros((case.batch, 1, case.features), case.dtype))
-
-    def apply(params: Any, inputs: Inputs) -> Any:
-        return layer.apply(params, inputs.x, seq_lengths=inputs.lengths)
-
-    return jax_program(case, mode, apply, params)
+    apply = lambda own, inputs: layer.apply(own, inputs.x, seq_lengths=inputs.lengths)  # noqa: E731
+    return apply, {"params": {"cell": convert.to_linen(params)}}
 
 
-def make_nnx(case: Case, mode: str) -> Program:
-    """Makes `flax.nnx.RNN(GRUCell)`."""
-    from flax import nnx
-
+def _nnx(case: Case, params: Params) -> tuple[Apply, Tree]:
     dtype = jnp.dtype(case.dtype)
     cell = nnx.GRUCell(case.features, case.units, dtype=dtype, rngs=nnx.Rngs(0))
-    graph, params, others = nnx.split(nnx.RNN(cell, rngs=False), nnx.Param, ...)
+    # It has no recurrent bias for the candidate.
+    bias = params["bias"].at[1, 2 * case.units :].set(0)
+    nnx.update(cell, convert.to_nnx({**params, "bias": bias}))
+    graph, state, others = nnx.split(nnx.RNN(cell, rngs=False), nnx.Param, ...)
 
-    def apply(params: Any, inputs: Inputs) -> Any:
-        layer = nnx.merge(graph, params, others)
+    def apply(own: Tree, inputs: Inputs) -> Tree:
+        layer = nnx.merge(graph, own, others)
         start = jnp.zeros((*inputs.x.shape[:-2], case.units), inputs.x.dtype)
         return layer(inputs.x, initial_carry=start, seq_lengths=inputs.lengths)
 
-    # Drawn in float32: QR knows no 16-bit floats.
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return jax_program(case, mode, apply, params)
+    return apply, state
 
 
-def make_haiku(case: Case, mode: str) -> Program:
-    """Makes `haiku.dynamic_unroll(GRU)`."""
+def _haiku(case: Case, params: Params) -> tuple[Apply, Tree]:
     import haiku as hk
 
-    unroll_core: Any = hk.dynamic_unroll
-
-    def unroll(x: jax.Array) -> jax.Array:
-        core = hk.GRU(case.units)
+    def unroll(x: jax.Array) -> Tree:
         state = jnp.zeros((*x.shape[:-2], case.units), x.dtype)
         # Without a batch axis, time is the first.
-        return unroll_core(core, x, state, time_major=x.ndim == 2)[0]
+        return hk.dynamic_unroll(hk.GRU(case.units), x, state, time_major=x.ndim == 2)[0]
 
-    layer: Any = hk.without_apply_rng(hk.transform(unroll))
-    start = jnp.zeros((case.batch, 1, case.features), case.dtype)
-    params = layer.init(jax.random.key(0), start)
-    return jax_program(case, mode, lambda params, inputs: layer.apply(params, inputs.x), params)
+    layer = hk.without_apply_rng(hk.transform(unroll))
+    apply = lambda own, inputs: layer.apply(own, inputs.x)  # noqa: E731
+    return apply, {"gru": convert.to_haiku({**params, "bias": params["bias"][0]})}
 
 
-def make_equinox(case: Case, mode: str) -> Program:
-    """Makes a scan over `equinox.nn.GRUCell`, vmapped over the batch as its users write it."""
+def _equinox(case: Case, params: Params) -> tuple[Apply, Tree]:
     import equinox as eqx
 
-    cell = eqx.nn.GRUCell(
-        case.features, case.units, dtype=jnp.dtype(case.dtype), key=jax.random.key(0)
-    )
-    params, static = eqx.partition(cell, eqx.is_array)
+    empty = eqx.nn.GRUCell(case.features, case.units, key=jax.random.key(0))
 
-    def apply(params: Any, inputs: Inputs) -> Any:
-        cell = eqx.combine(params, static)
+    def apply(own: Tree, inputs: Inputs) -> Tree:
+        leaves = lambda cell: [getattr(cell, name) for name in own]  # noqa: E731
+        cell = eqx.tree_at(leaves, empty, list(own.values()))
 
-        def step(state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            state = cell(x, state)
-            return state, state
-
-        def unroll(sequence: jax.Array) -> jax.Array:
-            return lax.scan(step, jnp.zeros(case.units, sequence.dtype), sequence)[1]
+        def unroll(x: jax.Array) -> jax.Array:
+            step = lambda state, x: (cell(x, state),) * 2  # noqa: E731
+            return lax.scan(step, jnp.zeros(case.units, x.dtype), x)[1]
 
         return unroll(inputs.x) if inputs.x.ndim == 2 else jax.vmap(unroll)(inputs.x)
 
-    return jax_program(case, mode, apply, params)
+    return apply, convert.to_equinox(params)
 
 
-def make_keras(case: Case, mode: str) -> Program:
-    """Makes `keras.layers.GRU` on its JAX backend."""
+def _keras(case: Case, params: Params) -> tuple[Apply, Tree]:
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
-    if keras.backend.backend() != "jax":
-        raise RuntimeError(f"keras runs on {keras.backend.backend()}, not on JAX")
-    # The default draws the recurrent kernel by QR, which knows no 16-bit floats.
-    draw: Any = keras.initializers.GlorotUniform(seed=0)
     layer = keras.layers.GRU(
         case.units,
         return_sequences=True,
-        reset_after=True,
-        recurrent_initializer=draw,
-        kernel_initializer=draw,
+        # The default draws by QR, which knows no 16-bit floats.
+        recurrent_initializer="zeros",
         dropout=case.dropout,
         recurrent_dropout=case.dropout,
         dtype=case.dtype,
     )
     layer.build((None, case.time, case.features))
-    params, others = (
-        [variable.value for variable in variables]
-        for variables in (layer.trainable_variables, layer.non_trainable_variables)
-    )
+    others = [variable.value for variable in layer.non_trainable_variables]
 
-    def apply(params: Any, inputs: Inputs) -> Any:
+    def apply(own: Tree, inputs: Inputs) -> Tree:
         # It always wants a batch axis.
         x = inputs.x.reshape(-1, case.time, case.features)
         mask = None if inputs.mask is None else inputs.mask.reshape(x.shape[:2])
-        if inputs.key is None:
-            return layer.stateless_call(params, others, x, mask=mask)[0]
+        key, training = inputs.key, inputs.key is not None
         # What is not trained is the state of its random generator, which has the form of a key.
-        states = [jax.random.key_data(inputs.key) for _ in others]
-        return layer.stateless_call(params, states, x, mask=mask, training=True)[0]
+        states = others if key is None else [jax.random.key_data(key) for _ in others]
+        return layer.stateless_call(own, states, x, mask=mask, training=training)[0]
 
-    return jax_program(case, mode, apply, params)
-
-
-LENGTHS_NOTE = "takes lengths instead of a mask, and does not hold outputs at padded steps"
-
-JAX_PEERS = (
-    Peer("flax.linen", JAX_PEER, make_linen, ("flax",), "flax", mask_note=LENGTHS_NOTE),
-    Peer("flax.nnx", JAX_PEER, make_nnx, ("flax",), "flax", mask_note=LENGTHS_NOTE),
-    Peer(
-        "haiku",
-        JAX_PEER,
-        make_haiku,
-        ("haiku",),
-        "dm-haiku",
-        masks=False,
-        note="resets before the recurrent product: the same products, in two parts",
-    ),
-    Peer("equinox", JAX_PEER, make_equinox, ("equinox",), "equinox", masks=False),
-    Peer("keras", JAX_PEER, make_keras, ("keras",), "keras", dropout=True),
-)
+    return apply, convert.to_keras(params)
 
 
-def make_torch(case: Case, mode: str) -> Program:
-    """Makes `torch.nn.GRU`, on packed sequences where there is a mask."""
+def _torch(case: Case, mode: str) -> Program:
     import torch  # pyright: ignore[reportMissingImports]
 
-    if case.device != "cpu" and not torch.cuda.is_available():
-        raise RuntimeError(f"torch has no {case.device}")
     torch.set_num_threads(thread_count())
-    device = "cuda" if case.device == "gpu" else "cpu"
+    device = {"gpu": "cuda"}.get(case.device, case.device)
     dtype = getattr(torch, case.dtype)
-    torch.manual_seed(0)
     gru = torch.nn.GRU(case.features, case.units, batch_first=True, device=device, dtype=dtype)
+    weights = convert.to_torch(gruflax_params(case)).items()
+    gru.load_state_dict(
+        {f"{name}_l0": torch.from_numpy(np.asarray(each, np.float64)) for name, each in weights}
+    )
+    training = mode == VALUE_AND_GRAD
     # Out of training, cuDNN keeps nothing for a backward pass.
-    gru.train(mode == VALUE_AND_GRAD)
-    inputs: Any = torch.from_numpy(case.inputs()).to(device, dtype)
-    lengths = case.lengths()
-    if lengths is not None:
-        inputs = torch.nn.utils.rnn.pack_padded_sequence(
-            inputs, torch.from_numpy(lengths).long(), batch_first=True, enforce_sorted=False
-        )
-    # Of a packed sequence too: its steps are one tensor.
-    x = inputs if lengths is None else inputs.data
-    x.requires_grad_(mode == VALUE_AND_GRAD)
+    gru.train(training)
+    x = torch.from_numpy(case.inputs()).to(device, dtype).requires_grad_(training)
 
-    def wait() -> None:
+    def run() -> Any:
+        with torch.inference_mode(not training):
+            found = (gru(x)[0],)
+            if training:
+                outputs = found[0].float() if dtype.itemsize < 4 else found[0]
+                loss = outputs.square().mean()
+                found = loss.detach(), *torch.autograd.grad(loss, (*gru.parameters(), x))
         if device == "cuda":
             torch.cuda.synchronize()
+        return found
 
-    def forward() -> Any:
-        with torch.inference_mode():
-            outputs = gru(inputs)[0]
-        wait()
-        return outputs if lengths is None else outputs.data
-
-    def value_and_grad() -> Any:
-        gru.zero_grad(set_to_none=True)
-        x.grad = None
-        outputs = gru(inputs)[0]
-        # A packed sequence holds the valid steps only.
-        valid = outputs if lengths is None else outputs.data
-        loss = valid.float().square().mean() if dtype.itemsize < 4 else valid.square().mean()
-        loss.backward()
-        wait()
-        return loss.detach(), [each.grad for each in (*gru.parameters(), x)]
-
-    return Program(value_and_grad if mode == VALUE_AND_GRAD else forward)
+    return Program(run, arrays=lambda found: [each.double().cpu().numpy() for each in found])
 
 
-def _onnx_model(case: Case) -> bytes:
-    """Writes a GRU with gruflax's parameters as an ONNX model."""
-    from gruflax.convert import to_onnx
-    from gruflax.linen import GRU
-
-    layer = GRU(case.units, return_sequences=True)
-    # Old enough for every onnxruntime of the last years.
-    return to_onnx(layer, gruflax_params(case), opset=14).SerializeToString()
-
-
-def make_onnxruntime(case: Case, mode: str) -> Program:
-    """Makes an onnxruntime session with gruflax's parameters; inputs and outputs stay bound."""
+def _onnxruntime(case: Case, mode: str) -> Program:
     import onnxruntime
 
-    device = "cuda" if case.device == "gpu" else "cpu"
+    device = {"gpu": "cuda"}.get(case.device, case.device)
     provider = f"{device.upper()}ExecutionProvider"
-    if case.device == "tpu" or provider not in onnxruntime.get_available_providers():
+    if provider not in onnxruntime.get_available_providers():
         raise RuntimeError(f"onnxruntime has no {case.device}")
+    layer = GRU(case.units, return_sequences=True)
+    # Old enough for every onnxruntime of the last years.
+    model = convert.to_onnx(layer, gruflax_params(case), opset=14).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count()
     # Its threads spin while it runs, as they should, but not into the next contestant's time.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(_onnx_model(case), options, providers=[provider])
-    outputs = np.zeros((case.batch, case.time, case.units), np.float32)
-    x, y = (
-        onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0)
-        for array in (case.inputs(), outputs)
-    )
+    session = onnxruntime.InferenceSession(model, options, providers=[provider])
+    # Inputs and outputs stay on the device.
+    x = onnxruntime.OrtValue.ortvalue_from_numpy(case.inputs(), device, 0)
     binding = session.io_binding()
     binding.bind_ortvalue_input("inputs", x)
-    binding.bind_ortvalue_output("outputs", y)
-
-    def run() -> Any:
-        session.run_with_iobinding(binding)
-        return y
-
-    return Program(run)
+    binding.bind_output("outputs", device)
+    return Program(
+        lambda: session.run_with_iobinding(binding), arrays=lambda _: binding.copy_outputs_to_cpu()
+    )
 
 
-OTHER_PEERS = (
-    Peer(
-        "torch",
-        OTHER,
-        make_torch,
-        ("torch",),
-        "torch",
-        mask_note="packs masked sequences, which skips the padded steps",
-    ),
-    Peer(
-        "onnxruntime",
-        OTHER,
-        make_onnxruntime,
-        ("onnx", "onnxruntime"),
-        "onnx onnxruntime",
-        modes=(FORWARD,),
-        masks=False,
-        dtypes=("float32",),
-    ),
+def _in_jax(build: Build, name: str, **fields: Any) -> Peer:
+    """Makes the contestant that is a library in JAX."""
+
+    def make(case: Case, mode: str) -> Program:
+        return jax_program(case, mode, *build(case, gruflax_params(case)))
+
+    return Peer(name, JAX_PEER, make, **fields)
+
+
+LINEN, TORCH, ONNXRUNTIME = "flax.linen", "torch", "onnxruntime"
+_LENGTHS = "takes lengths where others take a mask, and does not hold outputs at padded steps"
+_RESETS = "resets before the recurrent product: the same products, in two parts"
+_DROPOUT = ("recurrent dropout",)
+_MASKS = ("masks", *_DROPOUT)
+_VMAP = ("jax.vmap", *_MASKS)
+_ONLY_FORWARD = (*_VMAP, VALUE_AND_GRAD, "bfloat16", "float16", "float64")
+_PEERS = (
+    _in_jax(_linen, LINEN, lacks=_DROPOUT, note=_LENGTHS),
+    _in_jax(_nnx, "flax.nnx", lacks=_DROPOUT, note=_LENGTHS, same=False),
+    _in_jax(_haiku, "haiku", package="dm-haiku", lacks=_MASKS, note=_RESETS, same=False),
+    _in_jax(_equinox, "equinox", package="equinox", lacks=_MASKS),
+    _in_jax(_keras, "keras", package="keras"),
+    Peer(TORCH, OTHER, _torch, "torch", _VMAP),
+    Peer(ONNXRUNTIME, OTHER, _onnxruntime, "onnx onnxruntime", _ONLY_FORWARD),
 )
-
-LIBRARIES = {peer.name: peer for peer in (*JAX_PEERS, *OTHER_PEERS)}
+LIBRARIES = {peer.name: peer for peer in _PEERS}

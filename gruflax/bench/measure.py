@@ -1,47 +1,19 @@
-"""Timings of contestants, interleaved so that a busy machine disturbs all alike, and checked."""
+"""Timings of contestants, in turn so that a busy machine disturbs all alike, and checked first."""
 
 import gc
 import math
 import random
-import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from gruflax.bench.case import NARROW, VALUE_AND_GRAD, Case, environment
-from gruflax.bench.contestants import GRUFLAX, Peer, Program
+from gruflax.bench.contestants import GRUFLAX, JAX_PEER, Peer, Program
 
 
-class Spread(NamedTuple):
-    """The median and the quartiles of some timings, in seconds, and how many there were."""
-
-    median: float
-    low: float
-    high: float
-    rounds: int
-
-
-def spread(seconds: Sequence[float]) -> Spread:
-    """Returns the median and the quartiles of timings."""
-    if not seconds:
-        raise ValueError("seconds must hold at least one timing, got none.")
-    if len(seconds) == 1:
-        return Spread(seconds[0], seconds[0], seconds[0], 1)
-    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return Spread(median, low, high, len(seconds))
-
-
-def geometric_mean(ratios: Iterable[float]) -> float:
-    """Returns the geometric mean of positive ratios."""
-    ratios = list(ratios)
-    if not ratios or min(ratios) <= 0:
-        raise ValueError(f"ratios must be positive numbers, at least one, got {ratios}.")
-    return statistics.geometric_mean(ratios)
-
-
+Run = Callable[[], object]
 Clock = Callable[[], float]
 
 # Shorter samples would time the clock.
@@ -54,11 +26,7 @@ MOST_CALLS = 1000
 
 
 def interleave(
-    runs: Mapping[str, Callable[[], Any]],
-    seconds: float,
-    *,
-    report: Callable[[float], None] = lambda share: None,
-    clock: Clock = time.perf_counter,
+    runs: Mapping[str, Run], seconds: float, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
     """Times contestants in turn, in a new order every round, until the budget is spent.
 
@@ -69,26 +37,18 @@ def interleave(
     estimates = {name: warm_up(run, clock) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     order, shuffle = list(runs), random.Random(0).shuffle
-    collects = gc.isenabled()
     gc.collect()
-    gc.disable()
-    try:
-        start = clock()
-        for done in range(1, MOST_ROUNDS + 1):
-            shuffle(order)
-            for name in order:
-                samples[name].append(sample(runs[name], estimates[name], clock))
-            spent = clock() - start
-            report(min(1.0, max(spent / seconds, done / MOST_ROUNDS)))
-            if spent >= seconds and done >= LEAST_ROUNDS:
-                break
-    finally:
-        if collects:
-            gc.enable()
+    start = clock()
+    for done in range(1, MOST_ROUNDS + 1):
+        shuffle(order)
+        for name in order:
+            samples[name].append(sample(runs[name], estimates[name], clock))
+        if done >= LEAST_ROUNDS and clock() - start >= seconds:
+            break
     return samples
 
 
-def warm_up(run: Callable[[], Any], clock: Clock) -> float:
+def warm_up(run: Run, clock: Clock) -> float:
     """Runs twice, and returns the seconds of the second time."""
     run()
     start = clock()
@@ -96,7 +56,7 @@ def warm_up(run: Callable[[], Any], clock: Clock) -> float:
     return clock() - start
 
 
-def sample(run: Callable[[], Any], estimate: float, clock: Clock) -> float:
+def sample(run: Run, estimate: float, clock: Clock) -> float:
     """Returns the seconds per call, from as many calls as one sample needs."""
     calls = min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(estimate, 1e-9)))
     if estimate < SETTLE_SECONDS:
@@ -108,10 +68,19 @@ def sample(run: Callable[[], Any], estimate: float, clock: Clock) -> float:
     return (clock() - start) / calls
 
 
-# Share of the largest entry; float32 products are TensorFloat-32 on many GPUs.
-TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+class Spread(NamedTuple):
+    """The median and the quartiles of some timings, in seconds, and how many there were."""
 
-Report = Callable[[str, float], None]
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """Returns the median and the quartiles of timings."""
+    low, median, high = np.quantile(samples, [0.25, 0.5, 0.75]).tolist()
+    return Spread(median, low, high, len(samples))
 
 
 class Result(NamedTuple):
@@ -125,106 +94,121 @@ class Result(NamedTuple):
     note: str
 
 
-class Absence(NamedTuple):
-    """Who did not take part, and why."""
-
-    name: str
-    reason: str
-
-
 class Group(NamedTuple):
-    """Contestants that did the same work at the same time, and who did not take part."""
+    """Contestants that did the same work in turn; and who did not take part, with the reason."""
 
     case: Case
     mode: str
     results: tuple[Result, ...]
-    absences: tuple[Absence, ...]
+    absences: dict[str, str]
 
     def result(self, name: str) -> Result | None:
         """Returns the result of the contestant of that name, or None."""
         return next((result for result in self.results if result.name == name), None)
+
+    def seconds(self, name: str) -> float:
+        """Returns the median time of a contestant, NaN where it was not timed."""
+        result = self.result(name)
+        return result.spread.median if result and result.spread else math.nan
+
+    def best_jax_peer(self) -> str:
+        """Returns the name of the fastest of the other JAX libraries, "" where none was timed."""
+        times = {r.name: r.spread.median for r in self.results if r.kind == JAX_PEER and r.spread}
+        return min(times, key=times.__getitem__, default="")
 
 
 class DisagreementError(Exception):
     """Two of gruflax's loops gave different numbers."""
 
 
-def measure_group(
-    case: Case,
-    mode: str,
-    peers: Sequence[Peer],
-    seconds: float,
-    report: Report = lambda what, share: None,
-) -> Group:
-    """Times contestants on one case."""
+# Of the largest entry; float32 products are TensorFloat-32 on many GPUs.
+TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+# Other libraries may round at other places, in each of thousands of steps.
+LIBRARY_TOLERANCES = {"float64": 1e-6, "float32": 1e-2, "float16": 1e-1, "bfloat16": 1e-1}
+
+
+def measure_group(case: Case, mode: str, peers: Sequence[Peer], seconds: float) -> Group:
+    """Builds contestants, compares their numbers, and times them on one case.
+
+    Args:
+        case: what they run.
+        mode: "forward" or "value_and_grad".
+        peers: the contestants.
+        seconds: the budget of the timings, all contestants together; 0 only compiles.
+
+    Returns:
+        The results, in the order of `peers`.
+
+    Raises:
+        DisagreementError: two of gruflax's loops gave different numbers.
+    """
     with environment(case):
-        programs, absences = _build(case, mode, peers, bool(seconds), report)
-        runs = {peer.name: program.run for peer, program in programs}
-        tell = lambda share: report("timing", (1 + share) / 2)  # noqa: E731
-        samples = interleave(runs, seconds, report=tell) if seconds and runs else {}
-    results = tuple(
-        Result(
-            peer.name,
-            peer.kind,
-            spread(samples[peer.name]) if peer.name in samples else None,
-            program.compile_seconds,
-            program.temp_bytes,
-            (case.masked and peer.mask_note) or peer.note,
-        )
-        for peer, program in programs
-    )
-    return Group(case, mode, results, tuple(absences))
+        programs, absences = _build(case, mode, peers, bool(seconds))
+        runs = {peer.name: program.run for peer, program in programs.items()}
+        samples = interleave(runs, seconds) if seconds and runs else {}
+    results = []
+    for peer, program in programs.items():
+        timing = spread(samples[peer.name]) if samples else None
+        costs = program.compile_seconds, program.temp_bytes
+        results.append(Result(peer.name, peer.kind, timing, *costs, peer.note))
+    return Group(case, mode, tuple(results), absences)
 
 
 def _build(
-    case: Case, mode: str, peers: Sequence[Peer], execute: bool, report: Report
-) -> tuple[list[tuple[Peer, Program]], list[Absence]]:
-    """Builds those that can take part and, with `execute`, runs each once."""
-    programs, absences, outcomes = [], [], {}
-    for index, peer in enumerate(peers):
-        report(f"building {peer.name}", index / len(peers) / 2)
+    case: Case, mode: str, peers: Sequence[Peer], execute: bool
+) -> tuple[dict[Peer, Program], dict[str, str]]:
+    """Builds those that can take part and, with `execute`, runs each once and compares numbers."""
+    programs: dict[Peer, Program] = {}
+    absences: dict[str, str] = {}
+    found: dict[Peer, list[np.ndarray]] = {}
+    for peer in peers:
         reason = peer.obstacle(case, mode)
         if reason is None:
             try:
                 program = peer.make(case, mode)
-                outcome = program.run() if execute else None
+                found[peer] = program.arrays(program.run()) if execute else []
+                programs[peer] = program
+                continue
             except Exception as error:
                 # gruflax says by a ValueError that a loop does not run here; others say it anyhow.
                 if peer.kind == GRUFLAX and not isinstance(error, ValueError):
                     raise
-                reason = f"failed: {type(error).__name__}: {_first_line(error)}"
-            else:
-                programs.append((peer, program))
-                if execute and peer.kind == GRUFLAX:
-                    outcomes[peer.name] = outcome
-        if reason is not None:
-            absences.append(Absence(peer.name, reason))
-    check_agreement(case, mode, outcomes)
+                reason = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        absences[peer.name] = reason
+    loops = [peer for peer in found if peer.kind == GRUFLAX]
+    for peer in [peer for peer in found if loops and execute and peer.same]:
+        error = disagreement(case, mode, peer.kind, found[loops[0]], found[peer])
+        if not error <= (TOLERANCES if peer in loops else LIBRARY_TOLERANCES)[case.dtype]:
+            difference = f"differs from {loops[0].name} by {error:.2g} of the largest entry"
+            if peer in loops:
+                what = f"{mode} of {case.label}"
+                raise DisagreementError(f"{peer.name} {difference} in {what}; nothing was timed")
+            absences[peer.name] = difference
+            del programs[peer]
     return programs, absences
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
+def disagreement(
+    case: Case, mode: str, kind: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]
+) -> float:
+    """Returns the largest difference, as a share of the largest entry of its array.
 
-
-def check_agreement(case: Case, mode: str, outcomes: Mapping[str, Any]) -> None:
-    """Checks that gruflax's loops give the same numbers, before any is timed.
-
-    In 16 bits only outputs and losses are compared: long sums of gradients depend on their order.
+    Of a library the valid outputs or the loss are compared: its gradients have another form. Of
+    gruflax everything is, but in 16 bits no gradients: long sums depend on their order.
     """
-    narrow = case.dtype in NARROW and mode == VALUE_AND_GRAD
-    compared = slice(1) if narrow else slice(None)
-    leaves = {
-        name: [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(outcome)[compared]]
-        for name, outcome in outcomes.items()
-    }
-    first = next(iter(leaves), "")
-    for name in leaves:
-        for wanted, got in zip(leaves[first], leaves[name], strict=True):
-            scale = max(np.abs(wanted).max(), np.finfo(np.float32).tiny)
-            error = np.abs(got - wanted).max() / scale
-            if not error <= TOLERANCES[case.dtype]:
-                raise DisagreementError(
-                    f"{name} and {first} differ by {error:.2g} of the largest entry in {mode} of "
-                    f"{case.label}; nothing was timed"
-                )
+    training, mask, valid = mode == VALUE_AND_GRAD, case.mask(), 1
+    if kind != GRUFLAX:
+        if case.dropout:
+            # What is dropped is random.
+            return 0.0
+        valid = 1 if training or mask is None else mask[..., None]
+    count = 1 if kind != GRUFLAX or (training and case.dtype in NARROW) else len(wanted)
+    errors = [0.0]
+    for ours, theirs in zip(wanted[:count], got[:count], strict=True):
+        if ours.shape != theirs.shape:
+            return np.inf
+        ours, theirs = (each.astype(np.float64) * valid for each in (ours, theirs))
+        scale = max(np.abs(ours).max(), np.finfo(np.float32).tiny)
+        errors.append(np.abs(theirs - ours).max() / scale)
+    # By NumPy, whose largest of numbers is NaN where one is.
+    return float(np.max(errors))

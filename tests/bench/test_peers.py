@@ -6,26 +6,26 @@ import jax
 import numpy as np
 import pytest
 
-from gruflax.bench.case import STEP, VALUE_AND_GRAD, Case, environment
+from gruflax.bench.case import VALUE_AND_GRAD, Case, environment
 from gruflax.bench.contestants import (
     FLOAT32,
+    JAX_PEER,
     LOOP_PEERS,
     NO_DROPOUT,
-    PRODUCT_PEER,
     Inputs,
     Peer,
     gruflax_params,
     jax_program,
     mean_square,
-    product_share,
 )
-from gruflax.bench.libraries import JAX_PEERS, LIBRARIES
-from gruflax.bench.steps import STEP_PEERS
-from gruflax.functional import gru_cell_step, gru_sequence
+from gruflax.bench.libraries import LIBRARIES
+from gruflax.bench.measure import disagreement
+from gruflax.functional import GRUConfig, gru_sequence
 from gruflax.functional.loops.choice import LOOPS
 
 
 B, T, F, U = 3, 7, 4, 5
+JAX_PEERS = [peer for peer in LIBRARIES.values() if peer.kind == JAX_PEER]
 # The biases of Keras, gruflax and torch; of Flax and Equinox; of NNX and Haiku.
 BIASES = {"keras": 6, "torch": 6, "flax.linen": 4, "equinox": 4, "flax.nnx": 3, "haiku": 3}
 
@@ -39,18 +39,10 @@ def standard_promotion():
 
 def program_of(peer, case, mode):
     """Builds, or skips where the library is missing."""
-    for module in peer.modules:
+    for module in peer.package.removeprefix("dm-").split():
         pytest.importorskip(module)
     assert peer.obstacle(case, mode) is None
     return peer.make(case, mode)
-
-
-def arrays(outcome):
-    """NumPy's view of what a program returns."""
-    if hasattr(outcome, "numpy"):
-        return [outcome.numpy()]
-    leaves = jax.tree.leaves(outcome)
-    return [np.asarray(leaf) for leaf in leaves]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -58,26 +50,48 @@ def arrays(outcome):
 def test_every_library_gives_outputs_and_gradients_of_one_size(name, masked):
     peer = LIBRARIES[name]
     case = Case(B, T, F, U, masked=masked)
-    if masked and not peer.masks:
-        assert peer.obstacle(case, "forward") in ("takes no mask", peer.obstacle(case, "step"))
+    if masked and "masks" in peer.lacks:
+        assert peer.obstacle(case, "forward") in ("has no masks", peer.obstacle(case, "step"))
         return
-    (outputs,) = arrays(program_of(peer, case, "forward").run())
-    steps = case.mask().sum() if masked and name == "torch" else B * T
-    assert outputs.size == steps * U and outputs.shape[-1] == U
+    program = program_of(peer, case, "forward")
+    (outputs,) = program.arrays(program.run())
+    assert outputs.shape == (B, T, U)
     assert np.isfinite(outputs).all() and np.abs(outputs).max() > 0.05
-    if VALUE_AND_GRAD not in peer.modes:
+    if VALUE_AND_GRAD in peer.lacks:
         return
     program = program_of(peer, case, VALUE_AND_GRAD)
-    loss, *gradients = arrays(program.run())
+    loss, *gradients = program.arrays(program.run())
     weights = 3 * U * (F + U) + BIASES[name] * U
-    assert sum(gradient.size for gradient in gradients) == weights + steps * F
+    assert sum(gradient.size for gradient in gradients) == weights + B * T * F
     # It can be run again.
-    jax.tree.map(np.testing.assert_array_equal, arrays(program.run()), [loss, *gradients])
+    again = program.arrays(program.run())
+    jax.tree.map(np.testing.assert_array_equal, again, [loss, *gradients])
     assert all(np.isfinite(gradient).all() and gradient.any() for gradient in gradients)
-    valid = outputs if name == "torch" or not masked else outputs[case.mask()]
+    valid = outputs[case.mask()] if masked else outputs
     np.testing.assert_allclose(loss, np.square(valid).mean(), rtol=1e-5)
     if name != "torch":
         assert program.compile_seconds > 0 and program.temp_bytes > 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("peer", LIBRARIES.values(), ids=lambda peer: peer.name)
+def test_every_library_computes_what_gruflax_does_with_the_same_parameters(peer, masked):
+    case = Case(B, T, F, U, masked=masked)
+    if masked and "masks" in peer.lacks:
+        return
+    program = program_of(peer, case, "forward")
+    params, reset_after = gruflax_params(case), peer.name != "haiku"
+    if peer.name == "flax.nnx":
+        params["bias"] = params["bias"].at[1, 2 * U :].set(0)
+    elif peer.name == "haiku":
+        params["bias"] = params["bias"][0]
+    config = GRUConfig(reset_after=reset_after)
+    expected = gru_sequence(params, case.inputs(), config=config, mask=case.mask())[0]
+    found = program.arrays(program.run())
+    assert disagreement(case, "forward", "jax", [np.asarray(expected)], found) < 1e-5
+    plain = LOOP_PEERS[0].make(case, "forward").run()
+    # What is not compared has other numbers.
+    assert peer.same == np.allclose(expected, plain, atol=1e-6)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -135,7 +149,8 @@ def test_baselines_solve_the_case_without_what_is_special():
 
 def test_onnx_computes_what_gruflax_does():
     case = Case(B, T, F, U)
-    got = program_of(LIBRARIES["onnxruntime"], case, "forward").run().numpy()
+    program = program_of(LIBRARIES["onnxruntime"], case, "forward")
+    (got,) = program.arrays(program.run())
     params = gruflax_params(case)
     assert all(np.asarray(value).all() for value in params.values())
     expected, _ = gru_sequence(params, case.inputs())
@@ -144,22 +159,17 @@ def test_onnx_computes_what_gruflax_does():
 
 @pytest.mark.parametrize("name", ["flax.linen", "flax.nnx", "haiku", "equinox", "keras", "torch"])
 def test_16_bit_floats_are_computed_in_16_bits(name):
-    outputs = program_of(LIBRARIES[name], Case(2, 3, F, U, "bfloat16"), "forward").run()
+    (outputs,) = jax.tree.leaves(
+        program_of(LIBRARIES[name], Case(2, 3, F, U, "bfloat16"), "forward").run()
+    )
     assert str(outputs.dtype).endswith("bfloat16")
 
 
 def test_float64_is_computed_in_float64():
     case = Case(2, 3, F, U, "float64")
     with environment(case):
-        outcomes = [peer.make(case, "forward").run() for peer in (LOOP_PEERS[0], PRODUCT_PEER)]
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(outcomes)} == {"float64"}
-
-
-def test_the_share_counts_every_product():
-    case = Case(2, 3, 4, 5)
-    products = 2 * 3 * (4 + 5) * 3 * 5
-    assert product_share(case, "forward", 2.0, 1.0) == pytest.approx(products / 2 / 2048**3)
-    assert product_share(case, VALUE_AND_GRAD, 1.0, 1.0) == pytest.approx(3 * products / 2048**3)
+        outputs = LOOP_PEERS[0].make(case, "forward").run()
+    assert outputs.dtype == "float64"
 
 
 def test_the_memory_of_the_native_loop_has_the_kernels_own():
@@ -172,19 +182,6 @@ def test_the_memory_of_the_native_loop_has_the_kernels_own():
     assert native.temp_bytes == auto.temp_bytes
     # The packed weights alone, for both directions.
     assert native.temp_bytes > 2 * 4 * (64 + 64) * 3 * 64
-
-
-def test_steps_go_on_from_their_own_state():
-    case = Case(1, 1, F, U)
-    params, x = gruflax_params(case), case.inputs()[:, 0]
-    state = np.zeros((1, U), np.float32)
-    programs = [peer.make(case, STEP) for peer in STEP_PEERS]
-    for _ in range(3):
-        state, _ = gru_cell_step(params, state, x)
-        cell, layer, linen = (program.run() for program in programs)
-        np.testing.assert_allclose(cell, state, atol=1e-6)
-        np.testing.assert_allclose(layer, state, atol=1e-6)
-        assert linen.shape == (1, U) and np.isfinite(linen).all()
 
 
 def test_the_loss_leaves_masked_outputs_out():
@@ -206,21 +203,16 @@ def test_the_compiled_program_is_that_of_the_function():
 
 
 def test_obstacles_are_told():
-    absent = Peer("other", "jax", make=None, modules=("no_such_library",), package="other-gru")
-    assert not absent.available()
     case = Case(B, T, F, U)
-    assert absent.obstacle(case, "forward") == "is not installed (pip install other-gru)"
-    limited = Peer("other", "jax", make=None, modes=("forward",), masks=False, dtypes=("float32",))
-    assert limited.available() and limited.obstacle(case, "forward") is None
+    absent = Peer("other", "jax", make=None, package="dm-no_such_library")
+    assert absent.obstacle(case, "forward") == "is not installed (pip install dm-no_such_library)"
+    lacks = (VALUE_AND_GRAD, "masks", "recurrent dropout", "jax.vmap", "float64")
+    limited = Peer("other", "jax", make=None, package="numpy", lacks=lacks)
+    assert limited.obstacle(case, "forward") is None
     assert limited.obstacle(case, VALUE_AND_GRAD) == "has no value_and_grad"
-    assert limited.obstacle(Case(B, T, F, U, masked=True), "forward") == "takes no mask"
-    away = Peer("other", "jax", make=None, devices=("gpu",))
-    assert away.obstacle(case, "forward") == "does not run on a cpu"
-    wide = Case(B, T, F, U, "float64")
-    assert limited.obstacle(wide, "forward") == "does not compute in float64"
-    dropping = Case(B, T, F, U, dropout=0.1)
-    assert limited.obstacle(dropping, "forward") == "has no recurrent dropout"
-    engine = Peer("other", "other", make=None)
-    for mapped in (Case(B, T, F, U, members=2), Case(B, T, F, U, per_example=True)):
-        assert limited.obstacle(mapped, "forward") is None
-        assert engine.obstacle(mapped, "forward") == "cannot be mapped by jax.vmap"
+    asked = {"masked": True, "dtype": "float64", "dropout": 0.1, "members": 2, "per_example": True}
+    told = [limited.obstacle(Case(B, T, F, U, **{k: v}), "forward") for k, v in asked.items()]
+    wanted = ("masks", "float64", "recurrent dropout", "jax.vmap", "jax.vmap")
+    assert told == [f"has no {each}" for each in wanted]
+    able = Peer("other", "jax", make=None)
+    assert not any(able.obstacle(Case(B, T, F, U, **{k: v}), "forward") for k, v in asked.items())
