@@ -1,21 +1,28 @@
 """The house: which room imports which, what is not imported, and Keras' signatures."""
 
+import ast
 import datetime
 import importlib.metadata
 import inspect
+import io
 import pathlib
 import re
 import subprocess
 import sys
+import tokenize
 
 import keras
 import pytest
 
 import gruflax
+import gruflax.nnx
 from gruflax.compat import v1
 
 
 PACKAGE = pathlib.Path(gruflax.__file__).parent
+
+# Lines of code that the package may have, without docstrings, comments and blank lines.
+LINES = 8400
 
 # From the top to the ground; a room imports from those after it only.
 ROOMS = (
@@ -92,6 +99,7 @@ def test_a_name_is_imported_when_it_is_used():
 
 def test_every_public_name_is_there_and_no_other():
     assert set(gruflax.__all__) <= set(dir(gruflax))
+    assert not [name for name in dir(gruflax) if name.startswith("_") or name == "importlib"]
     for name in gruflax.__all__:
         assert getattr(gruflax, name).__name__ == name
     assert gruflax.linen.GRU is gruflax.GRU and gruflax.hosts.join and gruflax.nnx.GRU
@@ -116,6 +124,70 @@ def test_files_are_neither_long_nor_tiny():
     assert max(lengths.values()) <= 400
     tiny = [name for name, length in lengths.items() if length < 40 and "__" not in name]
     assert len(tiny) <= 3, tiny
+
+
+def lines_of_code(source):
+    """The lines that are neither docstring, comment nor blank, and how often `Any` is named."""
+    docstrings, code, anys = set(), set(), 0
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, owners) and ast.get_docstring(node, clean=False) is not None:
+            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    layout = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (*layout, tokenize.ENDMARKER):
+            code |= set(range(token.start[0], token.end[0] + 1))
+        anys += token.type == tokenize.NAME and token.string == "Any"
+    return len(code - docstrings), anys
+
+
+def test_lines_of_code_are_counted_right():
+    source = '"""One."""\n\nx: Any = f(  # why\n    """no docstring"""\n)\n\n\n# end\n'
+    assert lines_of_code(source) == (3, 1)
+
+
+def test_the_house_stays_small_and_its_types_say_something():
+    counts = [lines_of_code(file.read_text()) for file in PACKAGE.rglob("*.py")]
+    lines, anys = map(sum, zip(*counts, strict=True))
+    assert lines <= LINES, lines
+    assert anys <= lines / 50, anys
+
+
+def test_no_two_files_differ_by_an_s():
+    stems = {file.stem for file in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert not {stem for stem in stems if f"{stem}s" in stems}
+
+
+def test_linen_and_nnx_have_the_same_files():
+    files = [{file.name for file in (PACKAGE / room).glob("*.py")} for room in ("linen", "nnx")]
+    assert files[0] - files[1] == {"config.py"} and not files[1] - files[0]
+
+
+LAYERS = [
+    getattr(room, name)
+    for room in (gruflax.linen, gruflax.nnx)
+    for name in ("GRU", "GRUCell", "RNN", "Bidirectional", "Stack", "StackedRNNCells")
+]
+
+
+@pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_a_layer_has_at_most_three_classes_of_ours_above_it(cls):
+    above = [base for base in cls.__mro__[1:] if base.__module__.startswith("gruflax")]
+    assert len(above) <= 3, above
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [*LAYERS, v1.GRU, v1.GRUCell, gruflax.GRUConfig, gruflax.DropoutMasks]
+    + [getattr(gruflax, name) for name in gruflax.__all__ if name[0].islower()],
+    ids=lambda thing: f"{thing.__module__}.{thing.__name__}",
+)
+def test_what_users_import_lists_its_arguments(thing):
+    listed = re.findall(r"^ {4,8}\*{0,2}(\w+): ", thing.__doc__, re.MULTILINE)
+    # A metaclass hides the arguments of NNX' classes.
+    made = thing.__init__ if thing.__module__.startswith("gruflax.nnx") else thing
+    wanted = set(parameters(made)) - {"self", "parent"}
+    assert wanted <= set(listed), sorted(wanted - set(listed))
 
 
 def parameters(cls):

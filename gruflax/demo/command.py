@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gruflax import hosts
-from gruflax.bench.loops import loops_note, loops_table
+from gruflax.bench.own_loops import loops_note, loops_table
 from gruflax.demo.training import Outcome, Report, train
 from gruflax.options import Parser, integer, output_path
 
