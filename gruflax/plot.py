@@ -89,7 +89,7 @@ def _draw_part(axes: Any, part: str, array: np.ndarray, units: Sequence[int] | N
         # Eight numbers have room.
         rows = range(0, len(units), -(-len(units) // 8))
         axes.set_yticks(rows, [str(units[row]) for row in rows], fontsize="small")
-    whole_ticks(axes.xaxis)
+    integer_ticks(axes.xaxis)
     axes.figure.colorbar(picture, ax=axes, pad=0.02)
 
 
@@ -165,8 +165,8 @@ def new_axes(size: tuple[float, float], rows: int = 1, sharex: bool = False) -> 
     return load_matplotlib("pyplot").subplots(rows, **options)[1][:, 0]
 
 
-def whole_ticks(axis: Any) -> None:
-    """Marks whole numbers only."""
+def integer_ticks(axis: Any) -> None:
+    """Puts ticks at integers only."""
     axis.get_major_locator().set_params(integer=True)
 
 

@@ -104,12 +104,15 @@ def draw_dropout_masks(
 def draw_zoneout(
     rng: jax.Array | None, config: GRUConfig, shape: tuple[int, ...]
 ) -> tuple[jax.Array | None, GRUConfig]:
-    """Draws which units of which steps take their new state, `[t, ..., u]` bool."""
+    """Draws a zoneout mask of some `shape`, True where a unit takes its new state.
+
+    Returns it, or None where there is nothing to draw, and the config of what is left to do.
+    """
     if rng is None or not config.zoneout:
         return None, config
     key = jax.random.fold_in(rng, len(DropoutMasks._fields))
-    updated = _draw(key, config.zoneout, shape)
-    return updated, dataclasses.replace(config, zoneout=0.0)
+    zoneout_mask = _draw(key, config.zoneout, shape)
+    return zoneout_mask, dataclasses.replace(config, zoneout=0.0)
 
 
 def split_masks(masks: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:

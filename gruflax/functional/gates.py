@@ -9,10 +9,10 @@ from jax.typing import ArrayLike
 from gruflax.functional.activations import activate
 from gruflax.functional.call import CALL_OPTIONS, make_call
 from gruflax.functional.loops.choice import choose_loop
-from gruflax.functional.loops.time import start_anew
 from gruflax.functional.params import Params, split_bias, split_gates
 from gruflax.functional.sharding import mesh_of
 from gruflax.functional.step import project, step
+from gruflax.functional.time import start_anew
 
 
 class GateActivations(NamedTuple):
@@ -70,13 +70,13 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
         after = jnp.moveaxis(states, call.time_axis, 0)
         before = start_anew(
             jnp.concatenate([call.initial_state[None], after])[:-1],
-            first.reset,
+            first.steps.reset,
             call.reset_state[None],
         )
         # Dropout masks [n, ..., f] are the same at every step.
         masks = [None if mask is None else jnp.expand_dims(mask, 1) for mask in call.masks[:2]]
         b, _ = split_bias(call.params, call.config)
-        x = project(first.inputs, call.params["kernel"], b, masks[0], call.precision)
+        x = project(first.steps.inputs, call.params["kernel"], b, masks[0], call.precision)
         _, (z, r, a) = step(
             call.params, split_gates(x), before, call.config, masks[1], call.precision
         )

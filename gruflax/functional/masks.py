@@ -95,8 +95,8 @@ def steps_to_mask(
     if steps.ndim == len(wanted) + 1 and given[-1] == 1:
         steps = steps[..., 0]
     fits = steps.ndim == len(wanted) and all(
-        size == whole or (size == 1 and index != axis)
-        for index, (size, whole) in enumerate(zip(steps.shape, wanted, strict=False))
+        size == full or (size == 1 and index != axis)
+        for index, (size, full) in enumerate(zip(steps.shape, wanted, strict=False))
     )
     if not fits:
         raise ValueError(f"{name} must have shape {wanted} or {(*wanted, 1)}, got {given}.")

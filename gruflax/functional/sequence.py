@@ -115,6 +115,7 @@ def gru_sequence(
 
 def _last_output(call: Call, state: jax.Array) -> jax.Array:
     """Returns the output of the last step: the state, or zeros where it is masked and so asked."""
-    if not call.zero_output_for_mask or call.valid is None or call.time == 0:
+    valid = call.steps.valid
+    if not call.zero_output_for_mask or valid is None or call.time == 0:
         return state
-    return where_steps(call.in_order(call.valid)[-1], state, 0)
+    return where_steps(call.in_order(valid)[-1], state, 0)

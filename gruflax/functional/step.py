@@ -175,10 +175,10 @@ def gru_cell_step(
         )
         params, masks = drop_weights(params, masks)
         zoneout_rng = rng if zoneout_rng is None else zoneout_rng
-        updated, config = draw_zoneout(zoneout_rng, config, h.shape)
+        zoneout_mask, config = draw_zoneout(zoneout_rng, config, h.shape)
         b, _ = split_bias(params, config)
         projections = split_gates(project(x, params["kernel"], b, masks.inputs, precision))
         new, _ = step(params, projections, h, config, masks.recurrent, precision)
-        if updated is not None:
-            new = jnp.where(sharded_like(updated, x, batch), new, h)
+        if zoneout_mask is not None:
+            new = jnp.where(sharded_like(zoneout_mask, x, batch), new, h)
         return new, new

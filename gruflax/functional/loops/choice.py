@@ -13,12 +13,12 @@ from gruflax.functional.activations import is_pointwise
 from gruflax.functional.call import CALL_OPTIONS, Call, make_call
 from gruflax.functional.checks import check_flags
 from gruflax.functional.loops import thresholds
-from gruflax.functional.loops.chunked import checkpointed_loop, chunked_loop
+from gruflax.functional.loops.chunked.loop import checkpointed_loop, chunked_loop
 from gruflax.functional.loops.native.conditions import check_native, unmet_conditions
 from gruflax.functional.loops.native.loop import native_loop
 from gruflax.functional.loops.scan import scan_loop, unrolled_loop
-from gruflax.functional.loops.time import even_length, over_chunks
 from gruflax.functional.params import Params
+from gruflax.functional.time import even_length, over_chunks
 
 
 LOOPS = ("auto", "scan", "chunked", "native", "cudnn")
@@ -154,7 +154,7 @@ def _name(call: Call, unroll: bool) -> str:
         return "unrolled"
     if call.loop == "cudnn":
         # cuDNN refuses arrays without numbers.
-        return "scan" if 0 in (*call.inputs.shape, *call.initial_state.shape) else "cudnn"
+        return "scan" if 0 in (*call.steps.inputs.shape, *call.initial_state.shape) else "cudnn"
     if call.loop == "native" or (call.loop == "auto" and not unmet_conditions(call)):
         return "native"
     # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them.
@@ -182,14 +182,12 @@ def _loop(name: str, call: Call) -> Loop:
 def _in_segments(run: Loop, call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call by sqrt(t) segments of time; the backward pass keeps the state between them."""
     # Segments are slices with time first.
-    first, names = call.ordered(), ("inputs", "valid", "reset", "updated")
+    first = call.ordered()
 
     def segment(state, steps):
-        changes = dict(zip(names, steps, strict=True))
-        states, state = run(dataclasses.replace(first, initial_state=state, **changes))
+        states, state = run(dataclasses.replace(first, initial_state=state, steps=steps))
         return state, states
 
     length = even_length(call.time, math.isqrt(call.time - 1) + 1)
-    steps = tuple(getattr(first, name) for name in names)
-    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, steps, length)
+    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, first.steps, length)
     return None if states is None else call.in_layout(states), state

@@ -40,10 +40,10 @@ def unmet_conditions(call: Call, *, unroll: bool = False) -> list[str]:
         f"recurrent_activation must be one of {_NAMES}": (
             activation_number(config.recurrent_activation) >= 0
         ),
-        "zoneout must be 0": config.zoneout == 0 and call.updated is None,
-        "the dtype must have 16, 32 or 64 bits": call.inputs.dtype.itemsize >= 2,
+        "zoneout must be 0": config.zoneout == 0 and call.steps.zoneout_mask is None,
+        "the dtype must have 16, 32 or 64 bits": call.steps.inputs.dtype.itemsize >= 2,
         "precision must be that of the dtype": not _is_reduced(call.precision),
-        "sizes must not be symbols": all(isinstance(size, int) for size in call.inputs.shape),
+        "sizes must not be symbols": all(isinstance(size, int) for size in call.steps.inputs.shape),
         "unroll must be False": not unroll,
     }
     return [clause for clause, met in conditions.items() if not met]

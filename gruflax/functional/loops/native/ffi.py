@@ -132,7 +132,8 @@ def _presences(names: tuple[str, ...], there: tuple[tuple[str, int], ...]) -> np
 def _partitioned(form: _Form) -> Callable[..., tuple[jax.Array, ...]]:
     """Makes the kernel's call of a form that every device runs on its part of batch and members.
 
-    Time is whole on every device, and so are shared weights, whose gradients are added up.
+    Every device has all steps of its rows, and all of the shared weights, whose gradients are added
+    up.
     """
     operands, results = ([form.axes(*each) for each in side] for side in form[1:3])
     split = (MEMBER, *form.batch)

@@ -29,7 +29,7 @@ def native_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`."""
     # Inside `jax.shard_map` the kernel's operands must vary alike; the transpose adds up gradients.
     call = jax.tree.map(lambda array: vary_with(array, call), call)
-    sharding = explicit_sharding(call.inputs)
+    sharding = explicit_sharding(call.steps.inputs)
     return states(call if sharding is None else _placed(call, sharding))
 
 

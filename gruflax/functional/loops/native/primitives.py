@@ -146,7 +146,7 @@ class Operation:
     def _run_split(self, run: Callable[..., Any], form: Form, *leaves: Any) -> list[jax.Array]:
         """Runs a form on each device's part, where the types tell how batch and members lie."""
         call, _ = form.arguments(leaves)
-        sharding = explicit_sharding(call.inputs)
+        sharding = explicit_sharding(call.steps.inputs)
         if sharding is None:
             return run(*leaves, form=form)
         operands = [jax.typeof(leaf) for leaf in leaves]
@@ -170,7 +170,7 @@ class Operation:
             for name, each in zip(array_names(form.tree), form.each, strict=True)
         )
         with jax.sharding.use_abstract_mesh(sharding.mesh):
-            # What `jax.vmap` did not map lies whole on every device.
+            # Every device has all of what `jax.vmap` did not map.
             parts = map(jax.sharding.reshard, leaves, specs)
             return jax.shard_map(
                 on_each_device,
@@ -194,7 +194,7 @@ class Operation:
         single, arrays = form.single(types)
         found, tree = jax.tree.flatten(self.types(single, arrays, **dict(form.options)))
         front = () if members is None else (members,)
-        inputs: Any = form.arguments(types)[0].inputs
+        inputs: Any = form.arguments(types)[0].steps.inputs
 
         def typed(name, result):
             spec = map(lies.get, axes_of(single, name, bool(front)))
@@ -237,12 +237,13 @@ class Operation:
     def _map_members(
         self, form: Form, leaves: Sequence[Any], mapped: Sequence[bool], size: int
     ) -> list[jax.Array]:
-        each = tuple(a or b for a, b in zip(mapped, form.each, strict=True))
-        whole = form._replace(each=each)
-        if not any(form.each):
-            return self.bind(whole, leaves)
+        before = form.each
+        each = tuple(a or b for a, b in zip(mapped, before, strict=True))
+        form = form._replace(each=each)
+        if not any(before):
+            return self.bind(form, leaves)
         # Members of members: one axis has all of them.
-        flags = zip(leaves, mapped, form.each, strict=True)
+        flags = zip(leaves, mapped, before, strict=True)
         shape = size, next(leaf.shape[by_size] for leaf, by_size, each in flags if each)
 
         def merged(leaf, by_size, by_members):
@@ -253,7 +254,7 @@ class Operation:
             leaf = jnp.broadcast_to(leaf, (*shape, *leaf.shape[2:]))
             return leaf.reshape(math.prod(shape), *leaf.shape[2:])
 
-        found = self.bind(whole, list(map(merged, leaves, mapped, form.each)))
+        found = self.bind(form, list(map(merged, leaves, mapped, before)))
         return [leaf.reshape(*shape, *leaf.shape[1:]) for leaf in found]
 
     def _map_batch(

@@ -42,31 +42,45 @@ from jax import lax
 
 from gruflax.functional.call import Call
 from gruflax.functional.config import GRUConfig
-from gruflax.functional.dropout import split_masks
-from gruflax.functional.loops import products, thresholds
-from gruflax.functional.loops.time import hold, over_chunks, start_anew, steps_of
+from gruflax.functional.dropout import DropoutMasks, split_masks
+from gruflax.functional.loops import thresholds
+from gruflax.functional.loops.chunked import products
 from gruflax.functional.params import Params, split_bias, split_gates, split_recurrent_kernel
 from gruflax.functional.step import blend, project, update_and_reset
+from gruflax.functional.time import Steps, hold, over_chunks, start_anew
 
 
-def tangent_states(call: Call, states: jax.Array, dcall: Call) -> tuple[jax.Array, jax.Array]:
-    """Computes `(dstates [t, ..., u], dh [..., u])`, linear in `dcall`.
+class Tangents(NamedTuple):
+    """The tangents of the arrays of a call; None where one is zero."""
 
-    `states` are those after every step, in order; None in `dcall` instead of its params, inputs or
-    a mask is zero. Activations must be pointwise.
+    initial_state: jax.Array
+    reset_state: jax.Array
+    params: Params | None = None
+    inputs: jax.Array | None = None
+    masks: DropoutMasks = DropoutMasks()
+
+
+def tangent_states(
+    call: Call, states: jax.Array, tangents: Tangents
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `(dstates [t, ..., u], dh [..., u])`, linear in `tangents`.
+
+    `states` `[t, ..., u]` are those after every step, in the order of processing. Activations must
+    be pointwise.
     """
     linearize = _linear_after if call.config.reset_after else _linear_before
     # The transpose of a slice is an array of full size: not for inputs with a gradient.
-    read, x = products.chunk_reader(call, by_chunk=dcall.inputs is None)
-    dx = None if dcall.inputs is None else call.in_order(dcall.inputs)
+    read, x = products.chunk_reader(call, by_chunk=tangents.inputs is None)
+    dx = None if tangents.inputs is None else call.in_order(tangents.inputs)
 
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
-    def chunk(arrays, tangents, carry, now):
-        (params, masks, fresh), (dparams, dmasks, dfresh) = arrays, tangents
-        (h, dh), (x, dx, states, valid, reset, updated) = carry, now
-        before = start_anew(jnp.concatenate([h[None], states[:-1]]), reset, fresh[None])
+    def chunk(arrays, darrays, carry, now):
+        (params, masks, fresh), (dparams, dmasks, dfresh) = arrays, darrays
+        (h, dh), (steps, dx, states) = carry, now
+        before = start_anew(jnp.concatenate([h[None], states[:-1]]), steps.reset, fresh[None])
         weights = _Weights.of(params, call.config), _Weights.of(dparams, call.config)
-        given = _Given(call, weights, (read(x), dx), (masks, dmasks), before, valid, updated)
+        x = read(steps.inputs), dx
+        given = _Given(call, weights, x, (masks, dmasks), before, steps)
         linear_step, terms = linearize(given)
 
         def body(dh, now):
@@ -74,14 +88,14 @@ def tangent_states(call: Call, states: jax.Array, dcall: Call) -> tuple[jax.Arra
             dh = linear_step(start_anew(dh, reset, dfresh), terms)
             return dh, dh
 
-        dh, dstates = lax.scan(body, dh, (terms, reset), unroll=call.inner_unroll)
+        dh, dstates = lax.scan(body, dh, (terms, steps.reset), unroll=call.inner_unroll)
         return (states[-1], dh), dstates
 
-    arrays, tangents = ((each.params, each.masks, each.reset_state) for each in (call, dcall))
-    _, *marks = steps_of(call.ordered())
-    body = functools.partial(chunk, arrays, tangents)
-    start = call.initial_state, dcall.initial_state
-    (_, dh), dstates = over_chunks(body, start, (x, dx, states, *marks), call.chunk or 1)
+    arrays, darrays = ((each.params, each.masks, each.reset_state) for each in (call, tangents))
+    steps = call.ordered().steps._replace(inputs=x)
+    body = functools.partial(chunk, arrays, darrays)
+    start = call.initial_state, tangents.initial_state
+    (_, dh), dstates = over_chunks(body, start, (steps, dx, states), call.chunk or 1)
     return dstates, dh
 
 
@@ -116,8 +130,7 @@ class _Given(NamedTuple):
         x: `[k, ..., f]`.
         masks: dropout masks.
         h: `[k, ..., u]`, the state that each step begins with.
-        valid: `[k, ...]`.
-        updated: `[k, ..., u]`.
+        steps: `Steps` of arrays `[k, ..., *]`.
     """
 
     call: Call
@@ -125,8 +138,7 @@ class _Given(NamedTuple):
     x: tuple[jax.Array, jax.Array | None]
     masks: tuple[Any, Any]
     h: jax.Array
-    valid: jax.Array | None
-    updated: jax.Array | None
+    steps: Steps
 
     def pair(self, name: str) -> tuple[Any, Any]:
         """Returns one of the weights and its tangent."""
@@ -174,7 +186,7 @@ def _linear_after(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
 
     def new_state(p_z, p_r, p_n, q_n, h):
         z, r = update_and_reset((q_z, q_r), (p_z, p_r), config)
-        return hold(blend(z, q_n + r * p_n, h, config), h, given.valid, given.updated)
+        return hold(blend(z, q_n + r * p_n, h, config), h, given.steps)
 
     a_z, a_r, a_n, b_n, d = _partials(new_state, *p, q_n, h)
     a, b = jnp.stack([a_z, a_r, a_n], axis=-2), jnp.stack([a_z, a_r, b_n], axis=-2)
@@ -201,7 +213,7 @@ def _linear_before(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
 
     def new_state(p_z, m, h):
         z, _ = update_and_reset(q, (p_z, p_r), config)
-        return hold(blend(z, q[2] + m, h, config), h, given.valid, given.updated)
+        return hold(blend(z, q[2] + m, h, config), h, given.steps)
 
     k = kept(p_r, h)
     m = given.projected(k, candidate_kernel[0], None, candidate_mask[0])
