@@ -4,9 +4,8 @@ Checked, completed, in the caller's own layout.
 """
 
 import dataclasses
-import functools
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,28 +33,15 @@ from gruflax.functional.sharding import beside, sharded_like, vary_with
 from gruflax.functional.time import Steps
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "params",
-        "steps",
-        "initial_state",
-        "reset_state",
-        "masks",
-    ],
-    meta_fields=[
-        "config",
-        "time_major",
-        "go_backwards",
-        "precision",
-        "return_sequences",
-        "zero_output_for_mask",
-        "loop",
-        "remat",
-        "chunk",
-        "inner_unroll",
-    ],
-)
+T = TypeVar("T")
+
+
+def _static(default: T) -> T:
+    """A field of a dataclass that is part of the structure of its pytree."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Call:
     """A GRU call with every argument checked and every default filled in.
@@ -86,20 +72,20 @@ class Call:
     initial_state: jax.Array
     reset_state: jax.Array
     masks: DropoutMasks
-    config: GRUConfig
-    time_major: bool = False
-    go_backwards: bool = False
-    precision: Any = None
-    return_sequences: bool = True
-    zero_output_for_mask: bool = False
-    loop: str = "auto"
-    remat: bool = False
-    chunk: int | None = None
-    inner_unroll: int = 1
+    config: GRUConfig = _static(GRUConfig())
+    time_major: bool = _static(False)
+    go_backwards: bool = _static(False)
+    precision: lax.PrecisionLike = _static(None)
+    return_sequences: bool = _static(True)
+    zero_output_for_mask: bool = _static(False)
+    loop: str = _static("auto")
+    remat: bool = _static(False)
+    chunk: int | None = _static(None)
+    inner_unroll: int = _static(1)
 
     @property
-    def time(self) -> Any:
-        """Returns the number of steps; in `jax.export` it may be a symbol."""
+    def time(self) -> int:
+        """Returns the number of steps; in `jax.export` it may be a symbol instead."""
         return self.steps.inputs.shape[self.time_axis]
 
     @property

@@ -20,13 +20,14 @@ from gruflax.functional.params import GATES
 
 
 class DropoutMasks(NamedTuple):
-    """What inputs and states are multiplied by: 0, or one over the keep rate.
+    """The factors of inputs, states and recurrent weights: 0, or one over the keep rate.
 
     Attributes:
-        inputs: `[n, ..., f]`, or None for no input dropout; n is 1 (one mask for all gates) or 3
-            (one per gate, z r h).
-        recurrent: `[n, ..., u]`, or None for no recurrent dropout.
-        recurrent_weights: `[u, 3u]`, of the recurrent kernel, or None.
+        inputs: `[n, ..., f]`; n is 1 (one mask for all gates) or 3 (one per gate, z r h). None, the
+            default, is no dropout of inputs.
+        recurrent: `[n, ..., u]`. None, the default, is no dropout of states.
+        recurrent_weights: `[u, 3u]`, of the recurrent kernel. None, the default, is no dropout of
+            weights.
     """
 
     inputs: jax.Array | None = None
@@ -43,7 +44,7 @@ def dropout_mask(
         rng: JAX random key, consumed.
         rate: share of entries that become 0, in [0, 1]; 1 drops everything.
         shape: of the mask.
-        dtype: of the mask.
+        dtype: of the mask; float32 by default.
 
     Returns:
         An array of 0 and `1 / (1 - rate)`.
@@ -79,7 +80,7 @@ def draw_dropout_masks(
         features: size of an input step.
         units: size of the state.
         config: the GRU, with its rates.
-        dtype: of the masks.
+        dtype: of the masks; float32 by default.
 
     Returns:
         Masks of inputs `[n, ..., f]`, states `[n, ..., u]` and recurrent weights `[u, 3u]`; None

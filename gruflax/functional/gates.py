@@ -1,4 +1,4 @@
-"""What a GRU does inside, step by step: its gates, its candidate and its state."""
+"""The gates, the candidate and the state of a GRU at every step."""
 
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class GateActivations(NamedTuple):
     Attributes:
         update: the update gate z, the share of the old state that is kept.
         reset: the reset gate r.
-        candidate: what the state moves towards.
+        candidate: the candidate n, which the state moves towards.
         state: the state after the step.
     """
 
@@ -44,11 +44,21 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
     `gruflax.gate_activations(variables["params"], x, config=layer.config)`.
 
     Args:
-        params: as `gruflax.gru_sequence`.
-        inputs: as `gruflax.gru_sequence`.
-        **options: those of `gruflax.gru_sequence` that say what is computed: `config`,
-            `initial_state`, `mask`, `seq_lengths`, `reset`, `reset_state`, `rng`, `dropout_masks`,
-            `go_backwards`, `time_major`, `dtype` and `precision`.
+        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent.
+        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+        **options: of `gruflax.gru_sequence`, with its defaults:
+            config: the GRU, a `GRUConfig`.
+            initial_state: `[..., u]`, the state that the first step begins with.
+            mask: `[..., t]` or `[..., t, 1]`, True where the step counts.
+            seq_lengths: `[...]` integers in [0, t], the number of steps that count.
+            reset: like `mask`, True where the state goes back to `reset_state` before the step.
+            reset_state: `[..., u]`, only with `reset`.
+            rng: JAX random key for dropout and zoneout; None for inference.
+            dropout_masks: `DropoutMasks` to use instead of drawing them.
+            go_backwards: True processes the last step first.
+            time_major: True has time as the first axis.
+            dtype: to compute in.
+            precision: of the products.
 
     Returns:
         `GateActivations` of arrays `[..., t, u]` in the compute dtype, in the order of processing.

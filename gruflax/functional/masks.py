@@ -13,8 +13,8 @@ def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
     """Marks the first `seq_lengths` steps of each sequence.
 
     Args:
-        seq_lengths: `[...]` integers in [0, time], valid steps per sequence. Traced ones, which
-            nobody can see, are clipped to that range.
+        seq_lengths: `[...]` integers in [0, time], valid steps per sequence. Traced ones, whose
+            values are not known, are clipped to that range.
         time: number of steps.
 
     Returns:
@@ -22,7 +22,7 @@ def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
 
     Raises:
         TypeError: `seq_lengths` are not integers.
-        ValueError: a length that can be seen is negative or above `time`.
+        ValueError: a length whose value is known is negative or above `time`.
     """
     known = known_values(seq_lengths)
     dtype = jnp.result_type(seq_lengths) if known is None else known.dtype

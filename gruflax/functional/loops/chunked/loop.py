@@ -1,9 +1,9 @@
 """The chunked loop: products over chunks of time, and one derivative rule for every mode.
 
-Forward, one product projects a chunk's inputs, and an inner loop multiplies by the recurrent kernel
-once per step. The rule computes the tangent chunk by chunk from the states alone, and JAX
-transposes it into a backward pass with weight gradients as products over chunks, which keeps the
-states and nothing else of each step: `gruflax.functional.loops.chunked.tangent`.
+In the forward pass one product projects a chunk's inputs, and an inner loop multiplies by the
+recurrent kernel once per step. The derivative rule (`tangent`) computes the tangent chunk by chunk
+from the states alone. JAX transposes it into a backward pass whose weight gradients are products
+over chunks, and which keeps the states and nothing else of each step.
 
 Known limits: activations that mix units have no partial derivatives unit by unit, so that each
 chunk is computed once more in the backward pass and differentiated by JAX; sizes of time must be
@@ -13,7 +13,6 @@ known.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from gruflax.functional.call import Call
+from gruflax.functional.checks import PyTree
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.loops import thresholds
 from gruflax.functional.loops.chunked import products
@@ -29,6 +29,10 @@ from gruflax.functional.masks import where_steps
 from gruflax.functional.params import split_bias, split_gates
 from gruflax.functional.step import project, step
 from gruflax.functional.time import hold, over_chunks, start_anew
+
+
+# `(params, reset_state, state, steps) -> (state, states of the chunk or None)`.
+Chunk = Callable[..., tuple[jax.Array, jax.Array | None]]
 
 
 def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
@@ -47,7 +51,7 @@ def checkpointed_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
 
 
 def chunked_tangent(
-    call: Call, states: jax.Array, tangents: Mapping[str, Any]
+    call: Call, states: jax.Array, tangents: Mapping[str, PyTree]
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the tangent of the chunked loop from its states `[t, ..., u]`, in order.
 
@@ -76,7 +80,7 @@ def _units(call: Call) -> int:
 
 
 def _forward(
-    call: Call, wrap: Callable[[Any], Any] = lambda chunk: chunk, by_chunk: bool = True
+    call: Call, wrap: Callable[[Chunk], Chunk] = lambda chunk: chunk, by_chunk: bool = True
 ) -> tuple[jax.Array | None, jax.Array]:
     """Computes `(states [t, ..., u] in order or None, the last)`; `wrap` is applied to a chunk."""
     params, dot = call.params, jnp.dot
@@ -123,8 +127,8 @@ def _by_rule_jvp(primals, tangents):
     states, h = _by_rule(dataclasses.replace(call, return_sequences=True))
     # Without a tangent of inputs, parameters or masks, products with zeros are left out.
     dmoving = Tangents(
-        initial_state=made_zeros(dcall.initial_state, call.initial_state),
-        reset_state=made_zeros(dcall.reset_state, call.reset_state),
+        initial_state=_made_zeros(dcall.initial_state, call.initial_state),
+        reset_state=_made_zeros(dcall.reset_state, call.reset_state),
         params=_known(dcall.params, call.params),
         inputs=_known(dcall.steps.inputs, call.steps.inputs),
         masks=DropoutMasks(*map(_known, dcall.masks, call.masks)),
@@ -136,17 +140,17 @@ def _by_rule_jvp(primals, tangents):
     return (states, h), (dstates, dh)
 
 
-def _known(tangent: Any, primal: Any) -> Any:
+def _known(tangent: PyTree, primal: PyTree) -> PyTree:
     """Returns a tangent, or None where all of it is known to be zero."""
-    return None if is_zero(tangent) else made_zeros(tangent, primal)
+    return None if _is_zero(tangent) else _made_zeros(tangent, primal)
 
 
-def is_zero(tangent: Any) -> bool:
+def _is_zero(tangent: PyTree) -> bool:
     """Returns whether all of a tangent is known to be zero."""
     return all(map(_is_symbol, jax.tree.leaves(tangent, is_leaf=_is_symbol)))
 
 
-def made_zeros(tangent: Any, primal: Any) -> Any:
+def _made_zeros(tangent: PyTree, primal: PyTree) -> PyTree:
     """Makes zeros of what is known to be zero."""
     return jax.tree.map(
         lambda leaf, like: jnp.zeros_like(like) if _is_symbol(leaf) else leaf,
@@ -156,5 +160,5 @@ def made_zeros(tangent: Any, primal: Any) -> Any:
     )
 
 
-def _is_symbol(leaf: Any) -> bool:
+def _is_symbol(leaf: object) -> bool:
     return isinstance(leaf, SymbolicZero)

@@ -12,8 +12,6 @@ be that.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +21,13 @@ from gruflax.functional.call import Call
 from gruflax.functional.checks import at_least_float32
 from gruflax.functional.loops.chunked.loop import chunked_loop, chunked_tangent
 from gruflax.functional.loops.native.ffi import run_kernel
-from gruflax.functional.loops.native.form import Arrays, Form
+from gruflax.functional.loops.native.form import Arrays, Form, Leaves
 from gruflax.functional.loops.native.library import BACKWARD, FORWARD
-from gruflax.functional.loops.native.primitives import Operation, differentiate_portable
+from gruflax.functional.loops.native.primitives import (
+    Operation,
+    Tangents,
+    differentiate_portable,
+)
 from gruflax.functional.loops.thresholds import (
     KEPT_GATES,
     gradients_run_well,
@@ -73,7 +75,7 @@ def _portable_states(call: Call, arrays: Arrays, keep: bool) -> Arrays:
     return {name: found[name] for name in types}
 
 
-def _native_states(form: Form, leaves: Sequence[Any], types: Arrays, local: bool) -> Arrays | None:
+def _native_states(form: Form, leaves: Leaves, types: Arrays, local: bool) -> Arrays | None:
     call, _ = form.single(leaves)
     if not runs_well(call):
         return None
@@ -86,14 +88,14 @@ def _native_states(form: Form, leaves: Sequence[Any], types: Arrays, local: bool
     return found | {name: _not_kept(types[name]) for name in types if name not in found}
 
 
-def _not_kept(like: Any) -> jax.Array:
+def _not_kept(like: jax.ShapeDtypeStruct) -> jax.Array:
     # As in kernel/backward.h. A gate that is this number by chance is only computed again.
     return jnp.full(like.shape, jnp.finfo(like.dtype).min, like.dtype)
 
 
 def _differentiate_states(
-    operation: Operation, form: Form, leaves: Sequence[Any], along: Sequence[Any]
-) -> tuple[list[Any], list[Any]]:
+    operation: Operation, form: Form, leaves: Leaves, along: Tangents
+) -> tuple[list[jax.Array], list[jax.Array]]:
     call, _ = form.arguments(leaves)
     each, _ = form.arguments(form.each)
     dcall, _ = form.arguments(along)
@@ -119,7 +121,7 @@ def _differentiate_states(
     return [found[name] for name in names], [dfound[name] for name in names]
 
 
-def _is_zero(tangent: Any) -> bool:
+def _is_zero(tangent: object) -> bool:
     return isinstance(tangent, ad.Zero)
 
 
@@ -139,11 +141,11 @@ def _portable_tangent(call: Call, arrays: Arrays) -> Arrays:
     return {"outputs": call.outputs(dstates), "state": dstate}
 
 
-def _transpose_tangent(form: Form, leaves: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+def _transpose_tangent(form: Form, leaves: Leaves, cotangents: Tangents) -> list[jax.Array | None]:
     call, arrays = form.arguments(leaves)
     each, flags = form.arguments(form.each)
     places = form.arguments(range(len(leaves)))[1]["linear"]
-    # What is linear comes as a placeholder.
+    # JAX gives a placeholder, without numbers, for every leaf that the cotangents are wanted of.
     linear = [ad.is_undefined_primal(leaf) for leaf in leaves]
     wanted = tuple(
         name for name in places if any(linear[place] for place in jax.tree.leaves(places[name]))
@@ -152,11 +154,12 @@ def _transpose_tangent(form: Form, leaves: Sequence[Any], cotangents: Sequence[A
     given = {name: each for name, each in given if not _is_zero(each)}
     flags = {**flags, "linear": dict.fromkeys(given, any(form.each))}
     gradients = _GRADIENTS((call, {**arrays, "linear": given}), (each, flags), wanted=wanted)
-    found: list[Any] = [None] * len(leaves)
+    found: list[jax.Array | None] = [None] * len(leaves)
     for name in wanted:
         pairs = zip(jax.tree.leaves(places[name]), jax.tree.leaves(gradients[name]), strict=True)
         for place, gradient in pairs:
             if linear[place]:
+                # The gradient of an array that all members share is the sum of theirs.
                 shared = any(form.each) and not form.each[place]
                 found[place] = gradient.sum(axis=0) if shared else gradient
     return found
@@ -182,9 +185,7 @@ def _portable_gradients(call: Call, arrays: Arrays, wanted: tuple[str, ...]) -> 
     return jax.linear_transpose(tangent, parts)(cotangents)[0]
 
 
-def _native_gradients(
-    form: Form, leaves: Sequence[Any], types: Arrays, local: bool
-) -> Arrays | None:
+def _native_gradients(form: Form, leaves: Leaves, types: Arrays, local: bool) -> Arrays | None:
     call, _ = form.single(leaves)
     if not gradients_run_well(call):
         return None
