@@ -1,11 +1,13 @@
 """Several hosts: JAX's distributed runtime from the environment, and arrays over all devices."""
 
 import os
-from typing import Any
+from typing import TypeVar
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+
+Tree = TypeVar("Tree")
 
 # How many processes there are: by JAX's own names, and as Slurm's and Open MPI's launchers say it.
 _COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -14,9 +16,9 @@ _COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 def join() -> None:
     """Joins the other processes of this run, where the environment says that there are any.
 
-    `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say
-    it; what is not set is what JAX finds out from Slurm or Open MPI. It must come before anything
-    that computes.
+    The environment says so by `JAX_COORDINATOR_ADDRESS` (host:port of process 0),
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; JAX finds out from Slurm or Open MPI what is not set.
+    This must be called before anything is computed.
 
     Raises:
         RuntimeError: the other processes cannot be reached.
@@ -50,7 +52,7 @@ def everywhere() -> NamedSharding | None:
     return None if jax.process_count() == 1 else NamedSharding(_mesh(), PartitionSpec())
 
 
-def local(tree: Any) -> Any:
+def local(tree: Tree) -> Tree:
     """Returns this process' copies of arrays that every device has."""
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
 

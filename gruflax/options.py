@@ -5,7 +5,8 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 
 def exit_on_interrupt(program: str) -> None:
@@ -14,7 +15,7 @@ def exit_on_interrupt(program: str) -> None:
     As an exception it would get lost in a destructor or in a library that is being imported.
     """
 
-    def leave(number: int, frame: Any) -> None:
+    def leave(number: int, frame: FrameType | None) -> None:
         # Not by sys.stderr: the signal may have come in the middle of a print.
         if os.isatty(1):
             os.write(1, b"\x1b[?25h")  # the cursor, which a progress bar hides

@@ -1,15 +1,19 @@
 """Pictures of a GRU: its gates over time, and which steps a mask lets count.
 
-They need matplotlib (of the extra `[notebooks]`). The colour-blind can tell the colours
-apart.
+They need matplotlib, of the extra `[notebooks]`. The colours can be told apart by the colour-blind.
 """
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 # Okabe and Ito's colours, those that are faint on white last.
@@ -20,8 +24,8 @@ PARTS = ("update", "reset", "candidate", "state")
 
 
 def gates(
-    activations: Any,
-    axes: Sequence[Any] | np.ndarray | None = None,
+    activations: object,
+    axes: "Sequence[Axes] | np.ndarray | None" = None,
     units: Sequence[int] | None = None,
     parts: Sequence[str] = PARTS,
 ) -> np.ndarray:
@@ -70,7 +74,7 @@ def gates(
     return panels
 
 
-def _draw_part(axes: Any, part: str, array: np.ndarray, units: Sequence[int] | None) -> None:
+def _draw_part(axes: "Axes", part: str, array: np.ndarray, units: Sequence[int] | None) -> None:
     """Draws one heat map: viridis from 0 to 1 for gates, a diverging map for signed values."""
     gate = part in ("update", "reset")
     limit = np.abs(array).max(initial=0) or 1.0
@@ -89,11 +93,11 @@ def _draw_part(axes: Any, part: str, array: np.ndarray, units: Sequence[int] | N
         # Eight numbers have room.
         rows = range(0, len(units), -(-len(units) // 8))
         axes.set_yticks(rows, [str(units[row]) for row in rows], fontsize="small")
-    whole_ticks(axes.xaxis)
+    integer_ticks(axes.xaxis)
     axes.figure.colorbar(picture, ax=axes, pad=0.02)
 
 
-def mask(mask: ArrayLike, axes: Any = None) -> Any:
+def mask(mask: ArrayLike, axes: "Axes | None" = None) -> "Axes":
     """Draws which steps of some sequences count: a row per sequence, a column per step.
 
     Args:
@@ -109,10 +113,10 @@ def mask(mask: ArrayLike, axes: Any = None) -> Any:
     """
     values = np.asarray(mask).astype(bool)
     valid = checked_array("mask", values[None] if values.ndim == 1 else values, "[n, t]")
-    axes = new_axes(SIZE)[0] if axes is None else axes
+    panel: Axes = new_axes(SIZE)[0] if axes is None else axes
     colours = {"masked": "#D9D9D9", "valid": COLOURS[0]}
     # White lines between the cells let steps be counted.
-    axes.pcolormesh(
+    panel.pcolormesh(
         valid,
         cmap=load_matplotlib("colors").ListedColormap(list(colours.values())),
         vmin=0,
@@ -120,16 +124,16 @@ def mask(mask: ArrayLike, axes: Any = None) -> Any:
         edgecolors="white",
         linewidth=0.5,
     )
-    axes.invert_yaxis()
-    for axis, size in ((axes.xaxis, valid.shape[1]), (axes.yaxis, valid.shape[0])):
+    panel.invert_yaxis()
+    for axis, size in ((panel.xaxis, valid.shape[1]), (panel.yaxis, valid.shape[0])):
         _cell_ticks(axis, size)
-    axes.set_xlabel("step")
-    axes.set_ylabel("sequence")
+    panel.set_xlabel("step")
+    panel.set_ylabel("sequence")
     patch = load_matplotlib("patches").Patch
     patches = [patch(color=colours[name], label=name) for name in ("valid", "masked")]
     # Above the axes it hides nothing.
-    axes.legend(handles=patches, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-    return axes
+    panel.legend(handles=patches, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    return panel
 
 
 def _cell_ticks(axis: Any, size: int) -> None:
@@ -138,7 +142,7 @@ def _cell_ticks(axis: Any, size: int) -> None:
     axis.set_ticks([number + 0.5 for number in numbers], [str(number) for number in numbers])
 
 
-def load_matplotlib(module: str) -> Any:
+def load_matplotlib(module: str) -> ModuleType:
     """Imports a module of matplotlib.
 
     Args:
@@ -165,8 +169,8 @@ def new_axes(size: tuple[float, float], rows: int = 1, sharex: bool = False) -> 
     return load_matplotlib("pyplot").subplots(rows, **options)[1][:, 0]
 
 
-def whole_ticks(axis: Any) -> None:
-    """Marks whole numbers only."""
+def integer_ticks(axis: Any) -> None:
+    """Puts ticks at integers only."""
     axis.get_major_locator().set_params(integer=True)
 
 
@@ -180,6 +184,7 @@ def checked_array(name: str, values: ArrayLike, shape: str) -> np.ndarray:
 
 
 def checked_indices(name: str, indices: Sequence[int], size: int) -> np.ndarray:
+    """Returns indices as an array, or raises a ValueError unless they are integers below `size`."""
     array = np.asarray(indices)
     if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
         raise ValueError(f"{name} must be integers, at least one, got {indices!r}.")

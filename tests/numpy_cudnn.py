@@ -130,12 +130,12 @@ class RecordedCudnn:
 def in_place_of_cudnn(stand_in):
     """Has the loop call a stand-in; a NumPy cuDNN on a platform that passes for a GPU."""
     room = "gruflax.functional.loops.cudnn"
-    changes = {"calls.load_cudnn": lambda: stand_in, "loop.load_cudnn": lambda: stand_in}
+    changes = {"passes.load_cudnn": lambda: stand_in, "loop.load_cudnn": lambda: stand_in}
     if isinstance(stand_in, NumpyCudnn):
         changes |= {
-            "calls._stream": lambda context: 0,
-            "calls._address": lambda buffer: np.asarray(buffer).ctypes.data,
-            "calls._on_a_gpu": lambda *arrays: list(arrays),
+            "passes._stream": lambda context: 0,
+            "passes._address": lambda buffer: np.asarray(buffer).ctypes.data,
+            "passes._on_a_gpu": lambda *arrays: list(arrays),
             "conditions._platform_conditions": lambda dtype: {},
         }
     with contextlib.ExitStack() as stack:

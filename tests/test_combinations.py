@@ -105,7 +105,7 @@ SIDES = ("forward_layer", "backward_layer")
 
 
 def gru(params, inputs, initial_state=None, mask=None, seq_lengths=None, reset=None,
-        reset_state=None, dropout_masks=(None, None, None), updated=None, zoneout=0.0,
+        reset_state=None, dropout_masks=(None, None, None), zoneout_mask=None, zoneout=0.0,
         reset_after=True, activation="tanh", recurrent_activation="sigmoid", go_backwards=False,
         time_major=False, return_sequences=True, zero_output_for_mask=False, gates=False,
         **_):  # fmt: skip
@@ -139,7 +139,7 @@ def gru(params, inputs, initial_state=None, mask=None, seq_lengths=None, reset=N
         n = g(now * dx[2] @ wn + bn + inner)
         z = z + zoneout * (1 - z)
         new = z * h + (1 - z) * n
-        new = new if updated is None else np.where(updated[len(history)], new, h)
+        new = new if zoneout_mask is None else np.where(zoneout_mask[len(history)], new, h)
         h = np.where(valid, new, h)
         history.append((z, r, n, np.where(valid | (not zero_output_for_mask), h, 0)))
     found = [np.stack(each, 0 if time_major else -2) for each in zip(*history, strict=True)]
@@ -333,9 +333,9 @@ def drawn(words, config):
     """What keys drop of a layer, or of both of two, as options of the reference."""
     for key in jax.random.split(KEY) if set(words) & set(MERGE) else [KEY]:
         masks = gruflax.draw_dropout_masks(key, (B,), F, U, config)
-        updated, _ = draw_zoneout(key, config, (T, B, U))
-        masks, updated = jax.tree.map(np.asarray, (masks, updated))
-        yield {"dropout_masks": masks, "updated": updated, "zoneout": 0}
+        zoneout_mask, _ = draw_zoneout(key, config, (T, B, U))
+        masks, zoneout_mask = jax.tree.map(np.asarray, (masks, zoneout_mask))
+        yield {"dropout_masks": masks, "zoneout_mask": zoneout_mask, "zoneout": 0}
 
 
 def build(name):

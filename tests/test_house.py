@@ -2,6 +2,7 @@
 
 import ast
 import datetime
+import graphlib
 import importlib.metadata
 import inspect
 import io
@@ -75,6 +76,33 @@ def test_the_functional_core_imports_jax_and_numpy_only():
     for file in files:
         found = re.findall(r"^ *(?:from|import) (\w+)", file.read_text(), re.MULTILINE)
         assert not others & set(found), file
+
+
+def import_graph(room):
+    """`{module: the modules of its room that it imports}`, at its top or inside of functions."""
+    files = {}
+    for file in (PACKAGE / room).rglob("*.py"):
+        parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    graph = {}
+    for module, file in files.items():
+        names = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                # A name is a module, or else of the module that it is imported from.
+                found = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {name if name in files else node.module for name in found}
+        graph[module] = names & set(files)
+    return graph
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "linen"])
+def test_imports_go_in_no_circle(room):
+    graph = import_graph(room)
+    assert len(graph) > 1
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def modules_after(code):

@@ -18,7 +18,7 @@ from numpy_cudnn import NumpyCudnn, in_place_of_cudnn
 import gruflax
 import gruflax.nnx
 from gruflax.compat import v1
-from gruflax.functional.loops.cudnn import calls
+from gruflax.functional.loops.cudnn import passes
 
 
 PLATFORMS = ("cuda", "tpu")
@@ -29,7 +29,7 @@ MASK = np.random.default_rng(1).random((B, T)) < 0.7
 # The layers below take "auto".
 LOOPS = ("scan", "chunked", *oracle.NATIVE, "cudnn")
 # The stand-in replaces this, to run on a CPU. A program that is only lowered keeps the real one.
-ON_A_GPU = mock.patch("gruflax.functional.loops.cudnn.calls._on_a_gpu", calls._on_a_gpu)
+ON_A_GPU = mock.patch("gruflax.functional.loops.cudnn.passes._on_a_gpu", passes._on_a_gpu)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from gruflax.bench.contestants import Inputs, Program, gruflax_params, jax_progr
 from gruflax.bench.libraries import LIBRARIES, linen_cell
 from gruflax.convert import to_linen
 from gruflax.functional.call import Call, make_call
-from gruflax.functional.loops.chunked import chunked_loop
+from gruflax.functional.loops.chunked.loop import chunked_loop
 from gruflax.functional.loops.cudnn.loop import check_cudnn, cudnn_loop
 from gruflax.functional.loops.cudnn.problem import Settings
 from gruflax.functional.loops.scan import scan_loop

@@ -5,7 +5,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -109,7 +108,7 @@ def _share(correct: np.ndarray) -> str:
     return f"{100 * correct.mean():.2f} % ({correct.sum()} of {len(correct)})"
 
 
-def _save(path: Path, params: Any) -> str:
+def _save(path: Path, params: object) -> str:
     """Saves parameters, and returns how to load them: a line of Python."""
     path.write_bytes(serialization.to_bytes(params))
     return (

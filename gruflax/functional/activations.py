@@ -64,40 +64,29 @@ def sparsemax(x: jax.Array) -> jax.Array:
     return jax.nn.relu(x - (kept - 1) / support.sum(axis=-1, keepdims=True).astype(x.dtype))
 
 
-ACTIVATIONS: dict[str, Function] = {
-    "celu": jax.nn.celu,
-    "elu": jax.nn.elu,
+_JAX_NAMES = (
+    *("celu", "elu", "hard_sigmoid", "hard_silu", "hard_tanh", "log_sigmoid", "log_softmax"),
+    *("mish", "relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "sparse_plus"),
+    *("sparse_sigmoid", "squareplus"),
+)
+_OTHERS: dict[str, Function] = {
     "exponential": jnp.exp,
     "gelu": gelu,
     "hard_shrink": hard_shrink,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "hard_silu": jax.nn.hard_silu,
     "hard_swish": jax.nn.hard_silu,
-    "hard_tanh": jax.nn.hard_tanh,
     "leaky_relu": leaky_relu,
     "linear": linear,
-    "log_sigmoid": jax.nn.log_sigmoid,
-    "log_softmax": jax.nn.log_softmax,
-    "mish": jax.nn.mish,
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "selu": jax.nn.selu,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
     "soft_shrink": soft_shrink,
-    "softmax": jax.nn.softmax,
-    "softplus": jax.nn.softplus,
     "softsign": jax.nn.soft_sign,
-    "sparse_plus": jax.nn.sparse_plus,
-    "sparse_sigmoid": jax.nn.sparse_sigmoid,
     "sparsemax": sparsemax,
-    "squareplus": jax.nn.squareplus,
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,
     "tanh_shrink": tanh_shrink,
 }
+# Keras' names, those that JAX has too first.
+ACTIVATIONS: dict[str, Function] = {name: getattr(jax.nn, name) for name in _JAX_NAMES} | _OTHERS
 
-# Each unit by itself. `softmax` and its kin mix units; of a user's own function nothing is known.
+# These treat each unit by itself. `softmax` and its kin mix units, and a user's own function may.
 _MIXING = {jax.nn.log_softmax, jax.nn.softmax, sparsemax}
 _POINTWISE = {hard_sigmoid_v1, *ACTIVATIONS.values()} - _MIXING
 

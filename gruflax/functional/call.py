@@ -4,9 +4,8 @@ Checked, completed, in the caller's own layout.
 """
 
 import dataclasses
-import functools
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,82 +30,63 @@ from gruflax.functional.dropout import (
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
 from gruflax.functional.params import Params, cast_params, check_params, check_size
 from gruflax.functional.sharding import beside, sharded_like, vary_with
+from gruflax.functional.time import Steps
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "params",
-        "inputs",
-        "initial_state",
-        "reset_state",
-        "valid",
-        "reset",
-        "masks",
-        "updated",
-    ],
-    meta_fields=[
-        "config",
-        "time_major",
-        "go_backwards",
-        "precision",
-        "return_sequences",
-        "zero_output_for_mask",
-        "loop",
-        "remat",
-        "chunk",
-        "inner_unroll",
-    ],
-)
+T = TypeVar("T")
+
+
+def _static(default: T) -> T:
+    """A field of a dataclass that is part of the structure of its pytree."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """What a loop computes from: a pytree of arrays, or of their tangents, with static parts.
+    """A GRU call with every argument checked and every default filled in.
+
+    It is a pytree: arrays (or their types, or tangents) as leaves, and the rest static.
 
     Attributes:
-        params: of the GRU, in the compute dtype, recurrent weights dropped.
-        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+        params: of the GRU, in the compute dtype, after dropout of recurrent weights.
+        steps: `Steps` of arrays `[..., t, *]`, or `[t, ..., *]` with `time_major`.
         initial_state: `[..., u]`.
         reset_state: `[..., u]`, what a reset goes back to.
-        valid: `[..., t]` or `[t, ...]` boolean, True where a step counts; or None.
-        reset: the same; True where the state starts anew before the step; or None.
         masks: dropout masks of inputs and states.
-        updated: `[..., t, u]` or `[t, ..., u]` boolean, False where zoneout keeps a unit; or None.
-        config: the GRU, without what has been done to `params` and is done by `updated`.
+        config: the GRU; its zoneout is 0 where `steps.zoneout_mask` does it.
         time_major: whether time is the first axis, and not the one before the features.
         go_backwards: whether the last step is processed first.
         precision: of the products.
         return_sequences: whether the state after every step is wanted.
         zero_output_for_mask: whether outputs are zeros at masked steps.
         loop: which loop was asked for.
-        remat: whether the backward pass keeps as little as it can.
+        remat: whether the backward pass keeps only every sqrt(t)-th state.
         chunk: steps per chunk of a loop that works on chunks; None lets it choose.
-        inner_unroll: steps that one turn of the loop inside of a chunk computes; nobody's argument,
-            varied only where a GPU is timed.
+        inner_unroll: steps that one turn of the loop inside of a chunk computes. No public function
+            takes it: it is varied only where a GPU is timed.
     """
 
     params: Params
-    inputs: jax.Array
+    steps: Steps
     initial_state: jax.Array
     reset_state: jax.Array
-    valid: jax.Array | None
-    reset: jax.Array | None
     masks: DropoutMasks
-    updated: jax.Array | None
-    config: GRUConfig
-    time_major: bool = False
-    go_backwards: bool = False
-    precision: Any = None
-    return_sequences: bool = True
-    zero_output_for_mask: bool = False
-    loop: str = "auto"
-    remat: bool = False
-    chunk: int | None = None
-    inner_unroll: int = 1
+    config: GRUConfig = _static(GRUConfig())
+    time_major: bool = _static(False)
+    go_backwards: bool = _static(False)
+    precision: lax.PrecisionLike = _static(None)
+    return_sequences: bool = _static(True)
+    zero_output_for_mask: bool = _static(False)
+    loop: str = _static("auto")
+    remat: bool = _static(False)
+    chunk: int | None = _static(None)
+    inner_unroll: int = _static(1)
 
     @property
-    def time(self) -> Any:
-        """Returns the number of steps; in `jax.export` it may be a symbol."""
-        return self.inputs.shape[self.time_axis]
+    def time(self) -> int:
+        """Returns the number of steps; in `jax.export` it may be a symbol instead."""
+        return self.steps.inputs.shape[self.time_axis]
 
     @property
     def time_axis(self) -> int:
@@ -125,9 +105,10 @@ class Call:
     def outputs(self, states: jax.Array) -> jax.Array:
         """Makes outputs, in the caller's axes, of the states after every step `[t, ..., u]`."""
         states = self.in_layout(states)
-        if not self.zero_output_for_mask or self.valid is None:
+        valid = self.steps.valid
+        if not self.zero_output_for_mask or valid is None:
             return states
-        valid = jnp.flip(self.valid, self.time_axis) if self.go_backwards else self.valid
+        valid = jnp.flip(valid, self.time_axis) if self.go_backwards else valid
         return where_steps(valid, states, 0)
 
     def cleared(self) -> "Call":
@@ -135,18 +116,16 @@ class Call:
 
         A `where` on the state alone would let NaN through in the gradient, as zero times NaN.
         """
-        if self.valid is None:
+        steps = self.steps
+        if steps.valid is None:
             return self
-        return dataclasses.replace(self, inputs=where_steps(self.valid, self.inputs, 0))
+        steps = steps._replace(inputs=where_steps(steps.valid, steps.inputs, 0))
+        return dataclasses.replace(self, steps=steps)
 
     def ordered(self) -> "Call":
         """Returns the same call with time first, in the order of processing."""
-        names = ("inputs", "valid", "reset", "updated")
-        steps = {name: getattr(self, name) for name in names}
-        steps = {
-            name: each if each is None else self.in_order(each) for name, each in steps.items()
-        }
-        return dataclasses.replace(self, **steps, time_major=True, go_backwards=False)
+        steps = jax.tree.map(self.in_order, self.steps)
+        return dataclasses.replace(self, steps=steps, time_major=True, go_backwards=False)
 
 
 def make_call(
@@ -183,9 +162,9 @@ def make_call(
     inputs = inputs.astype(dtype)
     axis = 0 if time_major else inputs.ndim - 2
     time, batch_shape = inputs.shape[axis], inputs.shape[:axis] + inputs.shape[axis + 1 : -1]
-    # What a loop walks along is on every device as a whole.
-    steps = [None if each == axis else each for each in range(inputs.ndim - 1)]
-    inputs = sharded_like(inputs, inputs, [*steps, inputs.ndim - 1])
+    # A loop walks along the time axis, so that every device has all steps of its rows.
+    spread = [None if each == axis else each for each in range(inputs.ndim - 1)]
+    inputs = sharded_like(inputs, inputs, [*spread, inputs.ndim - 1])
     valid = combined_mask(mask, seq_lengths, batch_shape, time, axis)
     params = cast_params(params, dtype)
     params = {name: beside(each, inputs) for name, each in params.items()}
@@ -198,25 +177,22 @@ def make_call(
     )
     masks = resolve_dropout_masks(dropout_masks, rng, batch_shape, features, units, config, dtype)
     params, masks = drop_weights(params, masks)
-    updated, config = draw_zoneout(rng, config, (time, *batch_shape, units))
+    zoneout_mask, config = draw_zoneout(rng, config, (time, *batch_shape, units))
+    if zoneout_mask is not None:
+        # Drawn in the order of processing.
+        drawn = jnp.flip(zoneout_mask, axis=0) if go_backwards else zoneout_mask
+        zoneout_mask = jnp.moveaxis(drawn, 0, axis)
     reset = steps_to_mask("reset", reset, batch_shape, time, axis)
-    batch = [each for each in steps if each is not None]
+    marks = valid, reset, zoneout_mask
+    steps = Steps(inputs, *jax.tree.map(lambda mark: sharded_like(mark, inputs, spread), marks))
+    batch = [each for each in spread if each is not None]
     state, fresh = (sharded_like(each, inputs, batch) for each in (state, fresh))
-    if updated is not None:
-        updated = _placed(updated, axis, go_backwards)
-    valid, reset, updated = (
-        each if each is None else sharded_like(each, inputs, steps)
-        for each in (valid, reset, updated)
-    )
     return Call(
         params,
-        inputs,
-        vary_with(state, params, fresh, inputs, valid, reset, masks),
+        steps,
+        vary_with(state, params, fresh, steps, masks),
         fresh,
-        valid,
-        reset,
         masks,
-        updated,
         config,
         time_major,
         go_backwards,
@@ -232,8 +208,3 @@ CALL_OPTIONS = tuple(
     for name, each in inspect.signature(make_call).parameters.items()
     if each.kind is each.KEYWORD_ONLY
 )
-
-
-def _placed(updated: jax.Array, axis: int, go_backwards: bool) -> jax.Array:
-    """Brings what was drawn `[t, ..., u]` in the order of processing to the caller's layout."""
-    return jnp.moveaxis(jnp.flip(updated, axis=0) if go_backwards else updated, 0, axis)

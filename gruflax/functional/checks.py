@@ -2,13 +2,17 @@
 
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
+
+
+# Dictionaries, tuples and dataclasses of arrays, as `jax.tree` walks them.
+PyTree: TypeAlias = Any
 
 
 def brief(value: Any) -> str:
@@ -25,7 +29,7 @@ def brief(value: Any) -> str:
     return f"{type(value).__name__} {name}" if isinstance(name, str) else type(value).__name__
 
 
-def check_flags(**flags: Any) -> None:
+def check_flags(**flags: object) -> None:
     """Raises a TypeError that names the flag unless each is True or False."""
     for name, value in flags.items():
         if isinstance(value, jax.core.Tracer):
@@ -34,7 +38,7 @@ def check_flags(**flags: Any) -> None:
             raise TypeError(f"{name} must be a Python bool, True or False, got {brief(value)}.")
 
 
-def known_values(array: Any) -> np.ndarray | None:
+def known_values(array: ArrayLike) -> np.ndarray | None:
     """Returns an array's values; None where it is traced, or lies on other hosts too."""
     if isinstance(array, jax.core.Tracer):
         return None
@@ -62,7 +66,7 @@ def check_inputs(name: str, inputs: Any, features: int | None, axes: str, rank: 
     return jnp.asarray(array)
 
 
-def _as_numpy(given: Any) -> np.ndarray | None:
+def _as_numpy(given: object) -> np.ndarray | None:
     """Returns nested lists of numbers as an array; None where they are none."""
     try:
         return np.asarray(given)
@@ -70,13 +74,13 @@ def _as_numpy(given: Any) -> np.ndarray | None:
         return None
 
 
-def are_numbers(values: Any) -> bool:
+def are_numbers(values: object) -> bool:
     """Returns whether something is a list of numbers, nested or not, and so stands for an array."""
     leaves = jax.tree.leaves(values) if isinstance(values, (tuple, list)) else []
     return bool(leaves) and all(isinstance(leaf, (int, float)) for leaf in leaves)
 
 
-def check_key(name: str, key: Any, *, optional: bool = True) -> None:
+def check_key(name: str, key: object, *, optional: bool = True) -> None:
     """Raises a TypeError unless `key` is a JAX random key, typed or of uint32, or None."""
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
@@ -109,7 +113,7 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
-def check_reset(reset: Any, reset_state: Any) -> None:
+def check_reset(reset: object, reset_state: object) -> None:
     """Raises a ValueError where a state to reset to comes without the steps to reset at."""
     if reset is None and reset_state is not None:
         raise ValueError("reset_state must come with reset, which says where, got no reset.")

@@ -18,25 +18,29 @@ RATES = ("dropout", "recurrent_dropout", "recurrent_weight_dropout", "zoneout")
 
 @dataclasses.dataclass(frozen=True)
 class GRUConfig:
-    """What a GRU computes: frozen, hashable, and static under `jax.jit`.
+    """The options of a GRU: frozen, hashable, and static under `jax.jit`.
 
     Args:
-        activation: of the candidate; a Keras name, a callable, or None for linear.
-        recurrent_activation: of the update and the reset gate; the same forms.
-        use_bias: whether `params` holds a bias.
+        activation: of the candidate; a Keras name, a callable, or None for linear. Default "tanh".
+        recurrent_activation: of the update and the reset gate; likewise. Default "sigmoid".
+        use_bias: whether `params` holds a bias. Default True.
         reset_after: True applies the reset gate after the recurrent product, as cuDNN, torch and
             Keras 3 do (bias `[2, 3u]`); False applies it to the state before the product, as the
-            paper and Keras 1 do (bias `[3u]`).
+            paper and Keras 1 do (bias `[3u]`). Default True.
         dropout: rate in [0, 1] at which input features are dropped, one mask for all steps.
-        recurrent_dropout: rate in [0, 1] at which state units are dropped, one mask for all steps.
+            Default 0.
+        recurrent_dropout: rate in [0, 1] at which state units are dropped, one mask for all
+            steps. Default 0.
         recurrent_weight_dropout: rate in [0, 1] at which entries of the recurrent kernel are
-            dropped, the same at every step and in every sequence: DropConnect.
+            dropped, the same at every step and in every sequence: DropConnect. Default 0.
         zoneout: rate in [0, 1] at which a unit keeps its state instead of taking the new one, drawn
-            anew at every step; at inference the state moves by the expectation.
-        learn_initial_state: whether `params` holds an `initial_state` [u], which sequences begin
-            with that are given no other.
-        implementation: 1 gives each gate dropout masks of its own, 2 shares one. A recurrent
-            dropout makes it 1, as in Keras 3.8 and TensorFlow 2.2; 0, of TensorFlow 1, is 1.
+            anew at every step; at inference the state moves by the expectation. Default
+            0.
+        learn_initial_state: whether `params` holds an `initial_state` [u], with which sequences
+            begin that are given no other. Default False.
+        implementation: 1 gives each gate dropout masks of its own, 2, the default, shares one.
+            A recurrent dropout makes it 1, as in Keras 3.8 and
+            TensorFlow 2.2; 0, of TensorFlow 1, is 1.
 
     Raises:
         TypeError: an activation is neither a name, a hashable callable nor None, a rate is no

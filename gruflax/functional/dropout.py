@@ -20,13 +20,14 @@ from gruflax.functional.params import GATES
 
 
 class DropoutMasks(NamedTuple):
-    """What inputs and states are multiplied by: 0, or one over the keep rate.
+    """The factors of inputs, states and recurrent weights: 0, or one over the keep rate.
 
     Attributes:
-        inputs: `[n, ..., f]`, or None for no input dropout; n is 1 (one mask for all gates) or 3
-            (one per gate, z r h).
-        recurrent: `[n, ..., u]`, or None for no recurrent dropout.
-        recurrent_weights: `[u, 3u]`, of the recurrent kernel, or None.
+        inputs: `[n, ..., f]`; n is 1 (one mask for all gates) or 3 (one per gate, z r h). None, the
+            default, is no dropout of inputs.
+        recurrent: `[n, ..., u]`. None, the default, is no dropout of states.
+        recurrent_weights: `[u, 3u]`, of the recurrent kernel. None, the default, is no dropout of
+            weights.
     """
 
     inputs: jax.Array | None = None
@@ -43,7 +44,7 @@ def dropout_mask(
         rng: JAX random key, consumed.
         rate: share of entries that become 0, in [0, 1]; 1 drops everything.
         shape: of the mask.
-        dtype: of the mask.
+        dtype: of the mask; float32 by default.
 
     Returns:
         An array of 0 and `1 / (1 - rate)`.
@@ -79,7 +80,7 @@ def draw_dropout_masks(
         features: size of an input step.
         units: size of the state.
         config: the GRU, with its rates.
-        dtype: of the masks.
+        dtype: of the masks; float32 by default.
 
     Returns:
         Masks of inputs `[n, ..., f]`, states `[n, ..., u]` and recurrent weights `[u, 3u]`; None
@@ -104,12 +105,15 @@ def draw_dropout_masks(
 def draw_zoneout(
     rng: jax.Array | None, config: GRUConfig, shape: tuple[int, ...]
 ) -> tuple[jax.Array | None, GRUConfig]:
-    """Draws which units of which steps take their new state, `[t, ..., u]` bool."""
+    """Draws a zoneout mask of some `shape`, True where a unit takes its new state.
+
+    Returns it, or None where there is nothing to draw, and the config of what is left to do.
+    """
     if rng is None or not config.zoneout:
         return None, config
     key = jax.random.fold_in(rng, len(DropoutMasks._fields))
-    updated = _draw(key, config.zoneout, shape)
-    return updated, dataclasses.replace(config, zoneout=0.0)
+    zoneout_mask = _draw(key, config.zoneout, shape)
+    return zoneout_mask, dataclasses.replace(config, zoneout=0.0)
 
 
 def split_masks(masks: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:

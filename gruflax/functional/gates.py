@@ -1,4 +1,4 @@
-"""What a GRU does inside, step by step: its gates, its candidate and its state."""
+"""The gates, the candidate and the state of a GRU at every step."""
 
 from typing import Any, NamedTuple
 
@@ -9,10 +9,10 @@ from jax.typing import ArrayLike
 from gruflax.functional.activations import activate
 from gruflax.functional.call import CALL_OPTIONS, make_call
 from gruflax.functional.loops.choice import choose_loop
-from gruflax.functional.loops.time import start_anew
 from gruflax.functional.params import Params, split_bias, split_gates
 from gruflax.functional.sharding import mesh_of
 from gruflax.functional.step import project, step
+from gruflax.functional.time import start_anew
 
 
 class GateActivations(NamedTuple):
@@ -26,7 +26,7 @@ class GateActivations(NamedTuple):
     Attributes:
         update: the update gate z, the share of the old state that is kept.
         reset: the reset gate r.
-        candidate: what the state moves towards.
+        candidate: the candidate n, which the state moves towards.
         state: the state after the step.
     """
 
@@ -44,11 +44,21 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
     `gruflax.gate_activations(variables["params"], x, config=layer.config)`.
 
     Args:
-        params: as `gruflax.gru_sequence`.
-        inputs: as `gruflax.gru_sequence`.
-        **options: those of `gruflax.gru_sequence` that say what is computed: `config`,
-            `initial_state`, `mask`, `seq_lengths`, `reset`, `reset_state`, `rng`, `dropout_masks`,
-            `go_backwards`, `time_major`, `dtype` and `precision`.
+        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent.
+        inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+        **options: of `gruflax.gru_sequence`, with its defaults:
+            config: the GRU, a `GRUConfig`.
+            initial_state: `[..., u]`, the state that the first step begins with.
+            mask: `[..., t]` or `[..., t, 1]`, True where the step counts.
+            seq_lengths: `[...]` integers in [0, t], the number of steps that count.
+            reset: like `mask`, True where the state goes back to `reset_state` before the step.
+            reset_state: `[..., u]`, only with `reset`.
+            rng: JAX random key for dropout and zoneout; None for inference.
+            dropout_masks: `DropoutMasks` to use instead of drawing them.
+            go_backwards: True processes the last step first.
+            time_major: True has time as the first axis.
+            dtype: to compute in.
+            precision: of the products.
 
     Returns:
         `GateActivations` of arrays `[..., t, u]` in the compute dtype, in the order of processing.
@@ -70,13 +80,13 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
         after = jnp.moveaxis(states, call.time_axis, 0)
         before = start_anew(
             jnp.concatenate([call.initial_state[None], after])[:-1],
-            first.reset,
+            first.steps.reset,
             call.reset_state[None],
         )
         # Dropout masks [n, ..., f] are the same at every step.
         masks = [None if mask is None else jnp.expand_dims(mask, 1) for mask in call.masks[:2]]
         b, _ = split_bias(call.params, call.config)
-        x = project(first.inputs, call.params["kernel"], b, masks[0], call.precision)
+        x = project(first.steps.inputs, call.params["kernel"], b, masks[0], call.precision)
         _, (z, r, a) = step(
             call.params, split_gates(x), before, call.config, masks[1], call.precision
         )

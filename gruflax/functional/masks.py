@@ -13,8 +13,8 @@ def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
     """Marks the first `seq_lengths` steps of each sequence.
 
     Args:
-        seq_lengths: `[...]` integers in [0, time], valid steps per sequence. Traced ones, which
-            nobody can see, are clipped to that range.
+        seq_lengths: `[...]` integers in [0, time], valid steps per sequence. Traced ones, whose
+            values are not known, are clipped to that range.
         time: number of steps.
 
     Returns:
@@ -22,7 +22,7 @@ def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
 
     Raises:
         TypeError: `seq_lengths` are not integers.
-        ValueError: a length that can be seen is negative or above `time`.
+        ValueError: a length whose value is known is negative or above `time`.
     """
     known = known_values(seq_lengths)
     dtype = jnp.result_type(seq_lengths) if known is None else known.dtype
@@ -95,8 +95,8 @@ def steps_to_mask(
     if steps.ndim == len(wanted) + 1 and given[-1] == 1:
         steps = steps[..., 0]
     fits = steps.ndim == len(wanted) and all(
-        size == whole or (size == 1 and index != axis)
-        for index, (size, whole) in enumerate(zip(steps.shape, wanted, strict=False))
+        size == full or (size == 1 and index != axis)
+        for index, (size, full) in enumerate(zip(steps.shape, wanted, strict=False))
     )
     if not fits:
         raise ValueError(f"{name} must have shape {wanted} or {(*wanted, 1)}, got {given}.")

@@ -1,9 +1,8 @@
-"""The parameters of a GRU: how they start, and whether they fit."""
+"""The parameters of a GRU: drawn, checked and split into gates."""
 
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,17 +55,17 @@ def init_gru_params(
     bias_initializer: Initializer = jax.nn.initializers.zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> dict[str, jax.Array]:
-    """Draws the parameters of a GRU, each fused matrix as a whole, as Keras does.
+    """Draws the parameters of a GRU, the matrix of all gates at once as in Keras.
 
     Args:
         rng: JAX random key.
         features: size of an input step.
         units: size of the state.
-        config: the GRU.
-        kernel_initializer: `f(key, shape, dtype)`, of `kernel` [f, 3u].
-        recurrent_initializer: of `recurrent_kernel` [u, 3u].
-        bias_initializer: of `bias` [2, 3u] or [3u].
-        dtype: of the parameters.
+        config: the GRU; by default `GRUConfig()`, which is Keras 3's.
+        kernel_initializer: `f(key, shape, dtype)` of `kernel` [f, 3u]; Glorot uniform by default.
+        recurrent_initializer: the same of `recurrent_kernel` [u, 3u]; orthogonal by default.
+        bias_initializer: the same of `bias` [2, 3u] or [3u]; zeros by default.
+        dtype: of the parameters; float32 by default.
 
     Returns:
         A dict of `kernel`, `recurrent_kernel` and, with `use_bias`, `bias`; with
@@ -96,7 +95,7 @@ def init_gru_params(
 
 def draw_param(
     name: str, initializer: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
-) -> Any:
+) -> jax.Array:
     """Draws one parameter, or raises an error that names it: an initializer returns an array."""
     if not _takes_three(initializer):
         raise TypeError(
@@ -118,19 +117,19 @@ def draw_param(
     return drawn
 
 
-def _takes_three(function: Callable[..., Any]) -> bool:
+def _takes_three(function: Callable[..., object]) -> bool:
     try:
         inspect.signature(function).bind(None, None, None)
     except TypeError:
         return False
     except ValueError:
-        # What is written in C tells nothing.
+        # Functions written in C have no signature.
         return True
     return True
 
 
 def check_size(name: str, size: int, least: int = 1) -> None:
-    """Raises a ValueError unless `size` is an integer of at least so much."""
+    """Raises a ValueError unless `size` is an integer of at least `least`."""
     # bool is an int to Python, but never a size.
     if isinstance(size, bool) or not hasattr(size, "__index__") or size < least:
         wanted = "a positive integer" if least == 1 else f"an integer of at least {least}"

@@ -1,4 +1,4 @@
-"""A GRU over a whole sequence."""
+"""A GRU over a sequence."""
 
 import jax
 from jax import lax
@@ -43,36 +43,42 @@ def gru_sequence(
             columns z | r | h.
         inputs: `[..., t, f]` with any number of batch axes. Without one, `[t, f]` is one sequence,
             as in Flax: a forgotten axis looks the same.
-        config: the GRU.
-        initial_state: `[..., u]`; None is the learned one of `params`, else zeros.
+        config: the GRU; by default `GRUConfig()`, which is Keras 3's.
+        initial_state: `[..., u]`; None, the default, is the learned one of `params`, else zeros.
         mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the state
-            and the output stay what they were, and nothing of that input, NaN included, goes
-            anywhere.
-        seq_lengths: `[...]` integers in [0, t]: only the first so many steps count; traced ones are
-            clipped. With `mask`, both must say so.
+            and the output stay what they were, and no result depends on that input, even if it is
+            NaN. None, the default, lets all steps count.
+        seq_lengths: `[...]` integers in [0, t]: only so many steps count, the first ones. Traced
+            ones are clipped. With `mask`, the steps count that both allow. None by default.
         reset: like `mask`; where it is True the state goes back to `reset_state` before that step.
+            None by default.
         reset_state: `[..., u]`, with `reset`; None is the learned state of `params`, else zeros,
             never `initial_state`: that may be what the last call left behind.
-        rng: JAX random key for dropout, or None for inference. One key gives one set of masks,
-            the same at every step; zoneout draws from it anew at every step.
-        dropout_masks: masks to use instead of drawing them.
-        go_backwards: processes the last step first; outputs come in the order of processing.
-        time_major: `inputs`, `mask`, `reset` and outputs have time as the first axis.
-        unroll: a Python loop instead of `lax.scan`: compile time grows with the sequence.
-        return_sequences: returns the output of every step; False never stores them.
-        zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
+        rng: JAX random key for dropout, or None, the default, for inference. One key gives one set
+            of masks, the same at every step; zoneout draws from it anew at every step.
+        dropout_masks: `DropoutMasks` to use instead of drawing them; None by default.
+        go_backwards: True processes the last step first, and gives outputs in the order of
+            processing; False by default.
+        time_major: True has time as the first axis of `inputs`, `mask`, `reset` and outputs; False
+            by default.
+        unroll: True is a Python loop instead of `lax.scan`, whose compile time grows with the
+            sequence; False by default.
+        return_sequences: True, the default, returns the output of every step; False never stores
+            them.
+        zero_output_for_mask: True makes outputs zeros, instead of the carried state, at masked
+            steps; False by default.
         loop: "scan" is `lax.scan` over the step; "chunked" works on chunks of time and keeps only
             the states for the backward pass; "native" is a C++ kernel on a CPU, and on other
-            platforms "chunked"; "cudnn" is one call of cuDNN on a GPU; "auto" chooses among the
-            first three, and `gruflax.explain_loop` tells which it is. All give the same numbers;
-            16-bit floats are rounded at every step, but by "native" only at the end: it carries
-            the states in float32.
-        chunk: steps per chunk of the chunked loop; None chooses by the sizes.
-        remat: the backward pass keeps every sqrt(t)-th state and computes the others again, for
-            very long sequences. Otherwise it keeps every state, and in the native loop the gates
-            too, four times the states, while they take less than 64 MiB.
-        dtype: to compute in; None promotes the dtypes of `params` and `inputs`.
-        precision: of the products, as in `jax.numpy.dot`.
+            platforms "chunked"; "cudnn" is one call of cuDNN on a GPU; "auto", the default, chooses
+            among the first three, and `gruflax.explain_loop` tells which it is. All give the same
+            numbers; 16-bit floats are rounded at every step, but by "native" only at the end: it
+            carries the states in float32.
+        chunk: steps per chunk of the chunked loop; None, the default, chooses by the sizes.
+        remat: True keeps every sqrt(t)-th state for the backward pass, which computes the others
+            again, for very long sequences. False, the default, keeps every state, and in the native
+            loop the gates too, four times the states, while they take less than 64 MiB.
+        dtype: to compute in; None, the default, promotes the dtypes of `params` and `inputs`.
+        precision: of the products, as in `jax.numpy.dot`; None by default.
 
     Returns:
         `(outputs, state)`: `[..., t, u]`, or the last output `[..., u]` without
@@ -114,7 +120,8 @@ def gru_sequence(
 
 
 def _last_output(call: Call, state: jax.Array) -> jax.Array:
-    """Returns the output of the last step: the state, or zeros where it is masked and so asked."""
-    if not call.zero_output_for_mask or call.valid is None or call.time == 0:
+    """Returns the output of the last step: the state; zeros, if asked for, where it is masked."""
+    valid = call.steps.valid
+    if not call.zero_output_for_mask or valid is None or call.time == 0:
         return state
-    return where_steps(call.in_order(call.valid)[-1], state, 0)
+    return where_steps(call.in_order(valid)[-1], state, 0)

@@ -1,13 +1,15 @@
-"""What a loop's carry must share with what is computed from it: shardings and varying axes."""
+"""How arrays lie on meshes of devices: explicit shardings, parts, and axes they vary over."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.core
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+from gruflax.functional.checks import PyTree
 
 
 def explicit_sharding(array: jax.Array) -> Any:
@@ -25,11 +27,11 @@ def sharded_like(array: jax.Array, like: jax.Array, axes: Sequence[int | None]) 
     if sharding is None:
         return array
     spec = PartitionSpec(*(None if axis is None else sharding.spec[axis] for axis in axes))
-    # The mesh is said: the other one may lie on a mesh that is not set.
+    # A mesh need not be set for the other array to lie on it, so that the sharding has to name it.
     return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
 
 
-def mesh_of(inputs: Any) -> AbstractContextManager[Any]:
+def mesh_of(inputs: Any) -> AbstractContextManager[object]:
     """Sets the mesh of explicit axes that inputs lie on, where the caller has set none.
 
     JAX computes and transposes some operations only under a mesh. Where an untraced function is
@@ -41,6 +43,7 @@ def mesh_of(inputs: Any) -> AbstractContextManager[Any]:
     if isinstance(inputs, jax.core.Tracer):
         return jax.sharding.use_abstract_mesh(sharding.mesh)
     try:
+        # The mesh of the array's type is abstract: only that of its devices can be set here.
         lies: Any = inputs.sharding
         return jax.set_mesh(lies.mesh)
     except ValueError:
@@ -50,15 +53,49 @@ def mesh_of(inputs: Any) -> AbstractContextManager[Any]:
 def beside(weight: jax.Array, inputs: jax.Array) -> jax.Array:
     """Puts a weight on the mesh of the inputs, such that every device has all of its columns.
 
-    JAX could not tell how the gradient of a weight on no mesh should lie, and gates are columns
-    side by side, whose boundaries shards do not fit.
+    JAX could not tell how the gradient of a weight on no mesh should lie. And the columns are gates
+    side by side: shards of columns would not end where a gate ends.
     """
     if explicit_sharding(weight) is None:
         return sharded_like(weight, inputs, ())
     return sharded_like(weight, weight, range(weight.ndim - 1))
 
 
-def vary_with(array: jax.Array, *others: Any) -> jax.Array:
+def run_in_parts(
+    function: Callable[..., list[jax.Array]],
+    arrays: Sequence[jax.Array],
+    mesh: AbstractMesh,
+    in_specs: tuple[PartitionSpec, ...],
+    out_specs: list[PartitionSpec],
+    summed: Sequence[tuple[str, ...]],
+) -> list[jax.Array]:
+    """Runs a function of arrays on the part that each device has of them.
+
+    `summed` names for each result the mesh axes over which the devices' results are added up.
+    """
+
+    def on_each_device(*parts):
+        # Inside `jax.shard_map` a loop's carry must vary over the same axes as what it adds.
+        found = function(*(vary_with(part, parts) for part in parts))
+        return [sum_over(array, axes) for array, axes in zip(found, summed, strict=True)]
+
+    # A program may be lowered when no mesh is set, or another one: the arrays' own counts.
+    with jax.sharding.use_abstract_mesh(mesh):
+        parts = map(jax.sharding.reshard, arrays, in_specs)
+        return jax.shard_map(
+            on_each_device,
+            axis_names=set(mesh.explicit_axes),
+            in_specs=in_specs,
+            out_specs=out_specs,
+        )(*parts)
+
+
+def sum_over(array: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Adds up an array over mesh axes, if any."""
+    return jax.lax.psum(array, axes) if axes else array
+
+
+def vary_with(array: jax.Array, *others: PyTree) -> jax.Array:
     """Makes an array vary over the mesh axes that other pytrees of arrays vary over.
 
     Inside `jax.shard_map` zeros that are made there vary over nothing.

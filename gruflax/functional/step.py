@@ -142,13 +142,14 @@ def gru_cell_step(
             columns z | r | h, as in Keras.
         state: `[..., u]`; None is zeros.
         x: `[..., f]`, with the batch axes of `state`.
-        rng: JAX random key for dropout, or None for inference. The masks depend on the key and the
-            shapes only: the same key at every step gives the same masks at every step.
-        config: the GRU.
-        dropout_masks: masks to use instead of drawing them.
-        zoneout_rng: JAX random key for zoneout, another one at every step; None is `rng`.
-        dtype: to compute in; None promotes the dtypes of `params` and `x`.
-        precision: of the products, as in `jax.numpy.dot`.
+        rng: JAX random key for dropout, or None, the default, for inference. The masks depend on
+            the key and the shapes only: the same key at every step gives the same masks.
+        config: the GRU; by default `GRUConfig()`, which is Keras 3's.
+        dropout_masks: `DropoutMasks` to use instead of drawing them; None by default.
+        zoneout_rng: JAX random key for zoneout, another one at every step; None, the default, is
+            `rng`.
+        dtype: to compute in; None, the default, promotes the dtypes of `params` and `x`.
+        precision: of the products, as in `jax.numpy.dot`; None by default.
 
     Returns:
         `(state, output)`, both `[..., u]` in the compute dtype, and the same array.
@@ -175,10 +176,10 @@ def gru_cell_step(
         )
         params, masks = drop_weights(params, masks)
         zoneout_rng = rng if zoneout_rng is None else zoneout_rng
-        updated, config = draw_zoneout(zoneout_rng, config, h.shape)
+        zoneout_mask, config = draw_zoneout(zoneout_rng, config, h.shape)
         b, _ = split_bias(params, config)
         projections = split_gates(project(x, params["kernel"], b, masks.inputs, precision))
         new, _ = step(params, projections, h, config, masks.recurrent, precision)
-        if updated is not None:
-            new = jnp.where(sharded_like(updated, x, batch), new, h)
+        if zoneout_mask is not None:
+            new = jnp.where(sharded_like(zoneout_mask, x, batch), new, h)
         return new, new

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from gruflax.keras_names.registry import Registry
 
 
 Shape = tuple[int, ...]
-_MODES = ("fan_in", "fan_out", "fan_avg")
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+_MODES = get_args(Mode)
 _DISTRIBUTIONS: dict[str, Literal["truncated_normal", "normal", "uniform"]] = {
     "normal": "truncated_normal",
     "truncated_normal": "truncated_normal",
@@ -26,7 +27,7 @@ _DISTRIBUTIONS: dict[str, Literal["truncated_normal", "normal", "uniform"]] = {
 
 
 class _Seeded(abc.ABC):
-    """A random initializer: `seed`, where given, replaces the key."""
+    """A random initializer, whose `seed` replaces the key if it is not None."""
 
     seed: int | None
 
@@ -142,7 +143,7 @@ class VarianceScaling(_Seeded):
     """
 
     scale: float = 1.0
-    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
+    mode: Mode = "fan_in"
     distribution: str = "truncated_normal"
     seed: int | None = None
 
@@ -181,7 +182,7 @@ class Orthogonal(_Seeded):
         return self.gain * orthogonal(key, shape, dtype)
 
 
-def _scaled(name: str, scale: float, mode: Any, distribution: str, source: str) -> type:
+def _scaled(name: str, scale: float, mode: Mode, distribution: str, source: str) -> type:
     """Makes one of the named special cases of `VarianceScaling`, with a seed as its only field."""
 
     def draw(self: _Seeded, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:

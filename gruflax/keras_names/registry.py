@@ -19,7 +19,7 @@ _IGNORED_IF_NONE = ("input_axes", "output_axes")
 
 @dataclasses.dataclass(frozen=True)
 class Registry:
-    """Keras' objects of one kind.
+    """The look-up of Keras' objects of one kind.
 
     Attributes:
         kind: "initializer", "regularizer" or "constraint".
@@ -29,10 +29,13 @@ class Registry:
 
     kind: str
     classes: Mapping[str, type]
-    aliases: Mapping[str, Callable[[], Any]]
+    aliases: Mapping[str, Callable[[], object]]
 
-    def identify(self, identifier: Any, field: str | None = None) -> Any:
-        """Brings what stands for an object to the form that is equal where objects are equal."""
+    def identify(self, identifier: object, field: str | None = None) -> Any:
+        """Returns the name of an object with default arguments, and any other object as it is.
+
+        So equal objects become equal values.
+        """
         field = field or self.kind
         if identifier is None:
             return None
@@ -54,12 +57,12 @@ class Registry:
             return identifier
         return snake_case(type(identifier).__name__)
 
-    def get(self, identifier: Any, field: str | None = None) -> Any:
+    def get(self, identifier: object, field: str | None = None) -> Any:
         """Looks up a callable: takes what `identify` takes; None for None."""
         found = self.identify(identifier, field)
         return self._by_name(found, field or self.kind)() if isinstance(found, str) else found
 
-    def serialize(self, identifier: Any) -> Any:
+    def serialize(self, identifier: object) -> Any:
         """Writes an object as Keras 3 does."""
         found = self.get(identifier)
         if not _is_known(found, self.classes):
@@ -71,7 +74,7 @@ class Registry:
             "registered_name": None,
         }
 
-    def _by_name(self, name: str, field: str) -> Callable[[], Any]:
+    def _by_name(self, name: str, field: str) -> Callable[[], object]:
         if name in self.aliases:
             return self.aliases[name]
         spellings = {known.lower(): cls for known, cls in self.classes.items()}
@@ -81,7 +84,7 @@ class Registry:
             raise ValueError(f"{field} must be one of {known}, got {name!r}.")
         return found
 
-    def _from_config(self, config: Mapping[str, Any], field: str) -> Any:
+    def _from_config(self, config: Mapping[str, object], field: str) -> object:
         name, entries = config.get("class_name"), config.get("config") or {}
         if not isinstance(name, str) or not isinstance(entries, Mapping):
             raise ValueError(
@@ -105,13 +108,13 @@ class Registry:
         return cls(**arguments)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value of a config as an argument."""
     if isinstance(value, list):
         # JSON knows no tuples, and a list would make the object unhashable.
         return tuple(value)
     if isinstance(value, Mapping) and value.get("class_name") == "SeedGenerator":
-        # Keras' draws JAX's keys do not repeat anyway: a seed is what it began with.
+        # Keras writes a generator, of which only the seed that it began with has a meaning here.
         return (value.get("config") or {}).get("seed")
     return value
 
@@ -122,5 +125,5 @@ def snake_case(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _is_known(value: Any, classes: Mapping[str, type]) -> bool:
+def _is_known(value: object, classes: Mapping[str, type]) -> bool:
     return type(value) in classes.values()

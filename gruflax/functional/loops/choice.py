@@ -11,14 +11,14 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.activations import is_pointwise
 from gruflax.functional.call import CALL_OPTIONS, Call, make_call
-from gruflax.functional.checks import check_flags
+from gruflax.functional.checks import PyTree, check_flags
 from gruflax.functional.loops import thresholds
-from gruflax.functional.loops.chunked import checkpointed_loop, chunked_loop
+from gruflax.functional.loops.chunked.loop import checkpointed_loop, chunked_loop
 from gruflax.functional.loops.native.conditions import check_native, unmet_conditions
 from gruflax.functional.loops.native.loop import native_loop
 from gruflax.functional.loops.scan import scan_loop, unrolled_loop
-from gruflax.functional.loops.time import even_length, over_chunks
 from gruflax.functional.params import Params
+from gruflax.functional.time import even_length, over_chunks
 
 
 LOOPS = ("auto", "scan", "chunked", "native", "cudnn")
@@ -34,8 +34,7 @@ class LoopChoice(NamedTuple):
         forward: the loop of the forward pass: "native", "chunked", "scan", "unrolled" or "cudnn".
         gradient: the loop of the backward pass, and then of the forward pass that goes with it.
             "scan" and "unrolled" are differentiated by JAX.
-        reasons: why it is no faster loop, a sentence for each reason; empty where it is the
-            fastest.
+        reasons: a sentence for each reason why no faster loop is chosen; empty where there is none.
     """
 
     forward: str
@@ -54,18 +53,23 @@ def explain_loop(
 ) -> LoopChoice:
     """Tells which loop would run a call of `gruflax.gru_sequence`, and why not a faster one.
 
-    Nothing is computed. Sizes count: where `jax.vmap` maps the inputs alone, ask with the mapped
-    axis as one more batch axis; where it maps the parameters, ask with one member. Of the native
-    loop, forward mode, derivatives of derivatives, derivatives by `dropout_masks` and a pullback
-    that `jax.vmap` maps alone, as `jax.jacrev` does, are the chunked loop's.
+    Nothing is computed. The choice depends on the sizes: where `jax.vmap` maps the inputs alone,
+    ask with the mapped axis as one more batch axis; where it maps the parameters, ask with one
+    member. Where the native loop is chosen, the chunked loop still computes forward mode,
+    derivatives of derivatives, derivatives by `dropout_masks`, and a pullback that `jax.vmap` maps
+    alone, as `jax.jacrev` does.
 
     Args:
-        params: as `gruflax.gru_sequence`.
-        inputs: as `gruflax.gru_sequence`; like params they may be `jax.ShapeDtypeStruct`s.
-        loop: as `gruflax.gru_sequence`.
-        unroll: as `gruflax.gru_sequence`.
+        params: of the GRU, arrays or `jax.ShapeDtypeStruct`s.
+        inputs: `[..., t, f]`, an array or a `jax.ShapeDtypeStruct`.
+        loop: the loop that is asked for: "auto", the default, "scan", "chunked", "native" or
+            "cudnn".
+        unroll: whether a Python loop is asked for; False by default.
         platform: where it would run: "cpu", the default, "gpu" or "tpu".
-        **options: the other arguments of `gruflax.gru_sequence`.
+        **options: the other arguments of `gruflax.gru_sequence`, with its defaults: `config`,
+            `initial_state`, `mask`, `seq_lengths`, `reset`, `reset_state`, `rng`, `dropout_masks`,
+            `go_backwards`, `time_major`, `return_sequences`, `zero_output_for_mask`, `chunk`,
+            `remat`, `dtype` and `precision`.
 
     Returns:
         `LoopChoice`.
@@ -95,7 +99,7 @@ PLATFORMS = ("cpu", "gpu", "tpu")
 _STATIC = ("return_sequences", "zero_output_for_mask", "chunk", "remat")
 
 
-def _has_types(argument: Any) -> bool:
+def _has_types(argument: PyTree) -> bool:
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(argument))
 
 
@@ -154,7 +158,7 @@ def _name(call: Call, unroll: bool) -> str:
         return "unrolled"
     if call.loop == "cudnn":
         # cuDNN refuses arrays without numbers.
-        return "scan" if 0 in (*call.inputs.shape, *call.initial_state.shape) else "cudnn"
+        return "scan" if 0 in (*call.steps.inputs.shape, *call.initial_state.shape) else "cudnn"
     if call.loop == "native" or (call.loop == "auto" and not unmet_conditions(call)):
         return "native"
     # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them.
@@ -182,14 +186,12 @@ def _loop(name: str, call: Call) -> Loop:
 def _in_segments(run: Loop, call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call by sqrt(t) segments of time; the backward pass keeps the state between them."""
     # Segments are slices with time first.
-    first, names = call.ordered(), ("inputs", "valid", "reset", "updated")
+    first = call.ordered()
 
     def segment(state, steps):
-        changes = dict(zip(names, steps, strict=True))
-        states, state = run(dataclasses.replace(first, initial_state=state, **changes))
+        states, state = run(dataclasses.replace(first, initial_state=state, steps=steps))
         return state, states
 
     length = even_length(call.time, math.isqrt(call.time - 1) + 1)
-    steps = tuple(getattr(first, name) for name in names)
-    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, steps, length)
+    state, states = over_chunks(jax.checkpoint(segment), call.initial_state, first.steps, length)
     return None if states is None else call.in_layout(states), state

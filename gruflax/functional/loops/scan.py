@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gruflax.functional.call import Call
-from gruflax.functional.loops.time import hold, start_anew, steps_of
 from gruflax.functional.params import split_bias, split_gates
 from gruflax.functional.step import project, step
+from gruflax.functional.time import Steps, hold, start_anew
 
 
 def scan_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
@@ -17,13 +17,13 @@ def scan_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
         h = _one_step(call, h, now)
         return h, h if call.return_sequences else None
 
-    h, states = lax.scan(body, call.initial_state, steps_of(call.cleared().ordered()))
+    h, states = lax.scan(body, call.initial_state, call.cleared().ordered().steps)
     return None if states is None else call.outputs(states), h
 
 
 def unrolled_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Does what `scan_loop` does, without a loop in the compiled program."""
-    h, states, steps = call.initial_state, [], steps_of(call.cleared().ordered())
+    h, states, steps = call.initial_state, [], call.cleared().ordered().steps
     for index in range(call.time):
         h = _one_step(call, h, jax.tree.map(lambda array, index=index: array[index], steps))
         states.append(h)
@@ -32,11 +32,12 @@ def unrolled_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     return call.outputs(jnp.stack(states) if states else h[None][:0]), h
 
 
-def _one_step(call: Call, h: jax.Array, now) -> jax.Array:
-    """Computes the state after one of the steps of a call."""
-    x, valid, reset, updated = now
-    h = start_anew(h, reset, call.reset_state)
+def _one_step(call: Call, h: jax.Array, now: Steps) -> jax.Array:
+    """Computes the state `[..., u]` after one step `[..., *]` of a call."""
+    h = start_anew(h, now.reset, call.reset_state)
     b, _ = split_bias(call.params, call.config)
-    x = split_gates(project(x, call.params["kernel"], b, call.masks.inputs, call.precision))
+    x = split_gates(
+        project(now.inputs, call.params["kernel"], b, call.masks.inputs, call.precision)
+    )
     new, _ = step(call.params, x, h, call.config, call.masks.recurrent, call.precision)
-    return hold(new, h, valid, updated)
+    return hold(new, h, now)

@@ -8,8 +8,8 @@ import math
 
 from gruflax.functional.call import Call
 from gruflax.functional.checks import at_least_float32
-from gruflax.functional.loops.time import even_length
 from gruflax.functional.params import GATES
+from gruflax.functional.time import even_length
 
 
 def rows_of(call: Call) -> int:
@@ -45,14 +45,14 @@ def keeps_gates(call: Call, members: int | None = None) -> bool:
     sizes = (members or 1, rows_of(call), call.time, call.initial_state.shape[-1])
     if call.remat or not all(isinstance(size, int) for size in sizes):
         return False
-    itemsize = at_least_float32(call.inputs.dtype).itemsize
+    itemsize = at_least_float32(call.steps.inputs.dtype).itemsize
     return KEPT_GATES * math.prod(sizes) * itemsize < _KEPT_BYTES
 
 
 def _row_bytes(call: Call) -> float:
     units, columns = call.params["recurrent_kernel"].shape
-    itemsize = at_least_float32(call.inputs.dtype).itemsize
-    weights = (call.inputs.shape[-1] + units) * columns * itemsize
+    itemsize = at_least_float32(call.steps.inputs.dtype).itemsize
+    weights = (call.steps.inputs.shape[-1] + units) * columns * itemsize
     return weights / max(1, rows_of(call))
 
 
@@ -72,7 +72,7 @@ def choose_products(rows: int, units: int) -> tuple[bool, bool]:
 
 # What a chunk works on should stay in a core's cache. A sequence that nearly does is one chunk, for
 # an outer loop copies every state once more.
-_BLOCK_BYTES, _WHOLE_BYTES = 2**21, 5 * 2**20
+_BLOCK_BYTES, _ONE_CHUNK_BYTES = 2**21, 5 * 2**20
 _SHORTEST, _LONGEST = 8, 256
 
 
@@ -84,7 +84,7 @@ def chunk_length(time: int, batch: int, features: int, units: int, itemsize: int
     once per chunk, costs less than the products.
     """
     step_bytes = max(1, GATES * batch * units * itemsize)
-    if 0 < time <= min(_LONGEST, _WHOLE_BYTES // step_bytes):
+    if 0 < time <= min(_LONGEST, _ONE_CHUNK_BYTES // step_bytes):
         return time
     cached = _BLOCK_BYTES // step_bytes
     amortised = -(-(features + units) // max(1, batch))

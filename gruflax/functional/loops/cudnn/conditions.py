@@ -20,7 +20,7 @@ def unmet_conditions(call: Call, *, unroll: bool) -> list[str]:
     be right-padded: any mask will do here. What cuDNN's documentation of
     `cudnnSetRNNDescriptor_v8` and `cudnnSetRNNDataDescriptor` asks for, and its own checks.
     """
-    config, masks, sizes = call.config, call.masks, call.inputs.shape
+    config, masks, sizes = call.config, call.masks, call.steps.inputs.shape
     conditions = {
         "activation must be 'tanh'": config.activation == "tanh",
         "recurrent_activation must be 'sigmoid'": config.recurrent_activation == "sigmoid",
@@ -30,14 +30,14 @@ def unmet_conditions(call: Call, *, unroll: bool) -> list[str]:
         "dropout must have one mask for all gates, as with implementation 2": (
             masks.inputs is None or masks.inputs.shape[0] == 1
         ),
-        "zoneout must be 0": config.zoneout == 0 and call.updated is None,
+        "zoneout must be 0": config.zoneout == 0 and call.steps.zoneout_mask is None,
         "unroll must be False": not unroll,
-        "reset must be None": call.reset is None,
+        "reset must be None": call.steps.reset is None,
         "sizes must not be symbols": all(isinstance(size, int) for size in sizes),
         f"there must be at most {_MOST_STEPS:,} steps": (
             not isinstance(call.time, int) or call.time <= _MOST_STEPS
         ),
-        **_platform_conditions(call.inputs.dtype),
+        **_platform_conditions(call.steps.inputs.dtype),
     }
     return [clause for clause, met in conditions.items() if not met]
 

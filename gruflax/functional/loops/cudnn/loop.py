@@ -15,7 +15,7 @@ from jax import lax
 
 from gruflax.functional.call import Call
 from gruflax.functional.config import GRUConfig
-from gruflax.functional.loops.cudnn import calls
+from gruflax.functional.loops.cudnn import passes
 from gruflax.functional.loops.cudnn.conditions import check_cudnn as check_cudnn
 from gruflax.functional.loops.cudnn.library import load_cudnn
 from gruflax.functional.loops.cudnn.problem import Problem, Settings
@@ -32,19 +32,20 @@ def cudnn_loop(call: Call, settings: Settings = Settings()) -> tuple[jax.Array |
     forward mode.
     """
     first, mask = call.cleared().ordered(), call.masks.inputs
-    time, *batch, features = first.inputs.shape
+    steps = first.steps
+    time, *batch, features = steps.inputs.shape
     units = call.initial_state.shape[-1]
-    x = first.inputs if mask is None else first.inputs * mask
+    x = steps.inputs if mask is None else steps.inputs * mask
     x, state = x.reshape(time, -1, features), call.initial_state.reshape(-1, units)
     sizes = time, x.shape[1], features, units
     problem = Problem(*sizes, x.dtype.name, _allows_tf32(call.precision), settings=settings)
     weights = pack(call.params, load_cudnn().sizes(problem))
     weights, state, x = (vary_with(each, weights, state, x) for each in (weights, state, x))
     run = functools.partial(_run, problem)
-    if first.valid is None:
+    if steps.valid is None:
         states = run(weights, state, x)
     else:
-        valid = first.valid.reshape(time, -1)
+        valid = steps.valid.reshape(time, -1)
         states = _over_valid_steps(functools.partial(run, weights, state), state, x, valid)
     states = states.reshape(time, *batch, units)
     return call.outputs(states) if call.return_sequences else None, states[-1]
@@ -84,7 +85,7 @@ _run.defvjp(_run_forward, _run_backward)
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _states(problem, weights, state, x):
-    return calls.forward(problem, weights, state, x)
+    return passes.forward(problem, weights, state, x)
 
 
 @_states.defjvp
@@ -96,7 +97,7 @@ def _states_jvp(problem, primals, tangents):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _gradients(problem, weights, state, x, states, reserve, dstates):
-    return calls.backward(problem, weights, state, x, states, reserve, dstates)
+    return passes.backward(problem, weights, state, x, states, reserve, dstates)
 
 
 @_gradients.defjvp

@@ -1,12 +1,12 @@
-"""What a cuDNN call is prepared for, and the memory it asks for."""
+"""The description of a cuDNN call, and the memory that it needs."""
 
 from typing import NamedTuple
 
 
 class Settings(NamedTuple):
-    """What cuDNN leaves to its caller: the same numbers, at another speed.
+    """The choices that cuDNN leaves to its caller, of speed and not of numbers.
 
-    Nobody's argument: varied only where a GPU is timed.
+    No public function takes it: it is varied only where a GPU is timed.
 
     Attributes:
         algorithm: "standard", "persist_static", "persist_dynamic" or "persist_static_small_h".
@@ -21,7 +21,7 @@ class Settings(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a call is prepared for: hashable.
+    """The sizes, the dtype and the settings of a call; hashable.
 
     Attributes:
         time: number of steps.
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
         dtype: "float32", "float64", "float16" or "bfloat16".
         tensor_cores: whether float32 products may be computed in TF32.
         training: whether the backward pass will follow.
-        settings: how it is computed.
+        settings: the choices that cuDNN leaves to its caller.
     """
 
     time: int
@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What cuDNN asks for, in bytes.
+    """The memory that a call needs, in bytes.
 
     Attributes:
         weights: the weight space.

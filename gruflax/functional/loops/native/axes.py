@@ -1,10 +1,9 @@
 """The axes of the arrays of a call, by name, and the names of the arrays themselves."""
 
-from typing import Any
-
 import jax
 
 from gruflax.functional.call import Call
+from gruflax.functional.checks import PyTree
 
 
 WEIGHTS = ("kernel", "recurrent_kernel", "bias")
@@ -45,17 +44,17 @@ def batch_axis(name: str, time_major: bool) -> int:
     return array_axes(name, ("first",), time_major).index("first")
 
 
-def array_names(tree: Any) -> list[str]:
+def array_names(tree: PyTree) -> list[str]:
     """Names the leaves of a pytree of calls and dictionaries: each by its field or key."""
     return [f"{path[-1]}_masks" if "masks" in path else path[-1] for path in _paths(tree)]
 
 
-def linear_leaves(tree: Any) -> list[bool]:
+def linear_leaves(tree: PyTree) -> list[bool]:
     """Tells for each leaf whether it is under the key "linear"."""
     return ["linear" in path for path in _paths(tree)]
 
 
-def _paths(tree: Any) -> list[list[str]]:
+def _paths(tree: PyTree) -> list[list[str]]:
     numbers = jax.tree.unflatten(tree, range(tree.num_leaves))
     return [
         [getattr(part, "name", None) or getattr(part, "key", "") for part in path]

@@ -21,6 +21,7 @@ _ACTIVATIONS = (
     "hard_tanh",
     "softsign",
 )
+# Two names may mean one function, so that numbers are looked up by function.
 _FUNCTIONS = tuple(map(get_activation, _ACTIVATIONS))
 _NAMES = ", ".join(repr(getattr(each, "__name__", each)) for each in _ACTIVATIONS)
 
@@ -40,10 +41,10 @@ def unmet_conditions(call: Call, *, unroll: bool = False) -> list[str]:
         f"recurrent_activation must be one of {_NAMES}": (
             activation_number(config.recurrent_activation) >= 0
         ),
-        "zoneout must be 0": config.zoneout == 0 and call.updated is None,
-        "the dtype must have 16, 32 or 64 bits": call.inputs.dtype.itemsize >= 2,
+        "zoneout must be 0": config.zoneout == 0 and call.steps.zoneout_mask is None,
+        "the dtype must have 16, 32 or 64 bits": call.steps.inputs.dtype.itemsize >= 2,
         "precision must be that of the dtype": not _is_reduced(call.precision),
-        "sizes must not be symbols": all(isinstance(size, int) for size in call.inputs.shape),
+        "sizes must not be symbols": all(isinstance(size, int) for size in call.steps.inputs.shape),
         "unroll must be False": not unroll,
     }
     return [clause for clause, met in conditions.items() if not met]
@@ -56,11 +57,13 @@ def check_native(call: Call, *, unroll: bool) -> None:
         raise ValueError(f"loop='native' cannot be met: {'; '.join(unmet)}.")
 
 
+# What asks for no less than the dtype has.
 _FULL = (lax.DotAlgorithmPreset.F32_F32_F32, lax.DotAlgorithmPreset.F64_F64_F64)
 
 
 def _is_reduced(precision: lax.PrecisionLike) -> bool:
     """Returns whether a product on a CPU would be less exact than its dtype."""
+    # One precision for both factors of a product, or one for each; by its name or as a member.
     factors = precision if isinstance(precision, tuple) else (precision,)
     names = lax.DotAlgorithmPreset.__members__
     factors = [names.get(each, each) if isinstance(each, str) else each for each in factors]

@@ -9,11 +9,10 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -23,7 +22,7 @@ from gruflax.functional.loops.native.axes import MEMBER, WEIGHTS, array_axes, ba
 from gruflax.functional.loops.native.conditions import activation_number
 from gruflax.functional.loops.native.library import BACKWARD, FORWARD
 from gruflax.functional.loops.thresholds import KEPT_GATES
-from gruflax.functional.sharding import vary_with
+from gruflax.functional.sharding import sum_over, vary_with
 
 
 Arrays = dict[str, jax.Array]
@@ -46,7 +45,7 @@ def run_kernel(
     call: Call,
     operands: Arrays,
     each: Mapping[str, bool],
-    types: Mapping[str, Any],
+    types: Mapping[str, jax.ShapeDtypeStruct],
     local: bool,
 ) -> Arrays:
     """Calls the kernel: `{name: result}` of `{name: type}`, all in the call's layout.
@@ -58,7 +57,7 @@ def run_kernel(
     results = [name for name in _RESULTS[target] if name in types]
     has_members = any(each[name] for name in names)
     config = call.config
-    form = _Form(
+    signature = _Signature(
         target,
         tuple((name, _EACH if each[name] else _SHARED) for name in names),
         tuple((name, _EACH if has_members else _SHARED) for name in results),
@@ -73,7 +72,7 @@ def run_kernel(
         ),
     )
     arrays = [_widened(operands[name]) for name in names]
-    run = form.run if local else _partitioned(form)
+    run = signature.run if local else _partitioned(signature)
     found = zip(results, run(*arrays), strict=True)
     return {name: array.astype(types[name].dtype) for name, array in found}
 
@@ -82,19 +81,20 @@ def _widened(array: jax.Array) -> jax.Array:
     return array if array.dtype == bool else array.astype(at_least_float32(array.dtype))
 
 
-class _Form(NamedTuple):
+class _Signature(NamedTuple):
     """What is static in a call of the kernel."""
 
     target: str
     operands: tuple[tuple[str, int], ...]
     results: tuple[tuple[str, int], ...]
     batch: tuple[str, ...]
-    attributes: tuple[tuple[str, Any], ...]
+    attributes: tuple[tuple[str, bool | np.int32], ...]
 
     def axes(self, name: str, presence: int) -> tuple[str, ...]:
         """Names the axes of an array."""
         static = dict(self.attributes)
-        axes = array_axes(name, self.batch, static["time_major"], static["reset_after"])
+        time_major, reset_after = bool(static["time_major"]), bool(static["reset_after"])
+        axes = array_axes(name, self.batch, time_major, reset_after)
         return (MEMBER, *axes) if presence == _EACH else axes
 
     def run(self, *operands: jax.Array) -> tuple[jax.Array, ...]:
@@ -129,40 +129,45 @@ def _presences(names: tuple[str, ...], there: tuple[tuple[str, int], ...]) -> np
 
 
 @functools.lru_cache(maxsize=256)
-def _partitioned(form: _Form) -> Callable[..., tuple[jax.Array, ...]]:
-    """Makes the kernel's call of a form that every device runs on its part of batch and members.
+def _partitioned(signature: _Signature) -> Callable[..., tuple[jax.Array, ...]]:
+    """Makes a call of the kernel that every device runs on its part of batch and members.
 
-    Time is whole on every device, and so are shared weights, whose gradients are added up.
+    Every device has all steps of its rows, and all of the shared weights, whose gradients are added
+    up.
     """
-    operands, results = ([form.axes(*each) for each in side] for side in form[1:3])
-    split = (MEMBER, *form.batch)
+    sides = signature.operands, signature.results
+    operands, results = ([signature.axes(*each) for each in side] for side in sides)
+    split = (MEMBER, *signature.batch)
 
     def partition(mesh, arrays, _):
+        # XLA has chosen how the operands lie. Members and batch axes stay spread as they are; all
+        # other axes are gathered, for the kernel needs them complete.
         over, used = {}, set()
         for axes, array in zip(operands, arrays, strict=True):
             for axis, devices, size in zip(axes, _spec(array, mesh), array.shape, strict=False):
                 # Uneven parts are padded with rows that would count in the gradients of weights.
                 even = size % _count(mesh, devices) == 0
+                # The first operand that has an axis decides for all.
                 free = axis in split and axis not in over and used.isdisjoint(devices)
                 if devices and free and even:
                     over[axis] = devices
                     used.update(devices)
-        summed = tuple(name for axis in form.batch for name in over.get(axis, ()))
+        summed = tuple(name for axis in signature.batch for name in over.get(axis, ()))
 
         def sharding(axes):
             return NamedSharding(mesh, PartitionSpec(*(over.get(axis) or None for axis in axes)))
 
         def local(*parts):
             return tuple(
-                lax.psum(array, summed) if summed and name in WEIGHTS else array
-                for (name, _), array in zip(form.results, form.run(*parts), strict=True)
+                sum_over(array, summed if name in WEIGHTS else ())
+                for (name, _), array in zip(signature.results, signature.run(*parts), strict=True)
             )
 
         return mesh, local, tuple(map(sharding, results)), tuple(map(sharding, operands))
 
     every = dict.fromkeys(axis for axes in (*operands, *results) for axis in axes)
     rule = (", ".join(map(" ".join, side)) for side in (operands, results))
-    call = custom_partitioning(form.run)
+    call = custom_partitioning(signature.run)
     call.def_partition(
         partition=partition,
         sharding_rule=" -> ".join(rule),
@@ -177,7 +182,7 @@ def _count(mesh: jax.sharding.Mesh, devices: tuple[str, ...]) -> int:
     return math.prod(mesh.shape[name] for name in devices)
 
 
-def _spec(array: Any, mesh: jax.sharding.Mesh) -> tuple[tuple[str, ...], ...]:
+def _spec(array: jax.ShapeDtypeStruct, mesh: jax.sharding.Mesh) -> tuple[tuple[str, ...], ...]:
     """Finds the axes of a mesh that each axis of an array goes over; all go over none if it can't.
 
     JAX's own search stops where devices share a part of an axis of the mesh, as those do that have

@@ -1,16 +1,20 @@
 """What is static in an operation of the native loop, and how its arrays are put together."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from gruflax.functional.call import Call
+from gruflax.functional.checks import PyTree
 from gruflax.functional.loops.native.axes import array_names, axes_of
 
 
 # {name: array, or a pytree of them}.
-Arrays = dict[str, Any]
+Arrays = dict[str, PyTree]
+# The arrays of an operation, or of its results, in the order of `jax.tree.leaves`; and their types.
+Leaves = Sequence[jax.Array]
+Types = Sequence[jax.ShapeDtypeStruct]
 
 
 class Form(NamedTuple):
@@ -22,20 +26,20 @@ class Form(NamedTuple):
         options: the operation's own options, `(name, value)`.
     """
 
-    tree: Any
+    tree: object
     each: tuple[bool, ...]
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, object], ...]
 
-    def arguments(self, leaves: Sequence[Any]) -> tuple[Call, Arrays]:
+    def arguments(self, leaves: Sequence[object]) -> tuple[Call, Arrays]:
         """Puts leaves together to a call and a dictionary."""
         return jax.tree.unflatten(self.tree, leaves)
 
-    def members(self, leaves: Sequence[Any]) -> int | None:
+    def members(self, leaves: Leaves | Types) -> int | None:
         """Returns the number of members, None where there is no axis of them."""
         sizes = (leaf.shape[0] for leaf, each in zip(leaves, self.each, strict=True) if each)
         return next(sizes, None)
 
-    def single(self, leaves: Sequence[Any]) -> tuple[Call, Arrays]:
+    def single(self, leaves: Leaves | Types) -> tuple[Call, Arrays]:
         """Returns the types of the arguments of one member."""
         return self.arguments(
             [
@@ -44,8 +48,8 @@ class Form(NamedTuple):
             ]
         )
 
-    def lies(self, types: Sequence[Any]) -> dict[str, Any]:
-        """Tells over which explicit axes of a mesh the members and the batch lie, if any."""
+    def mesh_axes(self, types: Types) -> dict[str, str | tuple[str, ...]]:
+        """Finds the explicit axes of a mesh that members and batch are spread over, by axis."""
         call, _ = self.single(types)
         names = array_names(self.tree)
         found = {}
@@ -56,11 +60,11 @@ class Form(NamedTuple):
                     found[axis] = place
         return found
 
-    def named(self, leaves: Sequence[Any]) -> Arrays:
+    def named(self, leaves: Sequence[object]) -> Arrays:
         """Returns leaves by their names."""
         return dict(zip(array_names(self.tree), leaves, strict=True))
 
-    def mapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def mapped(self, function: Callable[..., list[jax.Array]]) -> Callable[..., list[jax.Array]]:
         """Maps a function of leaves over the members."""
         if not any(self.each):
             return function

@@ -1,4 +1,4 @@
-"""The kernel's library: found, loaded, and what it says of itself."""
+"""The kernel's library: where it is, how it is loaded, and what it can do."""
 
 import ctypes
 import functools
@@ -89,7 +89,7 @@ _loaded: list[ctypes.CDLL] = []
 
 
 def use_instructions(name: str | None) -> bool:
-    """Computes with other instructions from now on; False where there are none such here."""
+    """Computes with other instructions from now on; False where this CPU has none."""
     return _loaded[0].gruflax_use(name and name.encode()) is not None
 
 

@@ -14,34 +14,27 @@ are rounded.
 Known limits: `conditions`; where an activation has no derivative, that of one side is taken.
 """
 
-from typing import Any
-
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from gruflax.functional.call import Call
-from gruflax.functional.loops.native.axes import array_axes, array_names, axes_of, batch_axes
+from gruflax.functional.loops.native.axes import array_names, axes_of, batch_axes
 from gruflax.functional.loops.native.operations import states
-from gruflax.functional.sharding import explicit_sharding, vary_with
+from gruflax.functional.sharding import sharded_like, vary_with
 
 
 def native_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`."""
-    # Inside `jax.shard_map` the kernel's operands must vary alike; the transpose adds up gradients.
+    # Inside `jax.shard_map` the kernel's operands must vary over the same mesh axes; the transpose
+    # of that adds up the gradients of those that did not.
     call = jax.tree.map(lambda array: vary_with(array, call), call)
-    sharding = explicit_sharding(call.inputs)
-    return states(call if sharding is None else _placed(call, sharding))
-
-
-def _placed(call: Call, sharding: Any) -> Call:
-    """Spreads everything over devices as the batch of the inputs is, and along no other axis."""
-    batch = batch_axes(call)
-    lies = dict(zip(array_axes("inputs", batch, call.time_major), sharding.spec, strict=True))
+    inputs, batch = call.steps.inputs, batch_axes(call)
+    order = axes_of(call, "inputs", has_members=False)
     leaves, tree = jax.tree.flatten(call)
 
     def placed(array, name):
+        """Spreads an array over devices as the batch of the inputs is, and along no other axis."""
         axes = axes_of(call, name, has_members=False)
-        spec = PartitionSpec(*(lies[axis] if axis in batch else None for axis in axes))
-        return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
+        places = [order.index(axis) if axis in batch else None for axis in axes]
+        return sharded_like(array, inputs, places)
 
-    return jax.tree.unflatten(tree, map(placed, leaves, array_names(tree)))
+    return states(jax.tree.unflatten(tree, map(placed, leaves, array_names(tree))))

@@ -12,8 +12,6 @@ be that.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +19,15 @@ from jax.interpreters import ad
 
 from gruflax.functional.call import Call
 from gruflax.functional.checks import at_least_float32
-from gruflax.functional.loops.chunked import chunked_loop, chunked_tangent
+from gruflax.functional.loops.chunked.loop import chunked_loop, chunked_tangent
 from gruflax.functional.loops.native.ffi import run_kernel
-from gruflax.functional.loops.native.form import Arrays, Form
+from gruflax.functional.loops.native.form import Arrays, Form, Leaves
 from gruflax.functional.loops.native.library import BACKWARD, FORWARD
-from gruflax.functional.loops.native.primitives import Operation, differentiate_portable
+from gruflax.functional.loops.native.primitives import (
+    Operation,
+    Tangents,
+    differentiate_portable,
+)
 from gruflax.functional.loops.thresholds import (
     KEPT_GATES,
     gradients_run_well,
@@ -34,9 +36,17 @@ from gruflax.functional.loops.thresholds import (
 )
 
 
-# The fields of a call that the kernel differentiates by. Dropout masks, which may be given, are
-# differentiated by the chunked loop.
-_FIELDS = ("params", "inputs", "initial_state", "reset_state")
+def _variables(call: Call) -> Arrays:
+    """Returns the arrays of a call that the kernel differentiates by.
+
+    Gradients of dropout masks, which may be given, are the chunked loop's.
+    """
+    return {
+        "params": call.params,
+        "inputs": call.steps.inputs,
+        "initial_state": call.initial_state,
+        "reset_state": call.reset_state,
+    }
 
 
 def states(call: Call) -> tuple[jax.Array | None, jax.Array]:
@@ -46,7 +56,7 @@ def states(call: Call) -> tuple[jax.Array | None, jax.Array]:
 
 
 def _states_types(call: Call, arrays: Arrays, keep: bool) -> Arrays:
-    state, steps, dtype = call.initial_state, call.inputs.shape[:-1], call.inputs.dtype
+    state, steps, dtype = call.initial_state, call.steps.inputs.shape[:-1], call.steps.inputs.dtype
     units = state.shape[-1]
     found = {"state": jax.ShapeDtypeStruct(state.shape, dtype)}
     if call.return_sequences:
@@ -65,42 +75,45 @@ def _portable_states(call: Call, arrays: Arrays, keep: bool) -> Arrays:
     return {name: found[name] for name in types}
 
 
-def _native_states(form: Form, leaves: Sequence[Any], types: Arrays, local: bool) -> Arrays | None:
+def _native_states(form: Form, leaves: Leaves, types: Arrays, local: bool) -> Arrays | None:
     call, _ = form.single(leaves)
     if not runs_well(call):
         return None
-    none = {}
-    if "gates" in types and not keeps_gates(call, form.members(leaves)):
-        none["gates"] = _not_kept(types.pop("gates"))
+    names = dict.fromkeys(types)
+    if not keeps_gates(call, form.members(leaves)):
+        names.pop("gates", None)
     each = form.named(form.each)
-    return run_kernel(FORWARD, call, form.named(leaves), each, types, local) | none
+    wanted = {name: types[name] for name in names}
+    found = run_kernel(FORWARD, call, form.named(leaves), each, wanted, local)
+    return found | {name: _not_kept(types[name]) for name in types if name not in found}
 
 
-def _not_kept(like: Any) -> jax.Array:
+def _not_kept(like: jax.ShapeDtypeStruct) -> jax.Array:
     # As in kernel/backward.h. A gate that is this number by chance is only computed again.
     return jnp.full(like.shape, jnp.finfo(like.dtype).min, like.dtype)
 
 
 def _differentiate_states(
-    operation: Operation, form: Form, leaves: Sequence[Any], tangents: Sequence[Any]
-) -> tuple[list[Any], list[Any]]:
+    operation: Operation, form: Form, leaves: Leaves, along: Tangents
+) -> tuple[list[jax.Array], list[jax.Array]]:
     call, _ = form.arguments(leaves)
     each, _ = form.arguments(form.each)
-    dcall, _ = form.arguments(tangents)
+    dcall, _ = form.arguments(along)
+    tangents = _variables(dcall) | {"masks": dcall.masks}
     moving = {
-        name: jax.tree.map(ad.instantiate_zeros, getattr(dcall, name), is_leaf=_is_zero)
-        for name in (*_FIELDS, "masks")
-        if not all(map(_is_zero, jax.tree.leaves(getattr(dcall, name), is_leaf=_is_zero)))
+        name: jax.tree.map(ad.instantiate_zeros, tangent, is_leaf=_is_zero)
+        for name, tangent in tangents.items()
+        if not all(map(_is_zero, jax.tree.leaves(tangent, is_leaf=_is_zero)))
     }
     single, _ = form.single(leaves)
     if "masks" in moving or not gradients_run_well(single):
-        return differentiate_portable(operation, form, leaves, tangents)
+        return differentiate_portable(operation, form, leaves, along)
     keep = dict(form.options)["keep"] or keeps_gates(single, form.members(leaves))
-    whole = dataclasses.replace(call, return_sequences=True)
-    found = _STATES((whole, {}), (each, {}), keep=keep)
+    complete = dataclasses.replace(call, return_sequences=True)
+    found = _STATES((complete, {}), (each, {}), keep=keep)
     kept = {name: found[name] for name in ("outputs", "gates") if name in found}
     flags = dict.fromkeys(kept, any(form.each))
-    linear = {name: getattr(each, name) for name in moving}
+    linear = {name: _variables(each)[name] for name in moving}
     dfound = _TANGENT((call, {**kept, "linear": moving}), (each, {**flags, "linear": linear}))
     names = operation.result_names(form, leaves)
     # Whatever is computed from the gates is differentiated as if from the states.
@@ -108,7 +121,7 @@ def _differentiate_states(
     return [found[name] for name in names], [dfound[name] for name in names]
 
 
-def _is_zero(tangent: Any) -> bool:
+def _is_zero(tangent: object) -> bool:
     return isinstance(tangent, ad.Zero)
 
 
@@ -120,19 +133,19 @@ def _portable_tangent(call: Call, arrays: Arrays) -> Arrays:
     outputs = arrays["outputs"]
     if call.zero_output_for_mask:
         # At masked steps the outputs are not the states.
-        whole = dataclasses.replace(call, return_sequences=True, zero_output_for_mask=False)
-        outputs, _ = chunked_loop(whole)
+        complete = dataclasses.replace(call, return_sequences=True, zero_output_for_mask=False)
+        outputs, _ = chunked_loop(complete)
         assert outputs is not None
     states = jnp.moveaxis(outputs, call.time_axis, 0)
     dstates, dstate = chunked_tangent(call, states, arrays["linear"])
     return {"outputs": call.outputs(dstates), "state": dstate}
 
 
-def _transpose_tangent(form: Form, leaves: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+def _transpose_tangent(form: Form, leaves: Leaves, cotangents: Tangents) -> list[jax.Array | None]:
     call, arrays = form.arguments(leaves)
     each, flags = form.arguments(form.each)
-    places = form.arguments(range(len(leaves)))[1].pop("linear")
-    # What is linear comes as a placeholder.
+    places = form.arguments(range(len(leaves)))[1]["linear"]
+    # JAX gives a placeholder, without numbers, for every leaf that the cotangents are wanted of.
     linear = [ad.is_undefined_primal(leaf) for leaf in leaves]
     wanted = tuple(
         name for name in places if any(linear[place] for place in jax.tree.leaves(places[name]))
@@ -141,18 +154,19 @@ def _transpose_tangent(form: Form, leaves: Sequence[Any], cotangents: Sequence[A
     given = {name: each for name, each in given if not _is_zero(each)}
     flags = {**flags, "linear": dict.fromkeys(given, any(form.each))}
     gradients = _GRADIENTS((call, {**arrays, "linear": given}), (each, flags), wanted=wanted)
-    found: list[Any] = [None] * len(leaves)
+    found: list[jax.Array | None] = [None] * len(leaves)
     for name in wanted:
         pairs = zip(jax.tree.leaves(places[name]), jax.tree.leaves(gradients[name]), strict=True)
         for place, gradient in pairs:
             if linear[place]:
+                # The gradient of an array that all members share is the sum of theirs.
                 shared = any(form.each) and not form.each[place]
                 found[place] = gradient.sum(axis=0) if shared else gradient
     return found
 
 
 def _gradients_types(call: Call, arrays: Arrays, wanted: tuple[str, ...]) -> Arrays:
-    return {name: getattr(call, name) for name in wanted}
+    return {name: _variables(call)[name] for name in wanted}
 
 
 def _portable_gradients(call: Call, arrays: Arrays, wanted: tuple[str, ...]) -> Arrays:
@@ -167,13 +181,11 @@ def _portable_gradients(call: Call, arrays: Arrays, wanted: tuple[str, ...]) -> 
     def tangent(linear):
         return _portable_tangent(call, {"outputs": outputs, "linear": linear})
 
-    parts = {name: getattr(call, name) for name in wanted}
+    parts = {name: _variables(call)[name] for name in wanted}
     return jax.linear_transpose(tangent, parts)(cotangents)[0]
 
 
-def _native_gradients(
-    form: Form, leaves: Sequence[Any], types: Arrays, local: bool
-) -> Arrays | None:
+def _native_gradients(form: Form, leaves: Leaves, types: Arrays, local: bool) -> Arrays | None:
     call, _ = form.single(leaves)
     if not gradients_run_well(call):
         return None

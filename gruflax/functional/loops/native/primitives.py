@@ -13,28 +13,36 @@ The native form computes all members in one call, and the portable form is mappe
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gruflax.functional.call import Call
+from gruflax.functional.checks import PyTree
 from gruflax.functional.loops.native.axes import (
     MEMBER,
     WEIGHTS,
     array_names,
     axes_of,
-    batch_axis,
     linear_leaves,
 )
-from gruflax.functional.loops.native.form import Arrays, Form
-from gruflax.functional.sharding import explicit_sharding, vary_with
+from gruflax.functional.loops.native.form import Arrays, Form, Leaves, Types
+from gruflax.functional.loops.native.mapping import over_batch, over_members, weights_differ
+from gruflax.functional.sharding import explicit_sharding, run_in_parts
+
+
+Value = mlir.ir.Value
+# Tangents, or cotangents, of arrays; those that are known to be zero are not computed.
+Tangents = Sequence[jax.Array | ad.Zero]
+# `(operation, form, leaves, tangents) -> results, their tangents`.
+Differentiate = Callable[
+    ["Operation", Form, Leaves, Tangents], tuple[list[jax.Array], list[jax.Array]]
+]
 
 
 class Operation:
@@ -56,15 +64,16 @@ class Operation:
     def __init__(
         self,
         name: str,
-        types: Callable[..., Any],
-        portable: Callable[..., Any],
-        native: Callable[..., Any] | None = None,
-        differentiate: Callable[..., Any] | None = None,
-        transpose: Callable[..., Any] | None = None,
+        types: Callable[..., Arrays],
+        portable: Callable[..., Arrays],
+        native: Callable[[Form, Leaves, Arrays, bool], Arrays | None] | None = None,
+        differentiate: Differentiate | None = None,
+        transpose: Callable[[Form, Leaves, Tangents], list[jax.Array | None]] | None = None,
     ):
         self.types, self.portable, self.native = types, portable, native
         primitive = self.primitive = Primitive(f"gru_{name}")
         primitive.multiple_results = True
+        # Every rule gets the parameter `devices`, and none uses it (`_program_with_devices`).
         primitive.def_impl(_compiled(primitive))
         primitive.def_abstract_eval(lambda *types, form, devices: self._types(form, types)[0])
         mlir.register_lowering(primitive, self._lower_portable)
@@ -80,7 +89,12 @@ class Operation:
         )
         batching.primitive_batchers[primitive] = self._map
 
-    def __call__(self, arguments: tuple[Call, Arrays], each: Any = None, **options: Any) -> Any:
+    def __call__(
+        self,
+        arguments: tuple[Call, Arrays],
+        each: tuple[Call, Arrays] | None = None,
+        **options: object,
+    ) -> Arrays:
         """Computes the results, a pytree like `types`.
 
         `each` is a pytree like the arguments: whether an array has an axis of members.
@@ -91,37 +105,33 @@ class Operation:
         _, tree = self._types(form, [jax.typeof(leaf) for leaf in leaves])
         return jax.tree.unflatten(tree, self.bind(form, leaves))
 
-    def bind(self, form: Form, leaves: Sequence[Any]) -> list[jax.Array]:
+    def bind(self, form: Form, leaves: Leaves) -> list[jax.Array]:
         """Computes the results, as leaves."""
         return self.primitive.bind(*leaves, form=form, devices=_DEVICES)
 
-    def result_names(self, form: Form, leaves: Sequence[Any]) -> list[str]:
+    def result_names(self, form: Form, leaves: Leaves) -> list[str]:
         """Names the leaves of the results."""
         return array_names(self._types(form, [jax.typeof(leaf) for leaf in leaves])[1])
 
-    def _run_portable(self, *leaves: Any, form: Form) -> list[jax.Array]:
+    def _run_portable(self, *leaves: jax.Array, form: Form) -> list[jax.Array]:
         def run(*leaves):
             return jax.tree.leaves(self.portable(*form.arguments(leaves), **dict(form.options)))
 
         return form.mapped(run)(*leaves)
 
     def _transpose_portable(
-        self, form: Form, leaves: Sequence[Any], cotangents: Sequence[Any]
-    ) -> list[Any]:
+        self, form: Form, leaves: Leaves, cotangents: Tangents
+    ) -> list[jax.Array | None]:
         places = [i for i, leaf in enumerate(leaves) if ad.is_undefined_primal(leaf)]
         run = functools.partial(self.run_with, form, leaves, places)
         types = [jax.ShapeDtypeStruct(leaves[i].aval.shape, leaves[i].aval.dtype) for i in places]
-        found = dict(
-            zip(
-                places,
-                jax.linear_transpose(run, *types)(list(map(ad.instantiate_zeros, cotangents))),
-                strict=True,
-            )
-        )
+        transposed = jax.linear_transpose(run, *types)
+        gradients = transposed(list(map(ad.instantiate_zeros, cotangents)))
+        found = dict(zip(places, gradients, strict=True))
         return [found.get(place) for place in range(len(leaves))]
 
     def run_with(
-        self, form: Form, leaves: Sequence[Any], places: Sequence[int], *others: Any
+        self, form: Form, leaves: Leaves, places: Sequence[int], *others: jax.Array
     ) -> list[jax.Array]:
         """Computes the portable form with other leaves in some places."""
         replaced = dict(zip(places, others, strict=True))
@@ -129,57 +139,62 @@ class Operation:
             *(replaced.get(place, leaf) for place, leaf in enumerate(leaves)), form=form
         )
 
-    def _lower_native(self, context: Any, *values: Any, form: Form, devices: Any) -> Any:
+    def _lower_native(
+        self, context: mlir.LoweringRuleContext, *values: Value, form: Form, devices: object
+    ) -> Sequence[Value]:
+        # An exported program may run where there is no kernel.
         if context.module_context.lowering_parameters.for_export:
             return self._lower_portable(context, *values, form=form, devices=devices)
+        # Inside `jax.shard_map` the operands are a device's own, and must not be split once more.
         local = bool(getattr(context.module_context.axis_context, "manual_axes", ()))
         run = functools.partial(self._run_native, local=local)
         return self._lower(run, context, *values, form=form)
 
-    def _lower_portable(self, context: Any, *values: Any, form: Form, devices: Any) -> Any:
+    def _lower_portable(
+        self, context: mlir.LoweringRuleContext, *values: Value, form: Form, devices: object
+    ) -> Sequence[Value]:
         return self._lower(self._run_portable, context, *values, form=form)
 
-    def _lower(self, run: Callable[..., Any], context: Any, *values: Any, form: Form) -> Any:
+    def _lower(
+        self,
+        run: Callable[..., list[jax.Array]],
+        context: mlir.LoweringRuleContext,
+        *values: Value,
+        form: Form,
+    ) -> Sequence[Value]:
         split = functools.partial(self._run_split, run, form)
         return mlir.lower_fun(split)(context, *values)
 
-    def _run_split(self, run: Callable[..., Any], form: Form, *leaves: Any) -> list[jax.Array]:
+    def _run_split(
+        self, run: Callable[..., list[jax.Array]], form: Form, *leaves: jax.Array
+    ) -> list[jax.Array]:
         """Runs a form on each device's part, where the types tell how batch and members lie."""
         call, _ = form.arguments(leaves)
-        sharding = explicit_sharding(call.inputs)
+        sharding = explicit_sharding(call.steps.inputs)
         if sharding is None:
             return run(*leaves, form=form)
         operands = [jax.typeof(leaf) for leaf in leaves]
         types, tree = self._types(form, operands)
-        lies = form.lies(operands)
-        summed = tuple(jax.tree.leaves([lies[axis] for axis in lies if axis != MEMBER]))
-
+        places = form.mesh_axes(operands)
+        summed = tuple(jax.tree.leaves([places[axis] for axis in places if axis != MEMBER]))
         if isinstance(run, functools.partial):
+            # The native form: what it gets is a device's own.
             run = functools.partial(run, local=True)
-
-        def on_each_device(*parts):
-            found = run(*(vary_with(part, parts) for part in parts), form=form)
-            return [
-                jax.lax.psum(array, summed) if summed and name in WEIGHTS else array
-                for array, name in zip(found, array_names(tree), strict=True)
-            ]
-
         call, _ = form.single(operands)
-        specs = tuple(
-            PartitionSpec(*map(lies.get, axes_of(call, name, each)))
-            for name, each in zip(array_names(form.tree), form.each, strict=True)
+        return run_in_parts(
+            functools.partial(run, form=form),
+            leaves,
+            sharding.mesh,
+            in_specs=tuple(
+                PartitionSpec(*map(places.get, axes_of(call, name, each)))
+                for name, each in zip(array_names(form.tree), form.each, strict=True)
+            ),
+            out_specs=[each.sharding.spec for each in types],
+            # The weights are shared, so that each device has the gradients of its rows only.
+            summed=[summed if name in WEIGHTS else () for name in array_names(tree)],
         )
-        with jax.sharding.use_abstract_mesh(sharding.mesh):
-            # What `jax.vmap` did not map lies whole on every device.
-            parts = map(jax.sharding.reshard, leaves, specs)
-            return jax.shard_map(
-                on_each_device,
-                axis_names=set(sharding.mesh.explicit_axes),
-                in_specs=specs,
-                out_specs=[each.sharding.spec for each in types],
-            )(*parts)
 
-    def _run_native(self, *leaves: Any, form: Form, local: bool) -> list[jax.Array]:
+    def _run_native(self, *leaves: jax.Array, form: Form, local: bool) -> list[jax.Array]:
         assert self.native is not None
         types, tree = self._types(form, [jax.typeof(leaf) for leaf in leaves])
         names = array_names(tree)
@@ -188,16 +203,16 @@ class Operation:
             return self._run_portable(*leaves, form=form)
         return [found[name] for name in names]
 
-    def _types(self, form: Form, types: Sequence[Any]) -> tuple[list[Any], Any]:
+    def _types(self, form: Form, types: Types) -> tuple[Types, object]:
         """Returns the types of the results, with members in front, and their structure."""
-        members, lies = form.members(types), form.lies(types)
+        members, places = form.members(types), form.mesh_axes(types)
         single, arrays = form.single(types)
         found, tree = jax.tree.flatten(self.types(single, arrays, **dict(form.options)))
         front = () if members is None else (members,)
-        inputs: Any = form.arguments(types)[0].inputs
+        inputs: PyTree = form.arguments(types)[0].steps.inputs
 
         def typed(name, result):
-            spec = map(lies.get, axes_of(single, name, bool(front)))
+            spec = map(places.get, axes_of(single, name, bool(front)))
             return inputs.update(
                 shape=(*front, *result.shape),
                 dtype=jnp.dtype(result.dtype),
@@ -207,80 +222,32 @@ class Operation:
 
         return list(map(typed, array_names(tree), found)), tree
 
-    # What `jax.vmap` makes of it.
-
-    def _map(self, leaves: Any, axes: Any, *, form: Form, devices: Any) -> Any:
+    def _map(
+        self, leaves: Leaves, axes: Sequence[int | None], *, form: Form, devices: object
+    ) -> tuple[list[jax.Array], list[int]]:
+        """Maps the operation as `jax.vmap` asks; the results have the mapped axis in front."""
         mapped = [axis is not None for axis in axes]
         leaves = [
-            jnp.moveaxis(leaf, axis, 0) if each else leaf
-            for leaf, axis, each in zip(leaves, axes, mapped, strict=True)
+            leaf if axis is None else jnp.moveaxis(leaf, axis, 0)
+            for leaf, axis in zip(leaves, axes, strict=True)
         ]
         size = next(leaf.shape[0] for leaf, each in zip(leaves, mapped, strict=True) if each)
-        names, linear = array_names(form.tree), linear_leaves(form.tree)
+        linear = linear_leaves(form.tree)
         if all(is_linear for is_linear, each in zip(linear, mapped, strict=True) if each):
-            # Everything else is the same for all, and computed once.
+            # `jax.jacrev` maps the cotangents alone. Everything that does not depend on them is the
+            # same for all, and computed once.
             run = functools.partial(self._run_portable, form=form)
             run = jax.vmap(run, [0 if each else None for each in mapped])
             found = run(*leaves)
-        elif self._by_weights(form, names, mapped):
-            found = self._map_members(form, leaves, mapped, size)
+        elif weights_differ(form, mapped):
+            found = over_members(self.bind, form, leaves, mapped, size)
         else:
-            found = self._map_batch(form, leaves, mapped, size)
+            found = over_batch(self.bind, self.result_names, form, leaves, mapped, size)
         return found, [0] * len(found)
-
-    def _by_weights(self, form: Form, names: Sequence[str], mapped: Sequence[bool]) -> bool:
-        wanted = dict(form.options).get("wanted", ())
-        return "params" in wanted or any(
-            name in WEIGHTS for name, each in zip(names, mapped, strict=True) if each
-        )
-
-    def _map_members(
-        self, form: Form, leaves: Sequence[Any], mapped: Sequence[bool], size: int
-    ) -> list[jax.Array]:
-        each = tuple(a or b for a, b in zip(mapped, form.each, strict=True))
-        whole = form._replace(each=each)
-        if not any(form.each):
-            return self.bind(whole, leaves)
-        # Members of members: one axis has all of them.
-        flags = zip(leaves, mapped, form.each, strict=True)
-        shape = size, next(leaf.shape[by_size] for leaf, by_size, each in flags if each)
-
-        def merged(leaf, by_size, by_members):
-            if not by_size and not by_members:
-                return leaf
-            leaf = leaf if by_size else leaf[None]
-            leaf = leaf if by_members else leaf[:, None]
-            leaf = jnp.broadcast_to(leaf, (*shape, *leaf.shape[2:]))
-            return leaf.reshape(math.prod(shape), *leaf.shape[2:])
-
-        found = self.bind(whole, list(map(merged, leaves, mapped, form.each)))
-        return [leaf.reshape(*shape, *leaf.shape[1:]) for leaf in found]
-
-    def _map_batch(
-        self, form: Form, leaves: Sequence[Any], mapped: Sequence[bool], size: int
-    ) -> list[jax.Array]:
-        time_major = form.arguments(leaves)[0].time_major
-
-        def folded(leaf, name, by_size, by_members):
-            if name in WEIGHTS:
-                return leaf
-            axis = batch_axis(name, time_major) + by_members
-            if by_size:
-                return jnp.moveaxis(leaf, 0, axis)
-            shape = (*leaf.shape[:axis], size, *leaf.shape[axis:])
-            return jnp.broadcast_to(jnp.expand_dims(leaf, axis), shape)
-
-        leaves = list(map(folded, leaves, array_names(form.tree), mapped, form.each))
-        found = self.bind(form, leaves)
-        _, tree = self._types(form, [jax.typeof(leaf) for leaf in leaves])
-        return [
-            jnp.moveaxis(leaf, batch_axis(name, time_major) + any(form.each), 0)
-            for leaf, name in zip(found, array_names(tree), strict=True)
-        ]
 
 
 def differentiate_portable(
-    operation: Operation, form: Form, leaves: Sequence[Any], tangents: Sequence[Any]
+    operation: Operation, form: Form, leaves: Leaves, tangents: Tangents
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Computes the results of the portable form and their tangents."""
     places = [i for i, each in enumerate(tangents) if not isinstance(each, ad.Zero)]
@@ -289,25 +256,26 @@ def differentiate_portable(
     return jax.jvp(run, at, along)
 
 
-def _compiled(primitive: Primitive) -> Callable[..., Any]:
+def _compiled(primitive: Primitive) -> Callable[..., list[jax.Array]]:
     """Makes what runs a primitive outside of `jax.jit`."""
 
     def bind(*leaves, form, devices):
         return primitive.bind(*leaves, form=form, devices=devices)
 
-    # As JAX marks its own: where it looks for NaN, there is nothing smaller in here to run.
+    # JAX marks its own primitives so. `jax_debug_nans` would otherwise run the function again, step
+    # by step, to find the operation that makes the NaN; a primitive has no steps.
     vars(bind)["_apply_primitive"] = True
     run = jax.jit(bind, static_argnames=("form", "devices"))
 
     def compiled(*leaves, **static):
-        # A primitive has nothing else to run than its program.
+        # `jax.disable_jit` runs operations one by one; the program is all that a primitive has.
         with jax.disable_jit(False):
             return run(*leaves, **static)
 
     return compiled
 
 
-def _program_with_devices() -> Any:
+def _program_with_devices() -> ClosedJaxpr:
     """Makes a program for the parameters of our primitives, which is never run.
 
     JAX tells the lowering which devices a program is for only if it finds a primitive in it, or in

@@ -11,10 +11,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import gruflax
 import gruflax.nnx
-from gruflax.functional.loops.cudnn import calls
+from gruflax.functional.loops.cudnn import passes
 
 
-ON_A_GPU = calls._on_a_gpu
+ON_A_GPU = passes._on_a_gpu
 needs_two_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="there is one device")
 B, T, F, U = 3, 5, 4, 6
 RANDOM = np.random.default_rng(3)
@@ -243,7 +243,7 @@ def test_a_batch_in_shards(cudnn, x64):
 
 def test_other_platforms_refuse(cudnn, x64, monkeypatch):
     """Arrays of a CPU do not reach cuDNN, also where there is a GPU."""
-    monkeypatch.setattr(calls, "_on_a_gpu", ON_A_GPU)
+    monkeypatch.setattr(passes, "_on_a_gpu", ON_A_GPU)
     traced = jax.jit(functools.partial(loss, "cudnn")).trace(drawn(), X, H)
     traced.lower(lowering_platforms=("cuda",))
     for platform in ("cpu", "tpu", "rocm"):

@@ -34,7 +34,7 @@ def kernel_first_dot(
     """
     contracted = (((1,), (state.ndim - 1,)), ((), ()))
     product = lax.dot_general(transposed_kernel, state, contracted, precision=precision)
-    # Gate by gate: a product that is transposed as a whole, XLA undoes.
+    # Gate by gate: XLA would undo a transpose of all of the product.
     gates = jnp.split(product, GATES)
     return jnp.concatenate([jnp.moveaxis(gate, 0, -1) for gate in gates], axis=-1)
 
@@ -75,10 +75,10 @@ def chunk_reader(
     those that go backwards are copied anyway.
     """
     if not by_chunk or call.time_major or call.go_backwards:
-        return lambda x: x, call.in_order(call.inputs)
+        return lambda x: x, call.in_order(call.steps.inputs)
 
     def read(steps: jax.Array) -> jax.Array:
-        x = lax.dynamic_slice_in_dim(call.inputs, steps[0], steps.shape[0], call.time_axis)
+        x = lax.dynamic_slice_in_dim(call.steps.inputs, steps[0], steps.shape[0], call.time_axis)
         return jnp.moveaxis(x, call.time_axis, 0)
 
     return read, jnp.arange(call.time)

@@ -1,7 +1,7 @@
 """cuDNN's two passes as JAX functions, which XLA calls on its own stream with its own buffers."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.buffer_callback import buffer_callback
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
+from jax.typing import DTypeLike
 
 from gruflax.functional.loops.cudnn.library import load_cudnn
 from gruflax.functional.loops.cudnn.problem import Problem
@@ -97,7 +98,10 @@ def backward(
 
 
 def _called(
-    queue: Callable[..., None], results: Sequence[Any], *inputs: jax.Array, changed: int = 0
+    queue: Callable[..., None],
+    results: Sequence[jax.ShapeDtypeStruct],
+    *inputs: jax.Array,
+    changed: int = 0,
 ) -> list[jax.Array]:
     """Has XLA call a function that queues work on its stream."""
 
@@ -125,7 +129,7 @@ def _on_a_gpu(*arrays: jax.Array) -> list[jax.Array]:
     return _on_a_gpu_p.bind(*arrays)
 
 
-def _refuse(context: Any, *_: Any) -> Any:
+def _refuse(context: mlir.LoweringRuleContext, *_: object) -> NoReturn:
     platforms = ", ".join(map(repr, context.platforms or context.module_context.platforms))
     raise ValueError(
         "loop='cudnn' or use_cudnn=True cannot be met: the platform must be a GPU with CUDA, it is "
@@ -142,7 +146,7 @@ mlir.register_lowering(_on_a_gpu_p, _refuse)
 mlir.register_lowering(_on_a_gpu_p, lambda _, *arrays: arrays, platform="cuda")
 
 
-def _raw_dtype(dtype: Any) -> Any:
+def _raw_dtype(dtype: DTypeLike) -> DTypeLike:
     """Returns a dtype that buffers have an address for: there is none of bfloat16."""
     return np.uint16 if dtype == jnp.bfloat16 else dtype
 
@@ -157,7 +161,11 @@ def _address(buffer: Any) -> int:
     return buffer.__cuda_array_interface__["data"][0]
 
 
-def _one_by_one(call: Callable[..., Any], mapped: Sequence[bool], arguments: Sequence[jax.Array]):
+def _one_by_one(
+    call: Callable[..., tuple[jax.Array, ...]],
+    mapped: Sequence[bool],
+    arguments: Sequence[jax.Array],
+) -> tuple[jax.Array, ...]:
     """Maps a call over the first axis of the arguments that are mapped."""
 
     def one(chosen):

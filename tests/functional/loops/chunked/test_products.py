@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import gruflax
-from gruflax.functional.loops.products import (
+from gruflax.functional.loops.chunked.products import (
     flat_dot,
     kernel_first_backward_dot,
     kernel_first_dot,

@@ -10,9 +10,9 @@ import pytest
 
 import gruflax
 from gruflax.functional.call import make_call
-from gruflax.functional.loops.chunked import chunked_loop
+from gruflax.functional.loops.chunked.loop import chunked_loop
 from gruflax.functional.loops.thresholds import chunk_length
-from gruflax.functional.loops.time import even_length
+from gruflax.functional.time import even_length
 
 
 B, T, F, U = 3, 7, 4, 5

@@ -34,7 +34,7 @@ chunk is checkpointed, so that its transpose keeps nothing of the steps.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,31 +42,47 @@ from jax import lax
 
 from gruflax.functional.call import Call
 from gruflax.functional.config import GRUConfig
-from gruflax.functional.dropout import split_masks
-from gruflax.functional.loops import products, thresholds
-from gruflax.functional.loops.time import hold, over_chunks, start_anew, steps_of
+from gruflax.functional.dropout import DropoutMasks, split_masks
+from gruflax.functional.loops import thresholds
+from gruflax.functional.loops.chunked import products
 from gruflax.functional.params import Params, split_bias, split_gates, split_recurrent_kernel
 from gruflax.functional.step import blend, project, update_and_reset
+from gruflax.functional.time import Steps, hold, over_chunks, start_anew
 
 
-def tangent_states(call: Call, states: jax.Array, dcall: Call) -> tuple[jax.Array, jax.Array]:
-    """Computes `(dstates [t, ..., u], dh [..., u])`, linear in `dcall`.
+class Tangents(NamedTuple):
+    """The tangents of the arrays of a call; None where one is zero."""
 
-    `states` are those after every step, in order; None in `dcall` instead of its params, inputs or
-    a mask is zero. Activations must be pointwise.
+    initial_state: jax.Array
+    reset_state: jax.Array
+    params: Params | None = None
+    inputs: jax.Array | None = None
+    masks: DropoutMasks = DropoutMasks()
+
+
+def tangent_states(
+    call: Call, states: jax.Array, tangents: Tangents
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `(dstates [t, ..., u], dh [..., u])`, linear in `tangents`.
+
+    `states` `[t, ..., u]` are those after every step, in the order of processing. Activations must
+    be pointwise.
     """
     linearize = _linear_after if call.config.reset_after else _linear_before
-    # The transpose of a slice is an array of full size: not for inputs with a gradient.
-    read, x = products.chunk_reader(call, by_chunk=dcall.inputs is None)
-    dx = None if dcall.inputs is None else call.in_order(dcall.inputs)
+    # The transpose of a slice is an array of the size of all inputs, which would be added up chunk
+    # by chunk. Inputs with a gradient are therefore brought in order as one array.
+    read, x = products.chunk_reader(call, by_chunk=tangents.inputs is None)
+    dx = None if tangents.inputs is None else call.in_order(tangents.inputs)
 
+    # Without the checkpoint, the transpose would keep the partial derivatives of every step.
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
-    def chunk(arrays, tangents, carry, now):
-        (params, masks, fresh), (dparams, dmasks, dfresh) = arrays, tangents
-        (h, dh), (x, dx, states, valid, reset, updated) = carry, now
-        before = start_anew(jnp.concatenate([h[None], states[:-1]]), reset, fresh[None])
+    def chunk(arrays, darrays, carry, now):
+        (params, masks, fresh), (dparams, dmasks, dfresh) = arrays, darrays
+        (h, dh), (steps, dx, states) = carry, now
+        before = start_anew(jnp.concatenate([h[None], states[:-1]]), steps.reset, fresh[None])
         weights = _Weights.of(params, call.config), _Weights.of(dparams, call.config)
-        given = _Given(call, weights, (read(x), dx), (masks, dmasks), before, valid, updated)
+        x = read(steps.inputs), dx
+        given = _Given(call, weights, x, (masks, dmasks), before, steps)
         linear_step, terms = linearize(given)
 
         def body(dh, now):
@@ -74,15 +90,23 @@ def tangent_states(call: Call, states: jax.Array, dcall: Call) -> tuple[jax.Arra
             dh = linear_step(start_anew(dh, reset, dfresh), terms)
             return dh, dh
 
-        dh, dstates = lax.scan(body, dh, (terms, reset), unroll=call.inner_unroll)
+        dh, dstates = lax.scan(body, dh, (terms, steps.reset), unroll=call.inner_unroll)
         return (states[-1], dh), dstates
 
-    arrays, tangents = ((each.params, each.masks, each.reset_state) for each in (call, dcall))
-    _, *marks = steps_of(call.ordered())
-    body = functools.partial(chunk, arrays, tangents)
-    start = call.initial_state, dcall.initial_state
-    (_, dh), dstates = over_chunks(body, start, (x, dx, states, *marks), call.chunk or 1)
+    arrays, darrays = ((each.params, each.masks, each.reset_state) for each in (call, tangents))
+    steps = call.ordered().steps._replace(inputs=x)
+    body = functools.partial(chunk, arrays, darrays)
+    start = call.initial_state, tangents.initial_state
+    (_, dh), dstates = over_chunks(body, start, (steps, dx, states), call.chunk or 1)
     return dstates, dh
+
+
+# A value and its tangent, None where that is zero.
+Pair = tuple[jax.Array, jax.Array | None]
+# The same of dropout masks, where the value may be None too.
+MaskPair = tuple[jax.Array | None, jax.Array | None]
+# What a linear step needs of each step of a chunk, `[k, ...]`.
+Terms = tuple[jax.Array, ...]
 
 
 class _Weights(NamedTuple):
@@ -108,35 +132,35 @@ class _Weights(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """What the steps of a chunk are linearised at; pairs are values and their tangents.
+    """The values that the steps of a chunk are linearised at, in pairs with their tangents.
 
     Attributes:
-        call: for its static parts and sizes.
+        call: the call, of which only static parts and sizes are used.
         weights: `_Weights`.
         x: `[k, ..., f]`.
         masks: dropout masks.
         h: `[k, ..., u]`, the state that each step begins with.
-        valid: `[k, ...]`.
-        updated: `[k, ..., u]`.
+        steps: `Steps` of arrays `[k, ..., *]`.
     """
 
     call: Call
     weights: tuple[_Weights, _Weights]
     x: tuple[jax.Array, jax.Array | None]
-    masks: tuple[Any, Any]
+    masks: tuple[DropoutMasks, DropoutMasks]
     h: jax.Array
-    valid: jax.Array | None
-    updated: jax.Array | None
+    steps: Steps
 
-    def pair(self, name: str) -> tuple[Any, Any]:
+    def pair(self, name: str) -> Pair:
         """Returns one of the weights and its tangent."""
         return getattr(self.weights[0], name), getattr(self.weights[1], name)
 
-    def recurrent_masks(self) -> tuple[Any, Any]:
+    def recurrent_masks(self) -> MaskPair:
         """Returns the masks of the state and their tangents."""
         return self.masks[0].recurrent, self.masks[1].recurrent
 
-    def projected(self, h: jax.Array, kernel: jax.Array, bias: Any, mask: Any) -> jax.Array:
+    def projected(
+        self, h: jax.Array, kernel: jax.Array, bias: jax.Array | None, mask: jax.Array | None
+    ) -> jax.Array:
         """Computes `h R + c` over the chunk."""
         return project(h, kernel, bias, _each_step(mask), self.call.precision)
 
@@ -147,16 +171,18 @@ class _Given(NamedTuple):
         q = split_gates(self.projected(self.x[0], kernel[0], b, masks[0]))
         return q, _sum(self.product(self.x, kernel, masks), db)
 
-    def product(self, x: Any, kernel: Any, mask: Any) -> jax.Array | None:
-        """Computes the tangent of `(x * mask) kernel`, of pairs; None where it has none."""
-        (x, dx), (kernel, dkernel), (mask, dmask) = x, kernel, map(_each_step, mask)
+    def product(self, factors: Pair, kernels: Pair, masks: MaskPair) -> jax.Array | None:
+        """Computes the tangent of `(factor * mask) kernel`; None where it has none."""
+        (x, dx), (kernel, dkernel), (mask, dmask) = factors, kernels, map(_each_step, masks)
         dot = functools.partial(project, precision=self.call.precision, dot=products.flat_dot)
         by_x = None if dx is None else dot(dx, kernel, masks=mask)
         by_kernel = None if dkernel is None else dot(x, dkernel, masks=mask)
         by_mask = None if dmask is None else dot(x, kernel, masks=dmask)
         return _sum(by_x, _sum(by_kernel, by_mask))
 
-    def step_product(self, kernel: jax.Array, mask: Any) -> Callable[[jax.Array], jax.Array]:
+    def step_product(
+        self, kernel: jax.Array, mask: jax.Array | None
+    ) -> Callable[[jax.Array], jax.Array]:
         """Returns `dh -> dh R`, in the form whose transpose is fast."""
         units = self.h.shape[-1]
         _, backward = thresholds.choose_products(thresholds.rows_of(self.call), units)
@@ -164,7 +190,7 @@ class _Given(NamedTuple):
         return lambda dh: project(dh, kernel, None, mask, self.call.precision, dot)
 
 
-def _linear_after(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
+def _linear_after(given: _Given) -> tuple[Callable[..., jax.Array], Terms]:
     """Linearises a chunk of `reset_after=True`: `(step(dh, terms) -> dh', terms [k, ...])`."""
     config, h, mask = given.call.config, given.h, given.recurrent_masks()
     kernel, (c, dc) = given.pair("gate_kernel"), given.pair("c")
@@ -174,8 +200,9 @@ def _linear_after(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
 
     def new_state(p_z, p_r, p_n, q_n, h):
         z, r = update_and_reset((q_z, q_r), (p_z, p_r), config)
-        return hold(blend(z, q_n + r * p_n, h, config), h, given.valid, given.updated)
+        return hold(blend(z, q_n + r * p_n, h, config), h, given.steps)
 
+    # z and r depend on q + p alone, so that B shares these partial derivatives with A.
     a_z, a_r, a_n, b_n, d = _partials(new_state, *p, q_n, h)
     a, b = jnp.stack([a_z, a_r, a_n], axis=-2), jnp.stack([a_z, a_r, b_n], axis=-2)
     bracket = _dotted(a, dp) + _dotted(b, dq)
@@ -188,7 +215,7 @@ def _linear_after(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
     return step, (bracket, a, d)
 
 
-def _linear_before(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
+def _linear_before(given: _Given) -> tuple[Callable[..., jax.Array], Terms]:
     """Linearises a chunk of `reset_after=False`: `(step(dh, terms) -> dh', terms [k, ...])`."""
     config, h = given.call.config, given.h
     gate_mask, candidate_mask = zip(*map(split_masks, given.recurrent_masks()), strict=True)
@@ -201,7 +228,7 @@ def _linear_before(given: _Given) -> tuple[Callable[..., jax.Array], Any]:
 
     def new_state(p_z, m, h):
         z, _ = update_and_reset(q, (p_z, p_r), config)
-        return hold(blend(z, q[2] + m, h, config), h, given.valid, given.updated)
+        return hold(blend(z, q[2] + m, h, config), h, given.steps)
 
     k = kept(p_r, h)
     m = given.projected(k, candidate_kernel[0], None, candidate_mask[0])

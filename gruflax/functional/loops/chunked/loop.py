@@ -1,9 +1,9 @@
 """The chunked loop: products over chunks of time, and one derivative rule for every mode.
 
-Forward, one product projects a chunk's inputs, and an inner loop multiplies by the recurrent kernel
-once per step. The rule computes the tangent chunk by chunk from the states alone, and JAX
-transposes it into a backward pass with weight gradients as products over chunks, which keeps the
-states and nothing else of each step: `gruflax.functional.loops.tangent`.
+In the forward pass one product projects a chunk's inputs, and an inner loop multiplies by the
+recurrent kernel once per step. The derivative rule (`tangent`) computes the tangent chunk by chunk
+from the states alone. JAX transposes it into a backward pass whose weight gradients are products
+over chunks, and which keeps the states and nothing else of each step.
 
 Known limits: activations that mix units have no partial derivatives unit by unit, so that each
 chunk is computed once more in the backward pass and differentiated by JAX; sizes of time must be
@@ -13,7 +13,6 @@ known.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +20,19 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from gruflax.functional.call import Call
+from gruflax.functional.checks import PyTree
 from gruflax.functional.dropout import DropoutMasks
-from gruflax.functional.loops import products, thresholds
-from gruflax.functional.loops.tangent import tangent_states
-from gruflax.functional.loops.time import (
-    hold,
-    over_chunks,
-    start_anew,
-    steps_of,
-)
+from gruflax.functional.loops import thresholds
+from gruflax.functional.loops.chunked import products
+from gruflax.functional.loops.chunked.tangent import Tangents, tangent_states
+from gruflax.functional.masks import where_steps
 from gruflax.functional.params import split_bias, split_gates
 from gruflax.functional.step import project, step
+from gruflax.functional.time import hold, over_chunks, start_anew
+
+
+# `(params, reset_state, state, steps) -> (state, states of the chunk or None)`.
+Chunk = Callable[..., tuple[jax.Array, jax.Array | None]]
 
 
 def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
@@ -50,31 +51,26 @@ def checkpointed_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
 
 
 def chunked_tangent(
-    call: Call, states: jax.Array, tangents: Mapping[str, Any]
+    call: Call, states: jax.Array, tangents: Mapping[str, PyTree]
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the tangent of the chunked loop from its states `[t, ..., u]`, in order.
 
-    `tangents` are those of fields of the call; the others are zero. Linear in them.
+    `tangents` are those of `Tangents` that are not zero. The result is linear in them.
     """
-    zeros = {
-        "params": None,
-        "inputs": None,
-        "masks": DropoutMasks(),
-        "initial_state": jnp.zeros_like(call.initial_state),
-        "reset_state": jnp.zeros_like(call.reset_state),
-    }
-    dcall = dataclasses.replace(call, **{**zeros, **tangents})
-    dcall = dcall if dcall.inputs is None else dcall.cleared()
-    return tangent_states(_prepared(call), states, dcall)
+    zeros = {name: jnp.zeros_like(getattr(call, name)) for name in ("initial_state", "reset_state")}
+    given = Tangents(**{**zeros, **tangents})
+    if given.inputs is not None and call.steps.valid is not None:
+        given = given._replace(inputs=where_steps(call.steps.valid, given.inputs, 0))
+    return tangent_states(_prepared(call), states, given)
 
 
 def _prepared(call: Call) -> Call:
     """Clears masked inputs, and chooses the steps per chunk, at most all."""
-    rows, features, units = thresholds.rows_of(call), call.inputs.shape[-1], _units(call)
+    rows, features, units = thresholds.rows_of(call), call.steps.inputs.shape[-1], _units(call)
     chunk = call.chunk
     if chunk is None:
         chunk = thresholds.chunk_length(
-            call.time, rows, features, units, call.inputs.dtype.itemsize
+            call.time, rows, features, units, call.steps.inputs.dtype.itemsize
         )
     return dataclasses.replace(call.cleared(), chunk=min(chunk, call.time))
 
@@ -84,7 +80,7 @@ def _units(call: Call) -> int:
 
 
 def _forward(
-    call: Call, wrap: Callable[[Any], Any] = lambda chunk: chunk, by_chunk: bool = True
+    call: Call, wrap: Callable[[Chunk], Chunk] = lambda chunk: chunk, by_chunk: bool = True
 ) -> tuple[jax.Array | None, jax.Array]:
     """Computes `(states [t, ..., u] in order or None, the last)`; `wrap` is applied to a chunk."""
     params, dot = call.params, jnp.dot
@@ -100,29 +96,28 @@ def _forward(
 
     @wrap
     def chunk(params, fresh, h, now):
-        x, valid, reset, updated = now
         b, _ = split_bias(params, call.config)
-        x = project(read(x), params["kernel"], b, masks, call.precision)
+        x = project(read(now.inputs), params["kernel"], b, masks, call.precision)
 
         def body(h, now):
-            x, valid, reset, updated = now
-            h = start_anew(h, reset, fresh)
-            h = hold(one_step(params, x, h)[0], h, valid, updated)
+            x, now = now
+            h = start_anew(h, now.reset, fresh)
+            h = hold(one_step(params, x, h)[0], h, now)
             return h, h if call.return_sequences else None
 
         # One array per gate: XLA's CPU code for a slice of a packed one is not vectorised.
-        steps = split_gates(x), valid, reset, updated
+        steps = split_gates(x), now._replace(inputs=None)
         return lax.scan(body, h, steps, unroll=call.inner_unroll)
 
-    _, *marks = steps_of(call.ordered())
+    steps = call.ordered().steps._replace(inputs=x)
     body = functools.partial(chunk, params, call.reset_state)
-    h, states = over_chunks(body, call.initial_state, (x, *marks), call.chunk or 1)
+    h, states = over_chunks(body, call.initial_state, steps, call.chunk or 1)
     return states, h
 
 
 @jax.custom_jvp
 def _by_rule(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Computes what `_forward` does, with the tangent of `gruflax.functional.loops.tangent`."""
+    """Computes what `_forward` does, with the derivative rule of `tangent`."""
     return _forward(call)
 
 
@@ -131,33 +126,31 @@ def _by_rule_jvp(primals, tangents):
     (call,), (dcall,) = primals, tangents
     states, h = _by_rule(dataclasses.replace(call, return_sequences=True))
     # Without a tangent of inputs, parameters or masks, products with zeros are left out.
-    optional = {
-        "params": _known(dcall.params, call.params),
-        "inputs": _known(dcall.inputs, call.inputs),
-        "masks": DropoutMasks(*map(_known, dcall.masks, call.masks)),
-    }
-    always = {
-        name: made_zeros(getattr(dcall, name), getattr(call, name))
-        for name in ("initial_state", "reset_state")
-    }
+    dmoving = Tangents(
+        initial_state=_made_zeros(dcall.initial_state, call.initial_state),
+        reset_state=_made_zeros(dcall.reset_state, call.reset_state),
+        params=_known(dcall.params, call.params),
+        inputs=_known(dcall.steps.inputs, call.steps.inputs),
+        masks=DropoutMasks(*map(_known, dcall.masks, call.masks)),
+    )
     assert states is not None
-    dstates, dh = tangent_states(call, states, dataclasses.replace(dcall, **optional, **always))
+    dstates, dh = tangent_states(call, states, dmoving)
     if not call.return_sequences:
         states = dstates = None
     return (states, h), (dstates, dh)
 
 
-def _known(tangent: Any, primal: Any) -> Any:
+def _known(tangent: PyTree, primal: PyTree) -> PyTree:
     """Returns a tangent, or None where all of it is known to be zero."""
-    return None if is_zero(tangent) else made_zeros(tangent, primal)
+    return None if _is_zero(tangent) else _made_zeros(tangent, primal)
 
 
-def is_zero(tangent: Any) -> bool:
+def _is_zero(tangent: PyTree) -> bool:
     """Returns whether all of a tangent is known to be zero."""
     return all(map(_is_symbol, jax.tree.leaves(tangent, is_leaf=_is_symbol)))
 
 
-def made_zeros(tangent: Any, primal: Any) -> Any:
+def _made_zeros(tangent: PyTree, primal: PyTree) -> PyTree:
     """Makes zeros of what is known to be zero."""
     return jax.tree.map(
         lambda leaf, like: jnp.zeros_like(like) if _is_symbol(leaf) else leaf,
@@ -167,5 +160,5 @@ def made_zeros(tangent: Any, primal: Any) -> Any:
     )
 
 
-def _is_symbol(leaf: Any) -> bool:
+def _is_symbol(leaf: object) -> bool:
     return isinstance(leaf, SymbolicZero)
