@@ -12,7 +12,7 @@ import gruflax
 from gruflax.bench.case import Case
 from gruflax.bench.contestants import Inputs, Program, gruflax_params, jax_program
 from gruflax.bench.libraries import LIBRARIES, linen_cell
-from gruflax.convert import to_linen
+from gruflax.convert import to_flax_linen
 from gruflax.functional.call import Call, make_call
 from gruflax.functional.loops.chunked.loop import chunked_loop
 from gruflax.functional.loops.cudnn.loop import check_cudnn, cudnn_loop
@@ -60,7 +60,7 @@ def linen_members(case: Case, mode: str) -> Program:
     from flax import linen as nn
 
     layer = nn.RNN(linen_cell(case))
-    params = {"params": {"cell": to_linen(gruflax_params(case))}}
+    params = {"params": {"cell": to_flax_linen(gruflax_params(case))}}
 
     def apply(params: Any, inputs: Inputs) -> Any:
         return jax.vmap(lambda params: layer.apply(params, inputs.x))(params)
@@ -89,7 +89,7 @@ def own_scan(case: Case, mode: str) -> Program:
 def linen_own_scan(case: Case, mode: str) -> Program:
     """Makes a scan over `flax.linen.GRUCell`."""
     cell = linen_cell(case)
-    return scanned(cell.apply, {"params": to_linen(gruflax_params(case))}, case, mode)
+    return scanned(cell.apply, {"params": to_flax_linen(gruflax_params(case))}, case, mode)
 
 
 def chunked(chunk: int, unroll: int = 1) -> Make:

@@ -40,7 +40,7 @@ def linen_cell(case: Case) -> nn.GRUCell:
 def _linen(case: Case, params: Params) -> tuple[Apply, Tree]:
     layer = nn.RNN(linen_cell(case))
     apply = lambda own, inputs: layer.apply(own, inputs.x, seq_lengths=inputs.lengths)  # noqa: E731
-    return apply, {"params": {"cell": convert.to_linen(params)}}
+    return apply, {"params": {"cell": convert.to_flax_linen(params)}}
 
 
 def _nnx(case: Case, params: Params) -> tuple[Apply, Tree]:
@@ -48,7 +48,7 @@ def _nnx(case: Case, params: Params) -> tuple[Apply, Tree]:
     cell = nnx.GRUCell(case.features, case.units, dtype=dtype, rngs=nnx.Rngs(0))
     # It has no recurrent bias for the candidate.
     bias = params["bias"].at[1, 2 * case.units :].set(0)
-    nnx.update(cell, convert.to_nnx({**params, "bias": bias}))
+    nnx.update(cell, convert.to_flax_nnx({**params, "bias": bias}))
     graph, state, others = nnx.split(nnx.RNN(cell, rngs=False), nnx.Param, ...)
 
     def apply(own: Tree, inputs: Inputs) -> Tree:

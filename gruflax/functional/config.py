@@ -2,7 +2,6 @@
 
 import dataclasses
 import numbers
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -83,16 +82,6 @@ class GRUConfig:
     def dropout_mask_count(self) -> int:
         """How many dropout masks of each kind are drawn: one for all gates, or one per gate."""
         return 3 if self.implementation == 1 else 1
-
-    @property
-    def gate_masks(self) -> int:
-        """The name of `dropout_mask_count` in 0.1; deprecated."""
-        warnings.warn(
-            "GRUConfig.gate_masks is now GRUConfig.dropout_mask_count.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self.dropout_mask_count
 
 
 def checked_rate(name: str, rate: float) -> float:

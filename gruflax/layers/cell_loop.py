@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,8 @@ from jax.typing import ArrayLike
 from gruflax.functional.checks import check_reset
 from gruflax.functional.masks import combined_mask, steps_to_mask, where_steps
 from gruflax.functional.sharding import sharded_like, vary_with
+from gruflax.functional.time import Steps
 from gruflax.layers.nesting import State, cast_states, fitted_states
-
-
-class Steps(NamedTuple):
-    """What a cell meets, `[t, ...]` in the order of processing: zero inputs at masked steps."""
-
-    inputs: jax.Array
-    valid: jax.Array | None = None
-    reset: jax.Array | None = None
 
 
 # What a cell returns at a step: an array `[..., u]`, or any pytree of arrays.

@@ -2,17 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gruflax.functional.checks import are_numbers
+from gruflax.functional.checks import PyTree, are_numbers
 
 
 # What a cell carries from step to step: an array `[..., u]`, or any pytree of arrays.
-State = Any
+State = PyTree
 
 
 def single_state(name: str, states: State) -> State:

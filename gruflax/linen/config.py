@@ -3,7 +3,8 @@
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -50,6 +51,9 @@ _NAMED = {
 
 T = TypeVar("T", bound=type[nn.Module])
 
+# A config dict of Keras, or arguments read from one.
+Config: TypeAlias = dict[str, Any]
+
 # What a config may hold inside of another one, under Keras' names.
 KERAS_CLASSES: dict[str, type[nn.Module]] = {}
 
@@ -60,7 +64,7 @@ def keras_class(cls: T) -> T:
     return cls
 
 
-def write_config(module: nn.Module) -> dict[str, Any]:
+def write_config(module: nn.Module) -> Config:
     """Returns the config dict that Keras 3 would write for a module with its names of fields."""
     config = {"name": module.name, "trainable": True, **written_dtypes(module)}
     for field in dataclasses.fields(module):
@@ -71,7 +75,7 @@ def write_config(module: nn.Module) -> dict[str, Any]:
     return config
 
 
-def read_config(cls: type[nn.Module], config: Mapping[str, Any]) -> dict[str, Any]:
+def read_config(cls: type[nn.Module], config: Mapping[str, object]) -> Config:
     """Reads the arguments of a class from a config dict of Keras 3, tf.keras or gruflax."""
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a dict, got {brief(config)}.")
@@ -102,13 +106,13 @@ def read_config(cls: type[nn.Module], config: Mapping[str, Any]) -> dict[str, An
 DTYPE_KEYS = ("dtype", "autocast", "param_dtype")
 
 
-def written_dtypes(module: nn.Module) -> dict[str, Any]:
+def written_dtypes(module: nn.Module) -> Config:
     """Writes the dtypes of a module as `read_dtypes` reads them."""
     stored = jnp.dtype(getattr(module, "param_dtype", jnp.float32)).name
     dtype = getattr(module, "dtype", None)
     computed = stored if dtype is None else jnp.dtype(dtype).name
     mixed = stored == "float32" and computed in ("float16", "bfloat16")
-    config: dict[str, Any] = {"dtype": f"mixed_{computed}" if mixed else computed}
+    config: Config = {"dtype": f"mixed_{computed}" if mixed else computed}
     if not mixed and computed != stored:
         config["param_dtype"] = stored
     fields = {"dtype", "param_dtype"} & {field.name for field in dataclasses.fields(module)}
@@ -145,12 +149,12 @@ def _required(cls: type) -> set[str]:
     }
 
 
-def _kind(field: str) -> Any:
+def _kind(field: str) -> ModuleType | None:
     """The module that knows the names of a field such as `kernel_initializer`, or None."""
     return _NAMED.get(field.rsplit("_", 1)[-1])
 
 
-def _serialize(name: str, value: Any) -> Any:
+def _serialize(name: str, value: object) -> object:
     kind = _kind(name)
     if kind is not None:
         return kind.serialize(value)
@@ -166,7 +170,7 @@ def _serialize(name: str, value: Any) -> Any:
     return value
 
 
-def _deserialize(name: str, value: Any) -> Any:
+def _deserialize(name: str, value: object) -> object:
     if isinstance(value, (tuple, list)):
         return tuple(_deserialize(name, item) for item in value)
     if not isinstance(value, Mapping) or name in _LIFTING:
@@ -178,7 +182,7 @@ def _deserialize(name: str, value: Any) -> Any:
     return cls.from_config(value.get("config") or {})
 
 
-def _class_named(field: str, name: object) -> Any:
+def _class_named(field: str, name: object) -> type[Any]:
     """Finds one of `KERAS_CLASSES`, or a subclass of one, by its name."""
     classes = list(KERAS_CLASSES.values())
     # Grows while it is read: subclasses of subclasses come last.

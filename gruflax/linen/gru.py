@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.core.scope import LazyRng
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -325,7 +326,7 @@ def step_key(module: nn.Module, key: jax.Array | None) -> jax.Array | None:
     if key is None or module.scope is None or STEP_STREAM not in module.scope.rngs:
         return key
     # Not by make_rng: Flax counts the draws of those streams only that a model begins with.
-    step = module.scope.rngs[STEP_STREAM].as_jax_rng()
+    step = LazyRng.create(module.scope.rngs[STEP_STREAM]).as_jax_rng()
     return jax.random.fold_in(key, jax.random.bits(step))
 
 

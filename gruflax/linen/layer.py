@@ -16,7 +16,7 @@ from gruflax.keras_names import regularizers
 from gruflax.layers.cell_loop import Output, step_shape
 from gruflax.layers.fields import Identifier, is_random, loop_options, settle_layer_fields
 from gruflax.layers.nesting import State, as_tuple
-from gruflax.linen.config import read_config, write_config
+from gruflax.linen.config import Config, read_config, write_config
 from gruflax.linen.state import load_state, reset_stored_state, store_state
 
 
@@ -61,7 +61,7 @@ class Module(nn.Module):
             cls.__call__ = _with_static_flags(own)
 
     @nn.nowrap
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the config dict that Keras 3 would write for this layer.
 
         What Keras does not write, such as `loop` or `zoneout`, is in it only where it differs from
@@ -73,7 +73,7 @@ class Module(nn.Module):
         return write_config(self)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, object]) -> Self:
         """Makes a layer from a config dict of Keras 3, tf.keras or gruflax.
 
         Args:
@@ -92,7 +92,7 @@ class Module(nn.Module):
         return cls(**read_config(cls, config))
 
 
-def _with_static_flags(call: Callable[..., Any]) -> Callable[..., Any]:
+def _with_static_flags(call: Callable[..., Output]) -> Callable[..., Output]:
     def static(value: object) -> object:
         return StaticFlag(value) if isinstance(value, bool) else value
 

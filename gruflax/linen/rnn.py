@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
-from flax.core.scope import LazyRng, in_filter
+from flax.core.scope import CollectionFilter, LazyRng, PRNGSequenceFilter, in_filter
+from flax.typing import InOutScanAxis
 from jax.typing import ArrayLike
 
 from gruflax.functional.params import check_size
@@ -34,17 +35,17 @@ from gruflax.linen.training import PROBE, sow_weight_losses
 # What cells sow and nn.scan drops where it is not named, as in flax.linen.RNN.
 _SOWN = ("intermediates", "losses", "perturbations")
 # Which streams give another key at every step, unless a layer says otherwise.
-_SPLIT: Mapping[Any, bool] = {"params": False, "dropout": False, STEP_STREAM: True}
+_SPLIT: Mapping[PRNGSequenceFilter, bool] = {"params": False, "dropout": False, STEP_STREAM: True}
 
 
 class Lifting(NamedTuple):
     """What `nn.scan` does with a cell's variables that are no parameters, see `gruflax.RNN`."""
 
-    variable_axes: Mapping[Any, Any] = {}
-    variable_carry: Any = False
+    variable_axes: Mapping[CollectionFilter, InOutScanAxis] = {}
+    variable_carry: CollectionFilter = False
     split_rngs: Mapping[str, bool] = {}
 
-    def carried(self, cell: nn.Module) -> tuple[Any, list[str]]:
+    def carried(self, cell: nn.Module) -> tuple[CollectionFilter, list[str]]:
         """Returns what goes from step to step, and what would but may not be written."""
         names = [name for name in cell.variables if in_filter(self.variable_carry, name)]
         fixed = [name for name in names if not cell.is_mutable_collection(name)]
@@ -212,7 +213,7 @@ class StackedRNNCells(Module, nn.RNNCellBase):
         """Returns the states before the first step, a tuple, for steps of `(..., *features)`."""
         count = len(self.cells)
         # Cells that begin with zeros need no key.
-        keys: Any = [None] * count if rng is None else jax.random.split(rng, count)
+        keys = [None] * count if rng is None else list(jax.random.split(rng, count))
         return tuple(
             cell.initialize_carry(key, input_shape)
             for key, cell in zip(keys, self.cells, strict=True)
@@ -272,8 +273,8 @@ class RNN(Layer):
     zero_output_for_mask: bool = False
     activity_regularizer: Identifier = None
     time_major: bool = False
-    variable_axes: Mapping[Any, Any] = FrozenDict()
-    variable_carry: Any = False
+    variable_axes: Mapping[CollectionFilter, InOutScanAxis] = FrozenDict()
+    variable_carry: CollectionFilter = False
     split_rngs: Mapping[str, bool] = FrozenDict()
 
     def __post_init__(self):

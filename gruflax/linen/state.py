@@ -1,10 +1,10 @@
 """The state that stateful layers keep between calls: a Flax variable collection."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from flax import linen as nn, traverse_util
 
+from gruflax.functional.checks import PyTree
 from gruflax.layers.nesting import (
     State,
     cast_states,
@@ -43,7 +43,7 @@ def store_state(layer: nn.Module, state: State, own: State) -> None:
         layer.put_variable(COLLECTION, "h", state)
 
 
-def forget_states(variables: Mapping[str, Any]) -> dict[str, Any]:
+def forget_states(variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Forgets the state of every stateful layer: the next call begins anew, with any batch size.
 
     Args:
@@ -55,7 +55,7 @@ def forget_states(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in variables.items() if name != COLLECTION}
 
 
-def reset_states(variables: dict[str, Any], states: State = None) -> dict[str, Any]:
+def reset_states(variables: dict[str, PyTree], states: State = None) -> dict[str, PyTree]:
     """Resets every stateful layer of a model: a pure function, fit for jit.
 
     Args:

@@ -1,7 +1,6 @@
 """What training adds to a model: the losses that layers sow, and constraints on weights."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from gruflax.functional.checks import PyTree
 from gruflax.layers.fields import AXES, option
 from gruflax.layers.members import StackedAxis, each_member, stacked_axes, sum_losses
 
@@ -23,7 +23,7 @@ Notes = dict[Path, tuple[Constraint | None, tuple[int, ...]]]
 
 
 def collect_constraints(
-    model: nn.Module, *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
+    model: nn.Module, *args: PyTree, rngs: Mapping[str, jax.Array] | None = None, **kwargs: PyTree
 ) -> Notes:
     """Finds the weights of a model's GRUs and their constraints, without computing anything."""
     leaves, treedef = jax.tree.flatten((args, kwargs))
@@ -59,10 +59,10 @@ def collect_constraints(
 
 def constraints(
     model: nn.Module,
-    *args: Any,
+    *args: PyTree,
     rngs: Mapping[str, jax.Array] | None = None,
     stacked_axis: StackedAxis = None,
-    **kwargs: Any,
+    **kwargs: PyTree,
 ) -> optax.GradientTransformation:
     """Makes the optimiser step that applies a model's weight constraints, as Keras' `fit` does.
 
@@ -153,7 +153,7 @@ def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> Non
             )
 
 
-def total_loss(variables: Mapping[str, Any]) -> jax.Array:
+def total_loss(variables: Mapping[str, PyTree]) -> jax.Array:
     """Sums what layers sowed into the collection "losses", to be added to a training loss.
 
     Args:

@@ -1,6 +1,7 @@
 """What every recurrent layer does around its sequence, as an NNX module."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -150,7 +151,7 @@ def initial_carry(cell: nnx.RNNCellBase, input_shape: tuple[int, ...], time_majo
     return cell.initialize_carry(shape, nnx.RngStream(0, tag="carry"))
 
 
-def rebuilt(module: Any, rngs: nnx.Rngs, **changes: Any) -> Any:
+def rebuilt(module: Any, rngs: nnx.Rngs, **changes: object) -> Any:
     """Makes a module of the same arguments, but for the changes, with new weights."""
     names = [field.name for field in dataclasses.fields(module) if field.init]
     arguments = {name: getattr(module, name) for name in names} | changes
@@ -189,6 +190,6 @@ def draw_key(name: str, rngs: object) -> jax.Array:
     return rngs if isinstance(rngs, jax.Array) else stream(name, rngs)()
 
 
-def split_streams(rngs: Streams | None, count: int) -> Any:
+def split_streams(rngs: Streams | None, count: int) -> Sequence[Streams | None] | jax.Array:
     """Returns what each of `count` modules draws from: a stream is shared, a key is split."""
     return jax.random.split(rngs, count) if isinstance(rngs, jax.Array) else (rngs,) * count

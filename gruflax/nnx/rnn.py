@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike
 
+from gruflax.functional.checks import PyTree
 from gruflax.functional.sharding import mesh_of
 from gruflax.layers.cell_loop import Output, Steps, loop_cell
 from gruflax.layers.fields import check_kind, settle_layer_fields
@@ -40,7 +41,7 @@ def cell_sequence(
 ) -> tuple[Output, State]:
     """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind."""
     call = taken_options(cell, deterministic=deterministic, rngs=rngs)
-    modules: dict[str, Any] = {"cell": cell}
+    modules: dict[str, PyTree] = {"cell": cell}
     if isinstance(call.get("rngs"), (nnx.Rngs, nnx.RngStream)):
         modules["rngs"] = call.pop("rngs")
 
@@ -72,7 +73,7 @@ def cell_sequence(
 
 def _scan(
     one_step: Callable[..., tuple[State, Output]],
-    modules: dict[str, Any],
+    modules: dict[str, PyTree],
     carry: State,
     steps: Steps,
     unroll: bool,
@@ -105,7 +106,7 @@ def _scan(
     return carry, outputs
 
 
-def _say_step(modules: dict[str, Any], index: jax.Array | None) -> None:
+def _say_step(modules: dict[str, PyTree], index: jax.Array | None) -> None:
     """Says to every GRU cell, however deep, which step of a loop this is."""
     for _, module in nnx.iter_modules(modules["cell"]):
         if isinstance(module, GRUCell):
@@ -179,7 +180,7 @@ class StackedRNNCells(nnx.RNNCellBase):
         return step_cells(steps, "carry", carry, inputs)
 
     def initialize_carry(
-        self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
+        self, input_shape: tuple[int, ...], rngs: object = None, carry_init: object = None
     ) -> tuple:
         """Returns the states before the first step, a tuple, for steps of `(..., *features)`."""
         given = () if carry_init is None else (carry_init,)

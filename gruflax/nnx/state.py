@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from flax.core import meta
 
+from gruflax.functional.checks import PyTree
 from gruflax.layers.nesting import (
     State,
     check_stored,
@@ -68,7 +69,7 @@ def reset_states(module: nnx.Module, states: State = None) -> None:
         AttributeError: no layer of the module is stateful.
         ValueError: a layer knows no batch size yet; another number of states, or other shapes.
     """
-    layers: list[tuple[Any, Any]] = [
+    layers: list[tuple[tuple[object, ...], Any]] = [
         (path, layer) for path, layer in nnx.iter_modules(module) if _is_stateful(layer)
     ]
     layers.sort(key=lambda pair: path_order(pair[0]))
@@ -89,7 +90,7 @@ def reset_states(module: nnx.Module, states: State = None) -> None:
 _COLLECTIONS = {"params": nnx.Param, "recurrent_state": RecurrentState}
 
 
-def to_linen_variables(module: nnx.Module) -> dict[str, Any]:
+def to_linen_variables(module: nnx.Module) -> dict[str, PyTree]:
     """Returns a layer's variables as the linen layer of the same arguments has them, bit by bit.
 
         gru = gruflax.nnx.GRU(4, 8, rngs=nnx.Rngs(0))
@@ -105,7 +106,7 @@ def to_linen_variables(module: nnx.Module) -> dict[str, Any]:
     return {name: tree for name, tree in collections.items() if tree}
 
 
-def from_linen_variables(module: nnx.Module, variables: Mapping[str, Any]) -> None:
+def from_linen_variables(module: nnx.Module, variables: Mapping[str, PyTree]) -> None:
     """Sets a layer's variables to those of the linen layer of the same arguments, bit by bit.
 
         variables = gruflax.GRU(8).init(key, inputs)
@@ -137,11 +138,11 @@ def from_linen_variables(module: nnx.Module, variables: Mapping[str, Any]) -> No
         store_state(modules[path], jax.tree.map(jnp.asarray, state))
 
 
-def _tree(module: nnx.Module, kind: type[nnx.Variable]) -> dict[str, Any]:
+def _tree(module: nnx.Module, kind: type[nnx.Variable]) -> dict[str, PyTree]:
     return nnx.to_pure_dict(nnx.state(module, kind))
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     return {
         "/".join(str(entry.key) for entry in path): np.shape(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

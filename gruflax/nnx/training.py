@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from gruflax.functional.checks import PyTree
 from gruflax.functional.params import params_shapes
 from gruflax.layers.fields import option
 from gruflax.layers.members import StackedAxis, each_member, stacked_axes, sum_losses
@@ -14,7 +15,7 @@ from gruflax.nnx.gru import GRUBase
 
 # NNX' transformations take functions without arguments by keyword only.
 def total_loss(
-    module: nnx.Module, captured: Any = None, stacked_axis: StackedAxis = None
+    module: nnx.Module, captured: PyTree = None, stacked_axis: StackedAxis = None
 ) -> jax.Array:
     """Sums the regularisation losses of a model, to be added to a training loss.
 

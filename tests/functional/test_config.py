@@ -25,11 +25,6 @@ def test_recurrent_dropout_makes_implementation_one():
     assert GRUConfig(recurrent_dropout=0.1).dropout_mask_count == 3
 
 
-def test_the_old_name_warns():
-    with pytest.warns(DeprecationWarning, match="dropout_mask_count"):
-        assert GRUConfig(implementation=1).gate_masks == 3
-
-
 @pytest.mark.parametrize(
     "options, error, message",
     [

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +11,15 @@ from gruflax.functional.activations import hard_sigmoid_v1 as hard_sigmoid
 from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.dropout import dropout_mask
 from gruflax.keras_names import activations
+from gruflax.linen.config import Config
 from gruflax.linen.gru import GRUBase
 from gruflax.linen.layer import dropout_key
 
 
 MASKS = "dropout_masks"
+
+# None for no dropout, one mask, or one for each gate.
+Masks = jax.Array | list[jax.Array] | None
 
 
 class V1Module(GRUBase):
@@ -41,7 +44,7 @@ class V1Module(GRUBase):
         )
 
     @nn.nowrap
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns the config dict that TensorFlow 1 would write for this layer."""
         config = super().get_config() | {"implementation": self.implementation}
         if "time_major" in type(self).__dataclass_fields__:
@@ -51,7 +54,7 @@ class V1Module(GRUBase):
         return {name: _old_form(value) for name, value in config.items()}
 
 
-def v1_activation(identifier: Any) -> Any:
+def v1_activation(identifier: Activation | Mapping[str, object]) -> Activation:
     """Looks up an activation by TensorFlow 1's names."""
     named = activations.identify(identifier)
     return hard_sigmoid if named == "hard_sigmoid" else named
@@ -64,7 +67,7 @@ def masks_for(
     rate: float,
     training: bool | None,
     count: int,
-) -> Any:
+) -> Masks:
     """Returns cached dropout masks, or draws them: None, one array or a list of `count`."""
     if not rate:
         return None
@@ -80,7 +83,7 @@ def masks_for(
     return masks[0] if count == 1 else masks
 
 
-def stacked_masks(module: V1Module, masks: Any) -> jax.Array | None:
+def stacked_masks(module: V1Module, masks: Masks) -> jax.Array | None:
     """Turns v1's masks into `[1, b, n]` or, with implementation 1, `[3, b, n]`."""
     if masks is None:
         return None
@@ -88,7 +91,7 @@ def stacked_masks(module: V1Module, masks: Any) -> jax.Array | None:
     return stacked if module.implementation == 1 else stacked[:1]
 
 
-def _old_form(value: Any) -> Any:
+def _old_form(value: object) -> object:
     """Turns Keras 3's serialised objects into TensorFlow 1's."""
     if isinstance(value, dict) and "registered_name" in value:
         return {"class_name": value["class_name"], "config": value["config"]}

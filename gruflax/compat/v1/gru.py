@@ -1,14 +1,12 @@
 """v1's cell, with dropout masks that last for a batch, and v1's layer: a GRU over a sequence."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
-from gruflax.compat.v1.common import MASKS, V1Module, masks_for, stacked_masks
+from gruflax.compat.v1.common import MASKS, Masks, V1Module, masks_for, stacked_masks
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.masks import steps_to_mask, where_steps
 from gruflax.functional.params import check_size
@@ -85,7 +83,7 @@ class GRUCell(V1Module):
 
     @nn.compact
     def __call__(
-        self, inputs: ArrayLike, states: Any, training: bool | None = None
+        self, inputs: ArrayLike, states: State, training: bool | None = None
     ) -> tuple[jax.Array, list[jax.Array]]:
         """Takes one step of `[b, f]`: `(output, [state])`, given a list of one state `[b, u]`.
 
@@ -114,7 +112,7 @@ class GRUCell(V1Module):
 
     def get_dropout_mask_for_cell(
         self, inputs: ArrayLike, training: bool | None, count: int = 1
-    ) -> jax.Array | list[jax.Array] | None:
+    ) -> Masks:
         """Returns the dropout masks of the inputs, from the cache where there are some.
 
         None at rate 0; an array like `inputs` for a count of 1; else a list of them. Without
@@ -124,7 +122,7 @@ class GRUCell(V1Module):
 
     def get_recurrent_dropout_mask_for_cell(
         self, inputs: ArrayLike, training: bool | None, count: int = 1
-    ) -> jax.Array | list[jax.Array] | None:
+    ) -> Masks:
         """Returns the dropout masks of the state, as `get_dropout_mask_for_cell`."""
         return self._cached_masks("recurrent", inputs, self.recurrent_dropout, training, count)
 
@@ -160,7 +158,7 @@ class GRUCell(V1Module):
 
     def _cached_masks(
         self, name: str, inputs: ArrayLike, rate: float, training: bool | None, count: int
-    ) -> jax.Array | list[jax.Array] | None:
+    ) -> Masks:
         masks = masks_for(self, name, np.shape(inputs), rate, training, count)
         if masks is not None and self.is_mutable_collection(MASKS) and not self.is_initializing():
             self.put_variable(MASKS, name, masks)
