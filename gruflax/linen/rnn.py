@@ -213,7 +213,7 @@ class StackedRNNCells(Module, nn.RNNCellBase):
         """Returns the states before the first step, a tuple, for steps of `(..., *features)`."""
         count = len(self.cells)
         # Cells that begin with zeros need no key.
-        keys = [None] * count if rng is None else list(jax.random.split(rng, count))
+        keys: list[Any] = [None] * count if rng is None else list(jax.random.split(rng, count))
         return tuple(
             cell.initialize_carry(key, input_shape)
             for key, cell in zip(keys, self.cells, strict=True)
