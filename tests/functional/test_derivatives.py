@@ -19,7 +19,8 @@ MASK = np.array([[1, 0, 1, 1], [0, 1, 1, 0]], bool)
 RESET = np.array([[0, 0, 0, 1], [0, 0, 1, 0]], bool)
 
 
-@pytest.mark.parametrize("loop", ["chunked", *oracle.NATIVE, *oracle.MEMBERS])
+# The gradients of one member are among the golden cases.
+@pytest.mark.parametrize("loop", ["chunked", *oracle.NATIVE, *list(oracle.MEMBERS)[1:]])
 @pytest.mark.parametrize(
     "reset_after, masked", list(itertools.product([True, False], [True, False]))
 )
