@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# At run time a name is imported when it is first used: the functional core without Flax, and the
-# commands at once.
+# At run time a name is imported when it is first used, so that the functional core is imported
+# without Flax, and a command can handle Ctrl-C before it imports JAX.
 if TYPE_CHECKING:
     from gruflax.functional import (
         DropoutMasks as DropoutMasks,
@@ -68,7 +68,7 @@ __all__ = [
     "total_loss",
 ]
 
-_ROOMS = ("functional", "linen")  # where the names are
+_ROOMS = ("functional", "linen")  # the packages that define the names
 _MODULES = (*_ROOMS, "compat", "convert", "datasets", "hosts", "nnx", "plot")
 
 

@@ -1,4 +1,4 @@
-"""Two small real data sets of sequences, as NumPy arrays; they come with the package."""
+"""Two small real data sets of sequences as NumPy arrays, which are part of the package."""
 
 from gruflax.datasets.japanese_vowels import (
     JapaneseVowels as JapaneseVowels,
