@@ -94,7 +94,7 @@ def _draw_part(axes: "Axes", part: str, array: np.ndarray, units: Sequence[int] 
         # There is room for eight numbers.
         rows = range(0, len(units), -(-len(units) // 8))
         axes.set_yticks(rows, [str(units[row]) for row in rows], fontsize="small")
-    integer_ticks(axes.xaxis)
+    axes.locator_params("x", integer=True)
     axes.figure.colorbar(picture, ax=axes, pad=0.02)
 
 
@@ -168,11 +168,6 @@ def new_axes(size: tuple[float, float], rows: int = 1, sharex: bool = False) -> 
     """Makes a figure with a column of axes."""
     options = {"figsize": size, "layout": "constrained", "sharex": sharex, "squeeze": False}
     return load_matplotlib("pyplot").subplots(rows, **options)[1][:, 0]
-
-
-def integer_ticks(axis: Any) -> None:
-    """Puts ticks at integers only."""
-    axis.get_major_locator().set_params(integer=True)
 
 
 def checked_array(name: str, values: ArrayLike, shape: str) -> np.ndarray:

@@ -64,9 +64,6 @@ class GRULike(Protocol):
     dropout: float
     recurrent_dropout: float
     implementation: int
-    dtype: DTypeLike | None
-    param_dtype: DTypeLike
-    precision: jax.lax.PrecisionLike
 
 
 class LayerLike(Protocol):
@@ -76,8 +73,6 @@ class LayerLike(Protocol):
     return_state: bool
     go_backwards: bool
     stateful: bool
-    unroll: bool
-    zero_output_for_mask: bool
     activity_regularizer: Identifier
     time_major: bool
 
@@ -183,7 +178,7 @@ def _check_dtype(field: str, dtype: DTypeLike | None) -> None:
         raise TypeError(f"{field} must be a floating dtype, got {brief(dtype)}.")
 
 
-def loop_options(layer: LayerLike) -> dict[str, bool]:
+def loop_options(layer: object) -> dict[str, bool]:
     """Returns the fields that a layer passes to its loop unchanged."""
     return {name: getattr(layer, name) for name in LOOP_FIELDS}
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,21 +10,13 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
 from gruflax.layers.cell_loop import Output, Step, time_axis
-from gruflax.layers.fields import check_kind, is_random
+from gruflax.layers.directions import Pair
+from gruflax.layers.fields import LayerLike, check_kind, is_random
 from gruflax.layers.nesting import State, fitted_states
 
 
 # A function that runs a cell over a sequence: `(inputs, **options) -> (outputs, state)`.
 CellSequence = Callable[..., tuple[Output, State]]
-
-
-class Stackable(Protocol):
-    """A layer, or a pair of layers, that can be in a stack."""
-
-    @property
-    def return_state(self) -> bool: ...
-    @property
-    def go_backwards(self) -> bool: ...
 
 
 def check_stack(layers: object, kinds: tuple[type, ...], names: str, system: type) -> None:
@@ -51,7 +43,7 @@ def check_stack(layers: object, kinds: tuple[type, ...], names: str, system: typ
 
 
 def run_stack(
-    layers: Sequence[Stackable],
+    layers: Sequence[LayerLike | Pair],
     run: Callable[[int, Output, State], Output],
     drop: Callable[[int, Output], Output],
     inputs: ArrayLike,
@@ -95,7 +87,7 @@ def one_each(name: str, states: State, count: int) -> tuple | list:
     return states
 
 
-def _split_result(layer: Stackable, result: Output) -> tuple[Output, tuple]:
+def _split_result(layer: LayerLike | Pair, result: Output) -> tuple[Output, tuple]:
     """Splits what a layer returned into `(outputs, states)`."""
     if not layer.return_state:
         return result, ()

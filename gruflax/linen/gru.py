@@ -53,9 +53,6 @@ class GRUBase(Module):
 
     def __post_init__(self):
         # The cell and the layer declare these fields themselves, in Keras' order of arguments.
-        self.kernel_constraint: Identifier
-        self.recurrent_constraint: Identifier
-        self.bias_constraint: Identifier
         self.dropout: float
         self.recurrent_dropout: float
         self.reset_after: bool

@@ -112,8 +112,6 @@ class Layer(Module):
         self.return_state: bool
         self.go_backwards: bool
         self.stateful: bool
-        self.unroll: bool
-        self.zero_output_for_mask: bool
         self.activity_regularizer: Identifier
         self.time_major: bool
         settle_layer_fields(self)
