@@ -1,4 +1,4 @@
-"""Pictures of a GRU: its gates over time, and which steps a mask lets count.
+"""Pictures of a GRU: its gates over time, and the steps that a mask lets count.
 
 They need matplotlib, which the extra `[notebooks]` installs. Colour-blind people can tell the
 colours apart.

@@ -19,7 +19,7 @@ def sum_losses(losses: Iterable[jax.Array]) -> jax.Array:
     losses = list(losses)
     if not losses:
         return jnp.asarray(0.0)
-    # The choice of a dtype is explicit here, whatever arithmetic is allowed to promote.
+    # The dtype is chosen explicitly, so that strict promotion does not refuse mixed losses.
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*losses)
     return jnp.stack([jnp.sum(loss).astype(dtype) for loss in losses]).sum()

@@ -15,7 +15,7 @@ State = PyTree
 
 
 def single_state(name: str, states: State) -> State:
-    """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is."""
+    """Takes the single state of a GRU out of a tuple or list; returns an array unchanged."""
     if not _is_nested(states):
         return states
     if len(states) != 1:
@@ -45,6 +45,12 @@ def check_states(given: State, wanted: State, name: str, remedy: str = "") -> No
     if shapes[0] != shapes[1]:
         hint = f" ({remedy})" if remedy else ""
         raise ValueError(f"{name} must have shapes {shapes[1]}, got {shapes[0]}{hint}.")
+
+
+def check_stateful(stateful: bool) -> None:
+    """Raises an AttributeError unless a layer keeps a state."""
+    if not stateful:
+        raise AttributeError(f"Layer must be stateful, got stateful={stateful}.")
 
 
 _REMEDY = "a stateful layer keeps its batch size until forget_states"

@@ -381,7 +381,7 @@ def _boxing(module: GRUBase, name: str) -> Callable[..., Any]:
 
     def draw_boxed(key, shape, dtype):
         value = draw(key, shape, dtype)
-        # An initializer that was given names of its own keeps them.
+        # If the initializer has boxed the value with axis names, those are kept.
         boxed = isinstance(value, nn.meta.AxisMetadata)
         return value if boxed else nn.LogicallyPartitioned(value, axis_names(name, len(shape)))
 

@@ -23,7 +23,7 @@ from gruflax.linen.state import load_state, reset_stored_state, store_state
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class StaticFlag:
-    """A bool that `nn.remat` and `nn.jit`, which trace keyword arguments, leave as it is."""
+    """A bool that stays static in `nn.remat` and `nn.jit`, which trace keyword arguments."""
 
     value: bool
 

@@ -8,6 +8,7 @@ from gruflax.functional.checks import PyTree
 from gruflax.layers.nesting import (
     State,
     cast_states,
+    check_stateful,
     check_stored,
     owned_states,
     path_order,
@@ -94,9 +95,3 @@ def reset_stored_state(layer: nn.Module, stateful: bool, states: State = None) -
         raise ValueError(f"reset_states writes {COLLECTION!r}: pass mutable=[{COLLECTION!r}].")
     (new,) = replaced_states([layer.get_variable(COLLECTION, "h")], states)
     layer.put_variable(COLLECTION, "h", new)
-
-
-def check_stateful(stateful: bool) -> None:
-    """Raises an AttributeError unless a layer keeps a state."""
-    if not stateful:
-        raise AttributeError(f"Layer must be stateful, got stateful={stateful}.")

@@ -18,13 +18,12 @@ from gruflax.layers.directions import (
     state_halves,
 )
 from gruflax.layers.fields import check_kind
-from gruflax.layers.nesting import State
+from gruflax.layers.nesting import State, check_stateful
 from gruflax.layers.stacking import check_stack, one_each, run_stack
 from gruflax.linen.config import keras_class
 from gruflax.linen.gru import GRU
 from gruflax.linen.layer import Module, dropout_key
 from gruflax.linen.rnn import RNN
-from gruflax.linen.state import check_stateful
 
 
 @keras_class
@@ -169,7 +168,7 @@ class Stack(Module):
         layers: a list of `gruflax.GRU`, `RNN` or `Bidirectional` layers; all but the last must
             return sequences, and all must have the same `return_state` and `time_major`.
         dropout: rate in [0, 1] at which the outputs of each layer but the last are dropped, each
-            number of each step by itself. Default 0.
+            entry of each step independently. Default 0.
         seed: integer that gives the dropout key when there is no "dropout" stream. Default None.
         name: name of the module, as in Flax. Default None.
 

@@ -14,7 +14,7 @@ from gruflax.functional.checks import brief
 from gruflax.keras_names import regularizers
 from gruflax.layers.cell_loop import Output, step_shape
 from gruflax.layers.fields import Identifier, loop_options
-from gruflax.layers.nesting import State, as_tuple, cast_states
+from gruflax.layers.nesting import State, as_tuple, cast_states, check_stateful
 from gruflax.nnx.state import load_state, reset_states, store_state
 
 
@@ -120,8 +120,7 @@ class Layer(nnx.Module):
         Raises:
             AttributeError: the layer is not stateful.
         """
-        if not self.stateful:
-            raise AttributeError(f"Layer must be stateful, got stateful={self.stateful}.")
+        check_stateful(self.stateful)
         inputs = jax.ShapeDtypeStruct(tuple(input_shape), dtype)
 
         def last_state(inputs):

@@ -36,7 +36,7 @@ def total_loss(
     """
     losses = jax.tree.leaves(captured)
     for gru, name, axes, regularizer in _with_option(module, "regularizer", stacked_axis):
-        # Of stacked weights each member has a loss of its own.
+        # Each member of stacked weights has its own loss.
         losses.append(each_member(regularizer, axes, scalar=True)(gru.params[name]))
     return sum_losses(losses)
 

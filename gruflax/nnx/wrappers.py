@@ -151,7 +151,7 @@ class Stack(nnx.Module):
         layers: a list of `gruflax.nnx.GRU`, `RNN` or `Bidirectional` layers; all but the last must
             return sequences, and all must have the same `return_state` and `time_major`.
         dropout: rate in [0, 1] at which the outputs of each layer but the last are dropped, each
-            number of each step by itself. Default 0.
+            entry of each step independently. Default 0.
         deterministic: whether that dropout is off; `module.eval()` and `module.train()` set it.
             Default False.
         rngs: random stream "dropout", of which a fork is kept; needed if `dropout` is not 0.
