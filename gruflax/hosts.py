@@ -1,4 +1,4 @@
-"""Several hosts: JAX's distributed runtime from the environment, and arrays over all devices."""
+"""Runs on several hosts: joins JAX's distributed runtime, and shards arrays over all devices."""
 
 import os
 from typing import TypeVar
@@ -9,20 +9,20 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Tree = TypeVar("Tree")
 
-# How many processes there are: by JAX's own names, and as Slurm's and Open MPI's launchers say it.
+# The environment variables of JAX, Slurm and Open MPI that hold the number of processes.
 _COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def join() -> None:
-    """Joins the other processes of this run, where the environment says that there are any.
+    """Joins the other processes of this run, if the environment names more than one process.
 
-    The environment says so by `JAX_COORDINATOR_ADDRESS` (host:port of process 0),
-    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; JAX finds out from Slurm or Open MPI what is not set.
+    The environment variables are `JAX_COORDINATOR_ADDRESS` (host:port of process 0),
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`. JAX asks Slurm or Open MPI for those that are not set.
     This must be called before anything is computed.
 
     Raises:
         RuntimeError: the other processes cannot be reached.
-        ValueError: what the environment says is malformed or not enough.
+        ValueError: an environment variable is malformed or missing.
     """
     count = next((given for given in map(_given, _COUNTS) if given is not None), None)
     if count == 0:
@@ -39,21 +39,21 @@ def join() -> None:
 
 
 def over_batch() -> NamedSharding | None:
-    """Returns how a batch lies over the devices of all processes; None where there is one process.
+    """Returns the sharding of a batch over the devices of all processes.
 
     Returns:
-        The sharding of arrays `[b, ...]` by their rows.
+        The sharding of arrays `[b, ...]` by their rows; None if there is one process.
     """
     return None if jax.process_count() == 1 else NamedSharding(_mesh(), PartitionSpec("data"))
 
 
 def everywhere() -> NamedSharding | None:
-    """Returns the sharding of arrays that every device has; None where there is one process."""
+    """Returns the sharding of arrays that are copied to every device; None for one process."""
     return None if jax.process_count() == 1 else NamedSharding(_mesh(), PartitionSpec())
 
 
 def local(tree: Tree) -> Tree:
-    """Returns this process' copies of arrays that every device has."""
+    """Returns this process' copies of arrays that are copied to every device."""
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
 
 

@@ -1,4 +1,4 @@
-"""How the commands read their options and end: errors are one line, told before anything runs."""
+"""Command-line options of the demo and the bench: readers whose errors are one line, and Ctrl-C."""
 
 import argparse
 import os
@@ -12,13 +12,13 @@ from typing import NoReturn
 def exit_on_interrupt(program: str) -> None:
     """Makes Ctrl-C end the process at once, with one line and exit code 130.
 
-    As an exception it would get lost in a destructor or in a library that is being imported.
+    A KeyboardInterrupt could be swallowed in a destructor or during the import of a library.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        # Not by sys.stderr: the signal may have come in the middle of a print.
+        # os.write instead of sys.stderr: the signal may interrupt a print.
         if os.isatty(1):
-            os.write(1, b"\x1b[?25h")  # the cursor, which a progress bar hides
+            os.write(1, b"\x1b[?25h")  # shows the cursor, which a progress bar hides
         os.write(2, f"{program}: interrupted\n".encode())
         os._exit(128 + number)
 
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
-    """Makes the reader of an option that is an integer in a range."""
+    """Returns a reader of an option that is an integer from `low` to `high`."""
 
     def read(text: str) -> int:
         try:
@@ -50,7 +50,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 
 def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    """Makes the reader of an option that is one of some words."""
+    """Returns a reader of an option that is one of the words `choices`."""
 
     def read(text: str) -> str:
         if text not in choices:
@@ -61,7 +61,7 @@ def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
 
 
 def output_path(text: str) -> Path:
-    """Reads a file to write, so that a wrong path is told before any work and not after."""
+    """Reads the path of a file to write, and checks it before any work is done."""
     path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")

@@ -1,6 +1,7 @@
-"""Pictures of a GRU: its gates over time, and which steps a mask lets count.
+"""Pictures of a GRU: its gates over time, and the steps that a mask lets count.
 
-They need matplotlib, of the extra `[notebooks]`. The colours can be told apart by the colour-blind.
+They need matplotlib, which the extra `[notebooks]` installs. Colour-blind people can tell the
+colours apart.
 """
 
 import importlib
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# Okabe and Ito's colours, those that are faint on white last.
+# Okabe and Ito's colours; the last ones are faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 GREY = "#999999"
 SIZE = (5.0, 3.0)
@@ -32,19 +33,19 @@ def gates(
     """Draws heat maps of a sequence: a row per unit, a column per step, a map per gate or state.
 
     Args:
-        activations: what `gruflax.gate_activations` returns for one sequence: arrays `[t, u]`.
-        axes: matplotlib axes, one for each of `parts`; None makes a figure.
-        units: which units to draw, in this order; None draws all.
-        parts: which attributes to draw, of "update", "reset", "candidate" and "state".
+        activations: the result of `gruflax.gate_activations` for one sequence: arrays `[t, u]`.
+        axes: matplotlib axes, one for each of `parts`. Default None makes a figure.
+        units: the indices of the units to draw, in this order. Default None draws all.
+        parts: the attributes to draw. Default ("update", "reset", "candidate", "state").
 
     Returns:
-        `[len(parts)]` matplotlib axes.
+        An array of matplotlib axes `[len(parts)]`.
 
     Raises:
         ImportError: matplotlib is not installed.
-        TypeError: `activations` are none.
-        ValueError: an array is not `[t, u]`, a unit or a part does not exist, or there is another
-            number of axes.
+        TypeError: `activations` are not a result of `gruflax.gate_activations`.
+        ValueError: an array is not `[t, u]`, a unit or a part does not exist, or the number of axes
+            is not that of the parts.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
@@ -90,10 +91,10 @@ def _draw_part(axes: "Axes", part: str, array: np.ndarray, units: Sequence[int] 
     axes.set_title(f"{part} gate" if gate else part, loc="left", fontsize="medium")
     axes.set_ylabel("unit")
     if units is not None:
-        # Eight numbers have room.
+        # There is room for eight numbers.
         rows = range(0, len(units), -(-len(units) // 8))
         axes.set_yticks(rows, [str(units[row]) for row in rows], fontsize="small")
-    integer_ticks(axes.xaxis)
+    axes.locator_params("x", integer=True)
     axes.figure.colorbar(picture, ax=axes, pad=0.02)
 
 
@@ -102,20 +103,20 @@ def mask(mask: ArrayLike, axes: "Axes | None" = None) -> "Axes":
 
     Args:
         mask: `[n, t]` or `[t]`, any dtype; True (or non-zero) where the step counts.
-        axes: matplotlib axes; None makes a figure.
+        axes: matplotlib axes. Default None makes a figure.
 
     Returns:
         The matplotlib axes.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: `mask` has another number of axes, or is empty.
+        ValueError: `mask` has neither one nor two axes, or is empty.
     """
     values = np.asarray(mask).astype(bool)
     valid = checked_array("mask", values[None] if values.ndim == 1 else values, "[n, t]")
     panel: Axes = new_axes(SIZE)[0] if axes is None else axes
     colours = {"masked": "#D9D9D9", "valid": COLOURS[0]}
-    # White lines between the cells let steps be counted.
+    # White lines between the cells make the steps countable.
     panel.pcolormesh(
         valid,
         cmap=load_matplotlib("colors").ListedColormap(list(colours.values())),
@@ -131,13 +132,13 @@ def mask(mask: ArrayLike, axes: "Axes | None" = None) -> "Axes":
     panel.set_ylabel("sequence")
     patch = load_matplotlib("patches").Patch
     patches = [patch(color=colours[name], label=name) for name in ("valid", "masked")]
-    # Above the axes it hides nothing.
+    # The legend is above the axes, where it hides nothing.
     panel.legend(handles=patches, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     return panel
 
 
 def _cell_ticks(axis: Any, size: int) -> None:
-    """Numbers the cells of a mesh at their middles, ten at most."""
+    """Puts the numbers of the cells of a mesh at their middles, ten numbers at most."""
     numbers = range(0, size, -(-size // 10))
     axis.set_ticks([number + 0.5 for number in numbers], [str(number) for number in numbers])
 
@@ -146,7 +147,7 @@ def load_matplotlib(module: str) -> ModuleType:
     """Imports a module of matplotlib.
 
     Args:
-        module: its name, such as "pyplot".
+        module: its name, for example "pyplot".
 
     Returns:
         The module.
@@ -169,17 +170,12 @@ def new_axes(size: tuple[float, float], rows: int = 1, sharex: bool = False) -> 
     return load_matplotlib("pyplot").subplots(rows, **options)[1][:, 0]
 
 
-def integer_ticks(axis: Any) -> None:
-    """Puts ticks at integers only."""
-    axis.get_major_locator().set_params(integer=True)
-
-
 def checked_array(name: str, values: ArrayLike, shape: str) -> np.ndarray:
-    """Brings values to an array of as many axes as `shape` names, none of them empty."""
+    """Returns values as an array, or raises a ValueError unless it has the axes of `shape`."""
     array = np.asarray(values)
     if array.ndim != shape.count(",") + 1 or not array.size:
         raise ValueError(f"{name} must have shape {shape}, none of them 0, got {array.shape}.")
-    # bfloat16 and its kin are unknown to matplotlib.
+    # Matplotlib does not know bfloat16 and similar dtypes.
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gruflax.bench import loops
+from gruflax.bench import own_loops
 from gruflax.datasets import load_japanese_vowels
 from gruflax.demo import command, training
 from gruflax.functional import NativeInfo
@@ -199,7 +199,7 @@ def test_other_processes_print_nothing(monkeypatch, capsys, trained):
 
 
 def test_loop_times_the_loops_of_this_machine(monkeypatch, capsys):
-    monkeypatch.setattr(loops, "CASE", loops.Case(2, 3, 4, 5))
+    monkeypatch.setattr(own_loops, "CASE", own_loops.Case(2, 3, 4, 5))
     command.main(["--loop"])
     written = capsys.readouterr().out
     rows = [line.split() for line in written.splitlines() if re.search(r"\d [mu]s", line)]
@@ -212,7 +212,7 @@ def test_loop_times_the_loops_of_this_machine(monkeypatch, capsys):
 
 
 def test_loop_says_why_the_native_loop_is_missing():
-    note = loops.loops_note(NativeInfo(False, None, "its kernel was not built"))
+    note = own_loops.loops_note(NativeInfo(False, None, "its kernel was not built"))
     assert note.endswith("The native loop does not run here: its kernel was not built.")
 
 

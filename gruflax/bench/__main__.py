@@ -5,7 +5,7 @@ from gruflax.options import exit_on_interrupt
 
 if __name__ == "__main__":
     exit_on_interrupt("gruflax.bench")
-    # Only now: what it imports takes a second, and may be interrupted too.
+    # Imported after the handler is set, because the import takes a second.
     from gruflax.bench.command import main
 
     main()

@@ -1,4 +1,4 @@
-"""One problem to time, with its arrays, and the machine that it is timed on."""
+"""A benchmark case with its arrays, and a description of the machine."""
 
 import contextlib
 import dataclasses
@@ -33,13 +33,15 @@ class Case:
         time: number of steps of each sequence.
         features: size of the input at one step.
         units: size of the state.
-        dtype: of parameters, inputs and outputs, one of `DTYPES`.
+        dtype: dtype of parameters, inputs and outputs, one of `DTYPES`. Default "float32".
         masked: whether the sequences are right-padded, with lengths from half of `time` to `time`.
-        device: JAX's name of the platform, "cpu", "gpu" or "tpu".
+            Default False.
+        device: JAX's name of the platform, "cpu", "gpu" or "tpu". Default "cpu".
         members: if not 0, `jax.vmap` maps the call over this many sets of parameters, each with
-            inputs of its own.
-        per_example: whether training returns the gradients of each sequence by itself.
-        dropout: the rate of dropout for the inputs and for the states.
+            inputs of its own. Default 0.
+        per_example: whether training returns the gradients of each sequence by itself. Default
+            False.
+        dropout: the rate of dropout for the inputs and for the states. Default 0.
     """
 
     batch: int
@@ -55,12 +57,12 @@ class Case:
 
     @property
     def shape(self) -> Shape:
-        """`(batch, time, features, units)`."""
+        """Returns `(batch, time, features, units)`."""
         return self.batch, self.time, self.features, self.units
 
     @property
     def kind(self) -> str:
-        """The dtype and every option that is not the default; ratios are averaged over a kind."""
+        """Returns the dtype and the options that are set; ratios are averaged over a kind."""
         traits = {
             "masked": self.masked,
             "vmapped parameters": self.members,
@@ -71,13 +73,13 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The number of members, if any, the shape and the kind."""
+        """Returns the number of members, if any, the shape and the kind."""
         members = f"{self.members} x " if self.members else ""
         return f"{members}{self.shape} {self.kind.replace(',', '')}"
 
     @property
     def jax_device(self) -> jax.Device:  # pyright: ignore[reportInvalidTypeForm]
-        """The first JAX device of the platform."""
+        """Returns the first JAX device of the platform."""
         return jax.devices(self.device)[0]
 
     def inputs(self) -> np.ndarray:
@@ -98,7 +100,7 @@ class Case:
         return None if lengths is None else np.arange(self.time) < lengths[:, None]
 
 
-# All contestants of a case share one draw.
+# All contestants of a case share one array.
 @functools.lru_cache(maxsize=1)
 def _normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -134,7 +136,7 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    """Returns the CPU's name where the system tells it."""
+    """Returns the name of the CPU, or its architecture where the system does not say the name."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -75,7 +75,7 @@ def build_parser() -> Parser:
 
 
 def run(tasks: Sequence[Task], console: Console) -> list[Group]:
-    """Measures behind a progress bar, and prints each group as it is done."""
+    """Measures tasks with a progress bar, and prints each group when it is done."""
     groups = []
     for task in track(tasks, "measuring", console=console):
         groups.append(measure_group(*task))
@@ -84,7 +84,7 @@ def run(tasks: Sequence[Task], console: Console) -> list[Group]:
 
 
 def _device(parser: Parser, wanted: str | None) -> str:
-    """Returns the platform to measure, or ends with one line where JAX does not have it."""
+    """Returns the platform to measure, or exits with one line if JAX does not have it."""
     if wanted is None:
         return jax.default_backend()
     try:

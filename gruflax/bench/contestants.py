@@ -1,4 +1,4 @@
-"""What a contestant is, how a GRU in JAX becomes a program to time, and gruflax's own loops."""
+"""The contestants of the benchmark: programs of GRUs in JAX, and gruflax's own loops."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ from gruflax.functional.loops.choice import LOOPS
 from gruflax.functional.loops.native.library import peak_scratch_bytes
 
 
-# Kinds of contestants: our loops, the other JAX libraries, the libraries with an engine of their
-# own, and gruflax on an easier case.
+# Kinds of contestants: gruflax's loops, other JAX libraries, libraries that do not use JAX, and
+# gruflax on an easier case.
 GRUFLAX, JAX_PEER, OTHER, BASELINE = "gruflax", "jax", "other", "baseline"
 SUBJECT = "gruflax (auto)"
 
-# A pytree of arrays, in the form that its library gives it.
+# A pytree of arrays in the form of its library.
 Tree = Any
 
 
@@ -33,10 +33,10 @@ def arrays_of(outcome: Tree) -> list[np.ndarray]:
 
 
 class Program(NamedTuple):
-    """Something to time, and what its compiler told, if it has one.
+    """A program to time, with its compile time and its temporary memory where they are known.
 
-    `run` does the work once and returns, when it is done, the outputs `[b, t, u]` or a loss and its
-    gradients. `arrays` turns what `run` returned into NumPy arrays.
+    `run` does the work once and waits until it is done. It returns the outputs `[b, t, u]`, or a
+    loss and its gradients. `arrays` turns that result into NumPy arrays.
     """
 
     run: Callable[[], Tree]
@@ -50,13 +50,14 @@ class Peer:
     """A contestant of the benchmark.
 
     Args:
-        name: as the tables show it.
+        name: the name in the tables.
         kind: `GRUFLAX`, `JAX_PEER`, `OTHER` or `BASELINE`.
-        make: makes its program for a case and a mode.
-        package: what has to be installed for it, as pip takes it.
-        lacks: modes, dtypes, and any of "masks", "recurrent dropout" and "jax.vmap".
-        same: whether its numbers are those of gruflax, which is then checked.
-        note: how its work differs from that of the others.
+        make: a function that makes its program for a case and a mode.
+        package: the names of the packages that it needs, for pip. Default "": none.
+        lacks: the modes and dtypes that it does not support, and any of "masks", "recurrent
+            dropout" and "jax.vmap". Default ().
+        same: whether its numbers must agree with those of gruflax. Default True.
+        note: a remark on how its work differs from that of the others. Default "".
     """
 
     name: str
@@ -68,7 +69,7 @@ class Peer:
     note: str = ""
 
     def obstacle(self, case: Case, mode: str) -> str | None:
-        """Says why it cannot take part in a case, or returns None."""
+        """Returns the reason why it cannot take part in a case, or None."""
         modules = (name.removeprefix("dm-") for name in self.package.split())
         if not all(map(importlib.util.find_spec, modules)):
             return f"is not installed (pip install {self.package})"
@@ -84,7 +85,7 @@ class Peer:
 
 
 class Inputs(NamedTuple):
-    """Inputs `[b, t, f]`; a mask `[b, t]` and lengths `[b]` that say the same, or None; and a key.
+    """Inputs `[b, t, f]`; a mask `[b, t]` and the same as lengths `[b]`, or None; and a key.
 
     Under `jax.vmap` over the examples there is no batch axis. The key is None without dropout.
     """
@@ -102,8 +103,8 @@ Params = dict[str, jax.Array]
 def jax_program(case: Case, mode: str, apply: Apply, params: Tree) -> Program:
     """Compiles `apply(params, inputs) -> outputs`, or a loss and its gradients, for a case.
 
-    The gradients are by parameters and inputs. The loss of several members is their sum; the
-    gradients of each example are by parameters only.
+    The gradients are those of parameters and inputs. The loss of several members is their sum. The
+    gradients of single examples are those of the parameters only.
     """
     mask, lengths = case.mask(), case.lengths()
     inputs = Inputs(
@@ -118,7 +119,7 @@ def jax_program(case: Case, mode: str, apply: Apply, params: Tree) -> Program:
     function = _training(case, apply) if mode == VALUE_AND_GRAD else _mapped(case, apply)
     arguments = jax.device_put((params, inputs), case.jax_device)
     start = time.perf_counter()
-    # A new function, so that no cache spares the tracing.
+    # A new function is traced anew, whatever JAX has cached.
     call = jax.jit(lambda *arguments: function(*arguments)).lower(*arguments).compile()
     seconds = time.perf_counter() - start
     temp_bytes = getattr(call.memory_analysis(), "temp_size_in_bytes", None)
@@ -155,7 +156,7 @@ def _stack(members: int, leaf: jax.Array) -> jax.Array:
 
 
 def mean_square(outputs: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """The loss of every contestant in JAX: the mean of squares over the valid outputs."""
+    """Returns the loss of every contestant in JAX: the mean square of the valid outputs."""
     squares = jnp.square(outputs.astype(at_least_float32(outputs.dtype)))
     return squares.mean(where=None if mask is None else mask[..., None])
 
@@ -167,7 +168,7 @@ def gruflax_params(case: Case) -> Params:
 
 
 def _gruflax(name: str, loop: str = "auto", kind: str = GRUFLAX, **changes: object) -> Peer:
-    """Makes the contestant that is a loop of gruflax, on the case with some fields changed."""
+    """Makes a contestant of a loop of gruflax, which runs a case with some fields changed."""
 
     def make(case: Case, mode: str) -> Program:
         case = dataclasses.replace(case, **changes)
@@ -178,7 +179,7 @@ def _gruflax(name: str, loop: str = "auto", kind: str = GRUFLAX, **changes: obje
             return gru_sequence(params, x, config=config, mask=mask, rng=key, loop=loop)[0]
 
         program = jax_program(case, mode, apply, gruflax_params(case))
-        # The kernel's own memory, which the compiler does not know of.
+        # The compiler does not count the memory that the kernel allocates itself.
         peak_scratch_bytes()
         program.run()
         scratch = peak_scratch_bytes()
@@ -188,6 +189,6 @@ def _gruflax(name: str, loop: str = "auto", kind: str = GRUFLAX, **changes: obje
 
 
 LOOP_PEERS = tuple(_gruflax(f"({loop})", loop) for loop in LOOPS)
-# gruflax without what is special in a case, to tell what that costs.
+# gruflax without dropout or without a narrow dtype, which shows what these cost.
 NO_DROPOUT = _gruflax("without dropout", kind=BASELINE, dropout=0.0)
 FLOAT32 = _gruflax("in float32", kind=BASELINE, dtype="float32")

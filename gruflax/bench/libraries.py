@@ -27,7 +27,8 @@ from gruflax.bench.contestants import (
 from gruflax.linen import GRU
 
 
-# From a case and gruflax's parameters to a library's `apply(own, inputs) -> outputs` and its own.
+# `(case, gruflax's parameters) -> (apply, own)`, of a library's `apply(own, inputs) -> outputs` and
+# its parameters `own`.
 Build = Callable[[Case, Params], tuple[Apply, Tree]]
 
 
@@ -46,7 +47,7 @@ def _linen(case: Case, params: Params) -> tuple[Apply, Tree]:
 def _nnx(case: Case, params: Params) -> tuple[Apply, Tree]:
     dtype = jnp.dtype(case.dtype)
     cell = nnx.GRUCell(case.features, case.units, dtype=dtype, rngs=nnx.Rngs(0))
-    # It has no recurrent bias for the candidate.
+    # flax.nnx has no recurrent bias for the candidate.
     bias = params["bias"].at[1, 2 * case.units :].set(0)
     nnx.update(cell, convert.to_flax_nnx({**params, "bias": bias}))
     graph, state, others = nnx.split(nnx.RNN(cell, rngs=False), nnx.Param, ...)
@@ -97,7 +98,7 @@ def _keras(case: Case, params: Params) -> tuple[Apply, Tree]:
     layer = keras.layers.GRU(
         case.units,
         return_sequences=True,
-        # The default draws by QR, which knows no 16-bit floats.
+        # The default initializer uses QR, which does not support 16-bit floats.
         recurrent_initializer="zeros",
         dropout=case.dropout,
         recurrent_dropout=case.dropout,
@@ -107,11 +108,11 @@ def _keras(case: Case, params: Params) -> tuple[Apply, Tree]:
     others = [variable.value for variable in layer.non_trainable_variables]
 
     def apply(own: Tree, inputs: Inputs) -> Tree:
-        # It always wants a batch axis.
+        # Keras always needs a batch axis.
         x = inputs.x.reshape(-1, case.time, case.features)
         mask = None if inputs.mask is None else inputs.mask.reshape(x.shape[:2])
         key, training = inputs.key, inputs.key is not None
-        # What is not trained is the state of its random generator, which has the form of a key.
+        # The variables that are not trained are states of random generators, shaped like keys.
         states = others if key is None else [jax.random.key_data(key) for _ in others]
         return layer.stateless_call(own, states, x, mask=mask, training=training)[0]
 
@@ -130,7 +131,7 @@ def _torch(case: Case, mode: str) -> Program:
         {f"{name}_l0": torch.from_numpy(np.asarray(each, np.float64)) for name, each in weights}
     )
     training = mode == VALUE_AND_GRAD
-    # Out of training, cuDNN keeps nothing for a backward pass.
+    # In evaluation mode cuDNN keeps nothing for a backward pass.
     gru.train(training)
     x = torch.from_numpy(case.inputs()).to(device, dtype).requires_grad_(training)
 
@@ -156,11 +157,11 @@ def _onnxruntime(case: Case, mode: str) -> Program:
     if provider not in onnxruntime.get_available_providers():
         raise RuntimeError(f"onnxruntime has no {case.device}")
     layer = GRU(case.units, return_sequences=True)
-    # Old enough for every onnxruntime of the last years.
+    # Every onnxruntime of the last years supports this opset.
     model = convert.to_onnx(layer, gruflax_params(case), opset=14).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count()
-    # Its threads spin while it runs, as they should, but not into the next contestant's time.
+    # Its threads may spin while it runs, but must not do so while the next contestant runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(model, options, providers=[provider])
     # Inputs and outputs stay on the device.
@@ -174,7 +175,7 @@ def _onnxruntime(case: Case, mode: str) -> Program:
 
 
 def _in_jax(build: Build, name: str, **fields: Any) -> Peer:
-    """Makes the contestant that is a library in JAX."""
+    """Makes a contestant of a library in JAX."""
 
     def make(case: Case, mode: str) -> Program:
         return jax_program(case, mode, *build(case, gruflax_params(case)))

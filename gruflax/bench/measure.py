@@ -1,4 +1,4 @@
-"""Timings of contestants, in turn so that a busy machine disturbs all alike, and checked first."""
+"""Compares the numbers of contestants, and times them in turn under the same conditions."""
 
 import gc
 import math
@@ -16,7 +16,7 @@ from gruflax.bench.contestants import GRUFLAX, JAX_PEER, Peer, Program
 Run = Callable[[], object]
 Clock = Callable[[], float]
 
-# Shorter samples would time the clock.
+# Shorter samples would measure the resolution of the clock.
 SAMPLE_SECONDS = 2e-3
 # Thread pools of other contestants spin for milliseconds after their work.
 SETTLE_SECONDS = 1e-2
@@ -30,9 +30,9 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Times contestants in turn, in a new order every round, until the budget is spent.
 
-    Each is warm: it has run before, and where it is short it waits until the threads of others rest
-    and runs once more, untimed, before each sample. A sample of a short one is the mean over
-    several calls.
+    Each contestant has run before it is timed. Before each sample, a contestant with a short run
+    waits until the threads of the others rest, and runs once more without being timed. A sample of
+    a short run is the mean of several calls. Returns the seconds per call, by name.
     """
     estimates = {name: warm_up(run, clock) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
@@ -49,7 +49,7 @@ def interleave(
 
 
 def warm_up(run: Run, clock: Clock) -> float:
-    """Runs twice, and returns the seconds of the second time."""
+    """Runs twice, and returns the seconds of the second run."""
     run()
     start = clock()
     run()
@@ -84,7 +84,7 @@ def spread(samples: Sequence[float]) -> Spread:
 
 
 class Result(NamedTuple):
-    """What was measured of a contestant; no spread where it was only compiled."""
+    """The measurements of a contestant; `spread` is None where it was only compiled."""
 
     name: str
     kind: str
@@ -95,7 +95,7 @@ class Result(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Contestants that did the same work in turn; and who did not take part, with the reason."""
+    """The results of contestants on one case in one mode, and why others did not take part."""
 
     case: Case
     mode: str
@@ -121,7 +121,7 @@ class DisagreementError(Exception):
     """Two of gruflax's loops gave different numbers."""
 
 
-# Of the largest entry; float32 products are TensorFloat-32 on many GPUs.
+# Shares of the largest entry; on many GPUs float32 products are computed in TensorFloat-32.
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 # Other libraries may round at other places, in each of thousands of steps.
 LIBRARY_TOLERANCES = {"float64": 1e-6, "float32": 1e-2, "float16": 1e-1, "bfloat16": 1e-1}
@@ -131,7 +131,7 @@ def measure_group(case: Case, mode: str, peers: Sequence[Peer], seconds: float) 
     """Builds contestants, compares their numbers, and times them on one case.
 
     Args:
-        case: what they run.
+        case: the case that they run.
         mode: "forward" or "value_and_grad".
         peers: the contestants.
         seconds: the budget of the timings, all contestants together; 0 only compiles.
@@ -157,7 +157,7 @@ def measure_group(case: Case, mode: str, peers: Sequence[Peer], seconds: float) 
 def _build(
     case: Case, mode: str, peers: Sequence[Peer], execute: bool
 ) -> tuple[dict[Peer, Program], dict[str, str]]:
-    """Builds those that can take part and, with `execute`, runs each once and compares numbers."""
+    """Builds the contestants that can take part; with `execute`, runs each and compares numbers."""
     programs: dict[Peer, Program] = {}
     absences: dict[str, str] = {}
     found: dict[Peer, list[np.ndarray]] = {}
@@ -170,7 +170,7 @@ def _build(
                 programs[peer] = program
                 continue
             except Exception as error:
-                # gruflax says by a ValueError that a loop does not run here; others say it anyhow.
+                # Where a loop cannot run, gruflax raises a ValueError; others raise anything.
                 if peer.kind == GRUFLAX and not isinstance(error, ValueError):
                     raise
                 reason = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -193,13 +193,14 @@ def disagreement(
 ) -> float:
     """Returns the largest difference, as a share of the largest entry of its array.
 
-    Of a library the valid outputs or the loss are compared: its gradients have another form. Of
-    gruflax everything is, but in 16 bits no gradients: long sums depend on their order.
+    For other libraries the valid outputs or the loss are compared, because their gradients have
+    another form. For gruflax everything is compared, except gradients in 16 bits, whose long sums
+    depend on the order of summation.
     """
     training, mask, valid = mode == VALUE_AND_GRAD, case.mask(), 1
     if kind != GRUFLAX:
         if case.dropout:
-            # What is dropped is random.
+            # Other libraries draw other dropout masks.
             return 0.0
         valid = 1 if training or mask is None else mask[..., None]
     count = 1 if kind != GRUFLAX or (training and case.dtype in NARROW) else len(wanted)
@@ -210,5 +211,5 @@ def disagreement(
         ours, theirs = (each.astype(np.float64) * valid for each in (ours, theirs))
         scale = max(np.abs(ours).max(), np.finfo(np.float32).tiny)
         errors.append(np.abs(theirs - ours).max() / scale)
-    # By NumPy, whose largest of numbers is NaN where one is.
+    # Unlike Python's, the maximum of NumPy is NaN where a number is NaN.
     return float(np.max(errors))

@@ -1,4 +1,4 @@
-"""A few seconds' look at what each loop costs on this machine: `python -m gruflax.demo --loop`."""
+"""Times each loop on this machine for some seconds: `python -m gruflax.demo --loop`."""
 
 from rich.table import Table
 
@@ -12,14 +12,14 @@ from gruflax.functional import NativeInfo, native_info
 
 
 CASE = Case(*FULL_SHAPES[0])
-# "auto" is one of the others.
+# "auto" would run one of the other loops again.
 PEERS = (*(peer for peer in LOOP_PEERS if peer.name != SUBJECT), LIBRARIES[LINEN])
 
 
 def loops_table(budget: float = 1.0) -> Table:
     """Times gruflax's loops and flax.linen on the CPU, forward and in training, fastest first.
 
-    `budget` is in seconds, for each of the two.
+    `budget` is the time for each of the two, in seconds.
     """
     groups = [measure_group(CASE, mode, PEERS, budget) for mode in MODES]
     table = new_table("loop", "forward", "ratio", "training", "ratio")
@@ -35,7 +35,7 @@ def loops_table(budget: float = 1.0) -> Table:
 
 
 def loops_note(info: NativeInfo | None = None) -> str:
-    """Says what was timed, and whether the native loop was among it."""
+    """Returns a note of what was timed, and why the native loop was not if it does not run here."""
     info = native_info() if info is None else info
     batch, time, features, units = CASE.shape
     native = "" if info.available else f" The native loop does not run here: {info.reason}."

@@ -1,4 +1,4 @@
-"""Which cases a run measures, in which modes and with which contestants."""
+"""Lists the cases of a run, their modes and their contestants."""
 
 import argparse
 import dataclasses
@@ -28,7 +28,7 @@ GPU_SHAPES: tuple[Shape, ...] = (
 QUICK_SHAPES: tuple[Shape, ...] = ((1, 100, 16, 32), (16, 50, 32, 64))
 MEMORY_SHAPE: Shape = (8, 4096, 64, 128)
 
-# What users wrap around a layer or ask of it, in float32 unless the command says otherwise.
+# Cases with transformations or dropout, in float32 unless the command has `--dtypes`.
 VARIANTS: tuple[Case, ...] = (
     Case(16, 64, 32, 64, members=8),
     Case(32, 100, 64, 128, members=4),
@@ -62,25 +62,25 @@ def plan(options: argparse.Namespace, device: str) -> list[Task]:
         Task(case, mode, (*peers, *_baselines(case)), seconds)
         for case in _cases(options, device)
         for mode in dict.fromkeys(options.modes)
-        # These are about training.
+        # Gradients of examples and dropout matter in training only.
         if mode == VALUE_AND_GRAD or not (case.per_example or case.dropout)
     ]
     part = options.shapes or options.variants or options.quick
     if not part and VALUE_AND_GRAD in options.modes:
-        # Memory needs no timing, and this is where it matters.
+        # This large case is compiled for its memory, and not timed.
         large = Case(*MEMORY_SHAPE, device=device)
         tasks.append(Task(large, VALUE_AND_GRAD, (*LOOP_PEERS, LIBRARIES[LINEN]), 0.0))
     return tasks
 
 
 def _baselines(case: Case) -> list[Peer]:
-    """Lists gruflax without what is special in a case, to tell what that costs."""
+    """Lists the contestants that run a case without its dropout or without its narrow dtype."""
     special = {NO_DROPOUT: case.dropout, FLOAT32: case.dtype in NARROW}
     return [peer for peer, given in special.items() if given]
 
 
 def _cases(options: argparse.Namespace, device: str) -> list[Case]:
-    """Lists the plain cases and the variants that are asked for, each once."""
+    """Lists the plain cases and the variants of a run, without repeats."""
     dtypes = dict.fromkeys(options.dtypes)
     masks = MASK_CHOICES[options.masks or ("off" if options.quick else "both")]
     full = GPU_SHAPES if device == "gpu" else FULL_SHAPES

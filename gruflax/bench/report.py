@@ -1,4 +1,4 @@
-"""What a run found: tables for the terminal."""
+"""Tables and lines that show the results of a run in the terminal."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from gruflax.bench.libraries import LINEN, ONNXRUNTIME, TORCH
 from gruflax.bench.measure import Group
 
 
-# Whose time is divided by whose, beside that of the best JAX peer by ours.
+# The ratios of times, besides that of the best JAX peer to gruflax: numerator, denominator.
 PAIRS = (
     *((name, SUBJECT) for name in (LINEN, TORCH, ONNXRUNTIME)),
     *((SUBJECT, baseline.name) for baseline in (NO_DROPOUT, FLOAT32)),
@@ -23,7 +23,7 @@ UNKNOWN = "-"
 
 
 def find_ratios(groups: Sequence[Group]) -> dict[str, list[float]]:
-    """Lists the ratios of the cases of each kind and mode, under the name of the ratio."""
+    """Returns the ratios of all groups by name, which includes the mode and the kind of case."""
     ratios: dict[str, list[float]] = {}
     for group in groups:
         for name, value in _ratios_of(group).items():
@@ -39,7 +39,7 @@ def _ratios_of(group: Group) -> dict[str, float]:
     ratios = {f"{what}: best JAX peer / {SUBJECT}": best}
     ratios |= {f"{what}: {over} / {under}": seconds(over) / seconds(under) for over, under in PAIRS}
     linen, own = group.result(LINEN), group.result(SUBJECT)
-    # What was only compiled, was for its memory.
+    # Only cases that were compiled without timing are there for their memory.
     if linen and own and not linen.spread and linen.temp_bytes and own.temp_bytes:
         name = f"temporary memory of {what}: {LINEN} / {SUBJECT}"
         ratios[name] = linen.temp_bytes / own.temp_bytes
@@ -47,7 +47,7 @@ def _ratios_of(group: Group) -> dict[str, float]:
 
 
 def format_seconds(*values: float) -> str:
-    """Writes seconds with three digits, all in the unit that suits the last; NaN is unknown."""
+    """Writes seconds with three digits, all in the unit that suits the last number; NaN is "-"."""
     last = values[-1]
     unit, size = ("s", 1.0) if last >= 1 else ("ms", 1e-3) if last >= 1e-3 else ("us", 1e-6)
     scaled = [value / size for value in values]
@@ -56,7 +56,7 @@ def format_seconds(*values: float) -> str:
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """Names a machine and the libraries on one line."""
+    """Returns one line with the names of a machine and of the libraries."""
     device = "" if machine["device"] == "cpu" else f"{machine['device_kind']}, "
     libraries = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     threads = f"{machine['threads']} threads"
@@ -102,7 +102,7 @@ def ratios_table(groups: Sequence[Group]) -> Table:
 
 
 def remarks(groups: Sequence[Group]) -> list[str]:
-    """Says once who was absent and why, and whose work differs."""
+    """Lists, without repeats, who did not take part and why, and whose work differs."""
     absent = (f"{name} {why}: left out" for group in groups for name, why in group.absences.items())
     notes = (f"{r.name} {r.note}" for group in groups for r in group.results if r.note)
     return list(dict.fromkeys((*absent, *notes)))

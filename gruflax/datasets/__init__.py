@@ -1,14 +1,7 @@
-"""Two small real data sets of sequences, as NumPy arrays; they come with the package."""
+"""Two small real data sets of sequences as NumPy arrays, which are part of the package."""
 
-from gruflax.datasets.japanese_vowels import (
-    JapaneseVowels as JapaneseVowels,
-    Utterances as Utterances,
-    load_japanese_vowels as load_japanese_vowels,
-)
-from gruflax.datasets.mauna_loa_co2 import (
-    WeeklyCO2 as WeeklyCO2,
-    load_mauna_loa_co2 as load_mauna_loa_co2,
-)
+from gruflax.datasets.japanese_vowels import JapaneseVowels, Utterances, load_japanese_vowels
+from gruflax.datasets.mauna_loa_co2 import WeeklyCO2, load_mauna_loa_co2
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The command `python -m gruflax.demo`."""
+"""The command `python -m gruflax.demo`: its options, its progress and its results."""
 
 import argparse
 import contextlib
@@ -54,13 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _progress(console: Console, epochs: int) -> Iterator[Report]:
-    """Shows how training goes: a bar on a terminal, and a line every few seconds elsewhere."""
+    """Shows the progress of training: a bar on a terminal, else a line every few seconds."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield _line_report(console, epochs)
         return
     columns = (
         TextColumn("epoch"),
-        # What stands beside it takes 34 columns.
+        # The other columns of the line take 34 characters.
         BarColumn(bar_width=max(4, min(40, console.width - 36))),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}"),
@@ -75,7 +75,7 @@ SECONDS_PER_LINE = 5.0
 
 
 def _line_report(console: Console, epochs: int) -> Report:
-    """Makes a report that prints the first epoch, the last, and one every few seconds."""
+    """Makes a function that prints the first epoch, the last, and one every few seconds."""
     start = last = time.perf_counter()
 
     def report(epoch: int, loss: float) -> None:
@@ -109,7 +109,7 @@ def _share(correct: np.ndarray) -> str:
 
 
 def _save(path: Path, params: object) -> str:
-    """Saves parameters, and returns how to load them: a line of Python."""
+    """Saves parameters, and returns a line of Python that loads them."""
     path.write_bytes(serialization.to_bytes(params))
     return (
         "import flax, pathlib; params = flax.serialization.msgpack_restore"
@@ -118,7 +118,7 @@ def _save(path: Path, params: object) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the demo; of several processes the first one prints and saves."""
+    """Runs the demo; of several processes only the first one prints and saves."""
     parser = build_parser()
     options = parser.parse_args(argv)
     if "loop" in options:
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _time_loops(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Prints what each loop costs here, or ends where training was asked for as well."""
+    """Prints the times of the loops; exits with an error if options of training were given."""
     given = {name: value for name, value in vars(options).items() if name != "loop"}
     for name, value in given.items():
         if value != parser.get_default(name):

@@ -1,7 +1,7 @@
 """The training of the demo: a masked GRU learns to name the speakers of Japanese Vowels.
 
-270 utterances to learn from and 370 to be tested on, of 7 to 29 frames, right-padded; the GRU's
-last valid state goes through a dense layer to nine logits.
+There are 270 utterances for training and 370 for the test, of 7 to 29 frames, right-padded. A dense
+layer turns the last valid state of the GRU into nine logits.
 """
 
 import time
@@ -27,12 +27,12 @@ BATCH_SIZE = 30
 DROPOUT = 0.5
 LEARNING_RATE = 2e-3
 
-# What is told of each epoch: its number, from 1, and its loss.
+# A function that is called after each epoch, with its number, from 1, and its loss.
 Report = Callable[[int, float], None]
 
 
 class Outcome(NamedTuple):
-    """What a training run gives.
+    """The results of a training run.
 
     Attributes:
         params: the classifier's parameters.
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Share of the test utterances whose speaker was named."""
+        """Returns the share of the test utterances whose speaker was named."""
         return float(self.correct.mean())
 
 
@@ -70,7 +70,7 @@ class SpeakerClassifier(nn.Module):
     def __call__(
         self, values: ArrayLike, lengths: ArrayLike, *, training: bool = False
     ) -> jax.Array:
-        """Names the speakers."""
+        """Returns the logits `[n, 9]` of utterances `[n, t, 12]` with lengths `[n]`."""
         gru = GRU(self.units, dropout=self.dropout, name="gru")
         state = gru(values, seq_lengths=lengths, training=training)
         return nn.Dense(SPEAKERS, name="speakers")(state)
@@ -125,7 +125,7 @@ def create_state(rng: jax.Array, units: int, epochs: int, split: Utterances) -> 
         variables = model.init(rng, split.values[:1], split.lengths[:1])
         return TrainState.create(apply_fn=model.apply, params=variables["params"], tx=optimizer)
 
-    # One program starts faster than many small ones.
+    # One compiled program starts faster than many small ones.
     return jax.jit(create, out_shardings=hosts.everywhere())(rng)
 
 
@@ -161,7 +161,7 @@ train_epoch = jax.jit(_train_epoch, donate_argnums=0, static_argnums=3)
 
 
 def _loss(state: TrainState, params: Any, batch: Utterances, rng: jax.Array) -> jax.Array:
-    """The mean cross entropy of a batch, with dropout."""
+    """Returns the mean cross entropy of a batch, with dropout."""
     logits = state.apply_fn(
         {"params": params}, batch.values, batch.lengths, training=True, rngs={"dropout": rng}
     )
@@ -169,7 +169,7 @@ def _loss(state: TrainState, params: Any, batch: Utterances, rng: jax.Array) -> 
 
 
 def is_correct(units: int, params: Any, split: Utterances) -> np.ndarray:
-    """Tells for which utterances a trained classifier names the speaker."""
+    """Returns whether a trained classifier names the speaker, for each utterance: `[n]` bool."""
     logits = jax.jit(SpeakerClassifier(units).apply)(
         {"params": params}, split.values, split.lengths
     )

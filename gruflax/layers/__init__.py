@@ -1,1 +1,1 @@
-"""What linen and NNX share: the fields of a GRU, states, directions, any cell over a sequence."""
+"""What the linen and NNX layers share: fields, states, stacks, directions, the loop of a cell."""

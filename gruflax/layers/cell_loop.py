@@ -1,4 +1,4 @@
-"""Any cell over a sequence, with the masks and resets of a GRU, in either module system."""
+"""Runs any Flax cell over a sequence, with the masks and resets of a GRU, for linen and for NNX."""
 
 import functools
 from collections.abc import Callable
@@ -15,23 +15,23 @@ from gruflax.functional.time import Steps
 from gruflax.layers.nesting import State, cast_states, fitted_states
 
 
-# What a cell returns at a step: an array `[..., u]`, or any pytree of arrays.
+# The output of a cell at one step: an array `[..., u]`, or any pytree of arrays.
 Output = State
 # One step of a cell: `(state, x) -> (state, output)`.
 Step = Callable[[State, jax.Array], tuple[State, Output]]
-# What runs a `body(step, carry, now)` over steps: `loop(body, carry, steps)`.
+# Calls `body(step, carry, now)` at every step: `loop(body, carry, steps) -> (carry, outputs)`.
 Loop = Callable[[Callable[..., Any], State, Steps], tuple[State, Output]]
 
 
 def time_axis(num_feature_axes: int, time_major: bool) -> int:
-    """Returns the axis of the inputs that is time."""
+    """Returns which axis of the inputs is the time axis."""
     return 0 if time_major else -(num_feature_axes + 1)
 
 
 def step_shape(
     input_shape: tuple[int, ...], num_feature_axes: int, time_major: bool
 ) -> tuple[int, ...]:
-    """Returns the shape of one step of inputs of a shape, `(..., *features)`."""
+    """Returns the shape `(..., *features)` of one step of inputs of shape `input_shape`."""
     shape = list(input_shape)
     if len(shape) < num_feature_axes + 1:
         raise ValueError(
@@ -62,9 +62,9 @@ def loop_cell(
 ) -> tuple[Output, State]:
     """Runs any cell over a sequence, with the masks and resets of a GRU.
 
-    `own` is the cell's own initial state, `variables` are all arrays that it computes from. A
-    masked step before the first valid one has the carried state as its output if the cell's state
-    is one array like its output, else zeros.
+    `own` is the cell's own initial state, and `variables` are all arrays that the cell uses. At
+    masked steps before the first valid step, the output is the carried state if the cell's state
+    is a single array with the shape and dtype of its output; otherwise the output is zeros.
     """
     check_reset(reset, reset_state)
     beginnings = (
@@ -106,9 +106,9 @@ def loop_cell(
 
 
 def _spread(inputs: jax.Array, batch_axes: int, others: State, states: State) -> State:
-    """Lays states over devices as the batch of inputs `[t, ..., f]` is, and as `others` vary.
+    """Shards states like the batch axes of inputs `[t, ..., f]`, and lets them vary like `others`.
 
-    A loop's carry must have from the first step on what the steps give it.
+    JAX requires that the carry of a loop has the same sharding before and after every step.
     """
 
     def spread(state):
@@ -119,10 +119,10 @@ def _spread(inputs: jax.Array, batch_axes: int, others: State, states: State) ->
 
 
 def _settled(step: Step, state: State, inputs: jax.Array) -> tuple[State, Output]:
-    """Casts a state to the dtypes that a step gives it; returns the types of the output too."""
+    """Casts a state to the dtypes that a step returns: the state, and the types of the output."""
 
     def first(state, inputs):
-        # Of the type of a step, which may say how it lies on a mesh; there may be no step.
+        # The sum has the type of a step, sharding included, even where there are no steps.
         return step(state, inputs.sum(axis=0, dtype=inputs.dtype))
 
     types, output = jax.eval_shape(first, state, inputs)
@@ -133,7 +133,7 @@ def _settled(step: Step, state: State, inputs: jax.Array) -> tuple[State, Output
 
 
 def _first_output(state: State, types: Output) -> Output:
-    """Returns what a cell's output is before it has made one."""
+    """Returns the output for the steps before a cell has computed one: its state, or zeros."""
     leaves = [jax.tree.leaves(tree) for tree in (state, types)]
     of_state, of_output = ([(each.shape, each.dtype) for each in tree] for tree in leaves)
     if len(of_state) == 1 and of_state == of_output:

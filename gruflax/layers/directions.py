@@ -1,4 +1,4 @@
-"""A sequence in both directions, whatever the layers' module system is."""
+"""Runs two layers over a sequence in opposite directions, for linen and for NNX."""
 
 import functools
 import operator
@@ -70,12 +70,12 @@ def state_halves(name: str, states: State) -> tuple[State, State]:
 
 
 def reversed_reset(reset: ArrayLike | None, axis: int) -> jax.Array | None:
-    """Moves resets to where a layer that goes backwards meets the same boundaries.
+    """Moves resets so that a layer that goes backwards resets at the same boundaries.
 
-    A reset at step t separates t - 1 from t. Going backwards, t - 1 is the step that begins anew.
+    A reset at step t separates step t - 1 from step t: going backwards, step t - 1 begins anew.
     """
     if reset is None or np.ndim(reset) <= axis:
-        # A wrong shape is the layer's to report.
+        # The layer reports a wrong shape.
         return reset if reset is None else jnp.asarray(reset)
     moved = jnp.moveaxis(jnp.asarray(reset).astype(bool), axis, 0)
     moved = jnp.concatenate([moved[1:], jnp.zeros_like(moved[:1])])
@@ -94,9 +94,9 @@ def run_directions(
     seq_lengths: ArrayLike | None,
     reset: ArrayLike | None,
 ) -> Output:
-    """Runs two layers, as `check_pair` wants them, and merges what they return.
+    """Runs two layers that have passed `check_pair`, and merges their outputs.
 
-    `run(layer, **options)` runs one of them over the inputs. As in Keras, sequences of outputs are
+    `run(layer, **options)` runs one layer over the inputs. As in Keras, sequences of outputs are
     zeros at masked steps. Returns the merged outputs, and with `return_state` both layers' states.
     """
     forward = layers[0]
@@ -132,7 +132,7 @@ def _of_forward(name: str) -> Any:
 
 
 class Pair:
-    """What a bidirectional layer tells of itself, as any layer does: it is its forward layer's."""
+    """The options that a bidirectional layer takes from its forward layer."""
 
     return_sequences = _of_forward("return_sequences")
     return_state = _of_forward("return_state")
@@ -142,7 +142,7 @@ class Pair:
 
 
 def check_pair(names: tuple[str, str], layers: tuple[LayerLike, LayerLike]) -> None:
-    """Raises a ValueError unless two layers go together."""
+    """Raises a ValueError unless two layers have opposite directions and the same other options."""
     pair = " and ".join(names)
     one, two = layers
     if one.go_backwards == two.go_backwards:

@@ -1,4 +1,4 @@
-"""The fields of a GRU and of a layer under Keras' names, whatever the module system is."""
+"""The fields of GRUs and layers, under Keras' names: lookups and checks for linen and for NNX."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Identifier = str | Mapping[str, object] | Callable[..., Any] | None
 # Keras names a parameter `recurrent_kernel` and its options `recurrent_initializer`, ...
 ROLES = {"kernel": "kernel", "recurrent_kernel": "recurrent", "bias": "bias"}
 
-# What the axes of each parameter are; gates are columns z | r | h.
+# The logical names of the axes of each parameter; the columns of "gates" are z | r | h.
 AXES = {
     "kernel": ("features", "gates"),
     "recurrent_kernel": ("units", "gates"),
@@ -28,10 +28,10 @@ AXES = {
     "initial_state": ("units",),
 }
 
-# What Keras' GRU does not have, nor the layers of TensorFlow 1.
+# Options that neither Keras' GRU nor the layers of TensorFlow 1 have.
 VARIANTS = ("recurrent_weight_dropout", "zoneout", "learn_initial_state")
 
-# What a layer hands to its loop as it is.
+# Fields that a layer passes to its loop unchanged.
 LOOP_FIELDS = (
     "go_backwards",
     "time_major",
@@ -64,9 +64,6 @@ class GRULike(Protocol):
     dropout: float
     recurrent_dropout: float
     implementation: int
-    dtype: DTypeLike | None
-    param_dtype: DTypeLike
-    precision: jax.lax.PrecisionLike
 
 
 class LayerLike(Protocol):
@@ -76,8 +73,6 @@ class LayerLike(Protocol):
     return_state: bool
     go_backwards: bool
     stateful: bool
-    unroll: bool
-    zero_output_for_mask: bool
     activity_regularizer: Identifier
     time_major: bool
 
@@ -91,7 +86,7 @@ def option(module: object, parameter: str, kind: str):
 
 
 def initializer_of(module: object, parameter: str) -> Callable[..., jax.Array]:
-    """Looks up what draws one parameter: `f(key, shape, dtype)`."""
+    """Looks up the function that draws one parameter: `f(key, shape, dtype)`."""
     # Keras' `add_weight` makes "glorot_uniform" of None.
     default = "zeros" if parameter == "initial_state" else "glorot_uniform"
     initializer = option(module, parameter, "initializer") or initializers.get(default)
@@ -101,16 +96,16 @@ def initializer_of(module: object, parameter: str) -> Callable[..., jax.Array]:
 def axis_names(parameter: str, rank: int) -> tuple[str | None, ...]:
     """Returns the logical axis names of one parameter.
 
-    Rows and columns have names of their own so that a mesh axis can be given to the rows alone: a
-    shard of rows has all columns of all gates. Equal shards of the 3u columns do not fit the gates,
-    of u columns each: a gate's boundary falls inside a shard, or (three shards) what a unit's gates
-    need lies on different ones.
+    Rows and columns have different names so that a mesh axis can shard the rows alone, where every
+    shard has all columns of all gates. Equal shards of the 3u columns do not fit the three gates of
+    u columns: the boundary of a gate lies inside a shard, or, with three shards, the gates of a
+    unit lie on different shards.
     """
     return AXES[parameter][-rank:]
 
 
 def config_of(module: GRULike) -> GRUConfig:
-    """Returns the static description of a module with the fields of a GRU."""
+    """Returns the `GRUConfig` of a module that has the fields of a GRU."""
     return GRUConfig(
         activation=activations.identify(module.activation),
         recurrent_activation=activations.identify(
@@ -126,12 +121,12 @@ def config_of(module: GRULike) -> GRUConfig:
 
 
 def is_random(module: object) -> bool:
-    """Returns whether a module with some of a GRU's rates draws anything at random in training."""
+    """Returns whether a module drops anything in training: whether any of its rates is not 0."""
     return any(getattr(module, rate, 0) for rate in RATES)
 
 
 def settle_gru_fields(module: GRULike) -> None:
-    """Checks a GRU's fields, and replaces what Keras has a name for by its name."""
+    """Checks a GRU's fields, and replaces objects that Keras has a name for by that name."""
     check_flags(**{name: getattr(module, name) for name in _GRU_FLAGS if hasattr(module, name)})
     check_size("units", module.units)
     for field in ("activation", "recurrent_activation"):
@@ -151,7 +146,7 @@ def settle_gru_fields(module: GRULike) -> None:
 
 
 def settle_layer_fields(layer: LayerLike) -> None:
-    """Checks what any layer over a sequence has, and names its `activity_regularizer`."""
+    """Checks the fields that every layer has, and names its `activity_regularizer`."""
     check_flags(**{name: getattr(layer, name) for name in _LAYER_FLAGS})
     layer.activity_regularizer = regularizers.identify(
         layer.activity_regularizer, "activity_regularizer"
@@ -161,7 +156,7 @@ def settle_layer_fields(layer: LayerLike) -> None:
 
 
 def _refuse_learned_state(module: Any) -> None:
-    """Raises a ValueError where a layer, its cell, or one of its cells learns its first state."""
+    """Raises a ValueError where a layer, its cell, or one of its cells learns its initial state."""
     if getattr(module, "learn_initial_state", False):
         raise ValueError(
             "learn_initial_state must be False where stateful=True: a stateful layer begins with "
@@ -183,8 +178,8 @@ def _check_dtype(field: str, dtype: DTypeLike | None) -> None:
         raise TypeError(f"{field} must be a floating dtype, got {brief(dtype)}.")
 
 
-def loop_options(layer: LayerLike) -> dict[str, bool]:
-    """Returns what a layer hands to its loop as it is."""
+def loop_options(layer: object) -> dict[str, bool]:
+    """Returns the fields that a layer passes to its loop unchanged."""
     return {name: getattr(layer, name) for name in LOOP_FIELDS}
 
 
@@ -201,9 +196,9 @@ def resolve_loop(use_cudnn: bool | str, loop: str) -> str:
 def check_kind(
     name: str, module: object, fits: bool, wanted: str, system: type, remedy: str = ""
 ) -> None:
-    """Raises a TypeError unless a layer or a cell `fits`; the message says what may help.
+    """Raises a TypeError unless a layer or a cell `fits`; the message names a remedy.
 
-    `system` is `nn.Module` or `nnx.Module`, whichever is wanted.
+    `system` is `nn.Module` or `nnx.Module`: the base class that the module should have.
     """
     if fits:
         return

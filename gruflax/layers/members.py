@@ -1,4 +1,4 @@
-"""What training makes of weights and losses, whatever the module system."""
+"""Sums of losses, and functions of weights that `vmap` or `scan` has stacked, for linen and NNX."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -10,16 +10,16 @@ import numpy as np
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-# On which axes a transformation has stacked weights; None lets their shapes tell.
+# The axes on which a transformation has stacked weights; None finds them from the shapes.
 StackedAxis = int | tuple[int, ...] | None
 
 
 def sum_losses(losses: Iterable[jax.Array]) -> jax.Array:
-    """Adds up losses in the widest of their dtypes; 0, of no dtype's own, where there are none."""
+    """Adds up losses in the widest of their dtypes; returns a float 0 where there are none."""
     losses = list(losses)
     if not losses:
         return jnp.asarray(0.0)
-    # The choice of a dtype is explicit here, whatever arithmetic is allowed to promote.
+    # The dtype is chosen explicitly, so that strict promotion does not refuse mixed losses.
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*losses)
     return jnp.stack([jnp.sum(loss).astype(dtype) for loss in losses]).sum()
@@ -30,9 +30,9 @@ def each_member(
 ) -> Callable[..., Any]:
     """Maps a function of one weight over the axes on which weights are stacked.
 
-    What it returns is stacked alike, or on the first axes where it is a scalar.
+    The results are stacked on the same axes, or on the first axes where each is a `scalar`.
     """
-    # The axes of what is mapped inside are those that are left by what is mapped outside.
+    # Each vmap removes its axis from the weight that the functions inside of it get.
     for axis in sorted(axes):
         function = jax.vmap(function, in_axes=axis, out_axes=0 if scalar else axis)
     return function
@@ -41,13 +41,14 @@ def each_member(
 def stacked_axes(
     shapes: Shapes, members: Shapes, axis: StackedAxis = None, names: Iterable[str] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Finds on which axes the weights of a GRU are stacked, from the `shapes` of its `members`.
+    """Finds on which axes the weights of a GRU are stacked, from their `shapes`.
 
-    Returns those of some `names`, or of all. All weights of one GRU are stacked on the same axis,
-    counted from the front or from the end.
+    `members` are the shapes of the weights of a single GRU. All weights of a GRU are stacked on the
+    same axes, counted from the front or from the end. Returns the axes by the name of the weight,
+    for `names` or else for all weights.
 
     Raises:
-        ValueError: `axis` is none of them, or is needed because several fit.
+        ValueError: the shapes do not fit `axis`, or they fit several axes and none is given.
     """
     extra = {name: len(shapes[name]) - len(members[name]) for name in members}
     count = max(extra.values())
@@ -71,7 +72,7 @@ def stacked_axes(
 def _distinct(
     shapes: Shapes, members: Shapes, choices: Iterable[tuple[int, ...]], names: list[str]
 ) -> list[dict[str, tuple[int, ...]]]:
-    """Returns what some choices of axes mean for weights of some names, each once."""
+    """Returns the axes of the named weights for each of some choices that fits, without repeats."""
     places = [_places(shapes, members, choice) for choice in choices]
     found = [{name: each[name] for name in names} for each in places if each is not None]
     return [each for index, each in enumerate(found) if each not in found[:index]]
@@ -80,7 +81,7 @@ def _distinct(
 def _places(
     shapes: Shapes, members: Shapes, axes: tuple[int, ...]
 ) -> dict[str, tuple[int, ...]] | None:
-    """Returns these axes of each weight, from the front; None where a weight has no such axes."""
+    """Returns `axes` for each weight, counted from the front; None where a weight does not fit."""
     found: dict[str, tuple[int, ...]] = {}
     for name, member in members.items():
         shape = shapes[name]

@@ -1,4 +1,4 @@
-"""The states of cells, nested as Keras, Flax or the user nests them."""
+"""Checks and conversions of cell states, which Keras, Flax and users nest in different ways."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ State = PyTree
 
 
 def single_state(name: str, states: State) -> State:
-    """Takes the one state of a GRU out of a tuple or list; leaves anything else as it is."""
+    """Takes the single state of a GRU out of a tuple or list; returns an array unchanged."""
     if not _is_nested(states):
         return states
     if len(states) != 1:
@@ -47,27 +47,33 @@ def check_states(given: State, wanted: State, name: str, remedy: str = "") -> No
         raise ValueError(f"{name} must have shapes {shapes[1]}, got {shapes[0]}{hint}.")
 
 
+def check_stateful(stateful: bool) -> None:
+    """Raises an AttributeError unless a layer keeps a state."""
+    if not stateful:
+        raise AttributeError(f"Layer must be stateful, got stateful={stateful}.")
+
+
 _REMEDY = "a stateful layer keeps its batch size until forget_states"
 
 
 def check_stored(stored: State, zeros: State) -> None:
-    """Raises a ValueError unless the state that a stateful layer keeps fits the inputs' shapes."""
+    """Raises a ValueError unless a stored state has the shapes of the zeros for the inputs."""
     check_states(stored, zeros, "the stored state", _REMEDY)
 
 
 def fitted_states(name: str, given: State, wanted: State, remedy: str = "") -> State:
-    """Fits states into a cell's nesting: Keras puts the one state of a cell into a list."""
+    """Checks the shapes of states, and nests them like `wanted`."""
     check_states(given, wanted, name, remedy)
     return jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(given))
 
 
 def cast_states(states: State, like: State) -> State:
-    """Returns states as arrays of the dtypes of others with the same nesting."""
+    """Casts states to the dtypes of `like`, which has the same nesting."""
     return jax.tree.map(lambda one, other: jnp.asarray(one).astype(other.dtype), states, like)
 
 
 def replaced_states(stored: list[State], states: State) -> list[State]:
-    """Returns the stored state of each layer with new values: zeros, or those of `states`."""
+    """Returns new values for the stored state of each layer: zeros, or those of `states`."""
     if states is None:
         return jax.tree.map(jnp.zeros_like, stored)
     return cast_states(fitted_states("states", states, stored, _REMEDY), stored)

@@ -1,8 +1,8 @@
-"""Layers and cells on top of each other: what the stacks of linen and of NNX share."""
+"""Runs stacks of layers and stacks of cells, for linen and for NNX."""
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,25 +10,17 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.checks import brief
 from gruflax.layers.cell_loop import Output, Step, time_axis
-from gruflax.layers.fields import check_kind, is_random
+from gruflax.layers.directions import Pair
+from gruflax.layers.fields import LayerLike, check_kind, is_random
 from gruflax.layers.nesting import State, fitted_states
 
 
-# What runs a cell over a sequence: `(inputs, **options) -> (outputs, state)`.
+# A function that runs a cell over a sequence: `(inputs, **options) -> (outputs, state)`.
 CellSequence = Callable[..., tuple[Output, State]]
 
 
-class Stackable(Protocol):
-    """A layer, or a pair of layers, that can be in a stack."""
-
-    @property
-    def return_state(self) -> bool: ...
-    @property
-    def go_backwards(self) -> bool: ...
-
-
 def check_stack(layers: object, kinds: tuple[type, ...], names: str, system: type) -> None:
-    """Raises an error unless `layers`, each one of `kinds`, can be a stack; see `check_kind`."""
+    """Raises an error unless `layers` is a list of layers of some `kinds` that can be a stack."""
     if not isinstance(layers, (tuple, list)) or not layers:
         raise TypeError(
             "layers must be a list of one layer or more, as in Stack([GRU(8), GRU(4)]), got "
@@ -51,7 +43,7 @@ def check_stack(layers: object, kinds: tuple[type, ...], names: str, system: typ
 
 
 def run_stack(
-    layers: Sequence[Stackable],
+    layers: Sequence[LayerLike | Pair],
     run: Callable[[int, Output, State], Output],
     drop: Callable[[int, Output], Output],
     inputs: ArrayLike,
@@ -60,8 +52,8 @@ def run_stack(
 ) -> Output:
     """Runs layers one after the other: the last outputs, and with `return_state` all states.
 
-    `run(index, inputs, initial_state)` runs a layer, `drop(index, outputs)` drops what it is given;
-    `marks` are mask, lengths and resets.
+    `run(index, inputs, initial_state)` runs a layer. `drop(index, outputs)` applies dropout to the
+    inputs of a layer but the first. `marks` are the mask, the lengths and the resets.
     """
     if any(mark is not None for mark in marks) and any(each.go_backwards for each in layers[:-1]):
         raise ValueError(
@@ -95,7 +87,7 @@ def one_each(name: str, states: State, count: int) -> tuple | list:
     return states
 
 
-def _split_result(layer: Stackable, result: Output) -> tuple[Output, tuple]:
+def _split_result(layer: LayerLike | Pair, result: Output) -> tuple[Output, tuple]:
     """Splits what a layer returned into `(outputs, states)`."""
     if not layer.return_state:
         return result, ()
@@ -105,7 +97,7 @@ def _split_result(layer: Stackable, result: Output) -> tuple[Output, tuple]:
 
 
 def check_cells(cells: object, check: Callable[[str, object], None]) -> None:
-    """Raises a TypeError unless `cells`, each as `check(name, cell)` wants it, can be stacked."""
+    """Raises a TypeError unless `cells` is a list of cells that each pass `check(name, cell)`."""
     if not isinstance(cells, (tuple, list)) or not cells:
         raise TypeError(f"cells must be a list of one cell or more, got {brief(cells)}.")
     for index, cell in enumerate(cells):
@@ -115,7 +107,7 @@ def check_cells(cells: object, check: Callable[[str, object], None]) -> None:
 def step_cells(
     steps: Sequence[Step], name: str, states: State, inputs: ArrayLike
 ) -> tuple[State, Output]:
-    """Steps each cell, the lowest first: the new states, nested as they were, and the output."""
+    """Takes one step of each cell, the lowest first: `(states, output)`, states nested alike."""
     if not isinstance(states, (tuple, list)) or len(states) != len(steps):
         got = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
         raise ValueError(f"{name} must be a tuple or list of {len(steps)} states, got {got}.")
@@ -127,14 +119,15 @@ def step_cells(
 
 
 def steps_as(cell: object, cls: type) -> bool:
-    """Returns whether a cell steps as a class does: a subclass may have a step of its own."""
+    """Returns whether a cell is of a class and has not overridden the step of that class."""
     return isinstance(cell, cls) and type(cell).__call__ is cls.__call__
 
 
 def taken_options(cell: object, **options: Any) -> dict[str, Any]:
-    """Returns the options that a cell's call takes; by `**kwargs` it takes those that are set.
+    """Returns those of some options that can be passed to the call of a cell.
 
-    Raises a TypeError where one is set that a GRU cell with dropout would not learn of.
+    A call with `**kwargs` gets the others too if they are set. Raises a TypeError where a GRU cell
+    with dropout cannot be given an option that is set.
     """
     taken = inspect.signature(type(cell).__call__).parameters
     by_name = {name: value for name, value in options.items() if name in taken}
@@ -175,7 +168,7 @@ def run_stacked_cells(
     for index, sequence in enumerate(sequences):
         last = index == len(sequences) - 1
         if go_backwards and index:
-            # The cell below gave its outputs in the order of processing.
+            # The cell below returned its outputs in the order of processing.
             outputs = jnp.flip(outputs, time_axis(num_feature_axes, time_major))
         outputs, state = sequence(
             outputs,

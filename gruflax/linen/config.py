@@ -1,4 +1,4 @@
-"""Keras' config dicts, old and new, in and out."""
+"""Writes Keras 3's config dicts, and reads those of Keras 3, Keras 2 and TensorFlow."""
 
 import dataclasses
 import warnings
@@ -15,10 +15,10 @@ from gruflax.keras_names import activations, constraints, initializers, keras2, 
 from gruflax.layers.fields import VARIANTS
 
 
-# What `nn.scan` does with the variables of a cell: written as it is.
+# Arguments of `nn.scan`, which are written and read unchanged.
 _LIFTING = ("variable_axes", "variable_carry", "split_rngs")
 
-# What Keras 3 does not write: in a config only where it differs from the default.
+# Fields that Keras 3 does not write: they are written only where they differ from the default.
 _UNWRITTEN = (
     "use_cudnn",
     "implementation",
@@ -31,7 +31,7 @@ _UNWRITTEN = (
     *_LIFTING,
 )
 
-# What older releases of Keras and TensorFlow write and a Flax module has no use for.
+# Keys that older releases of Keras and TensorFlow write, and that a Flax module does not need.
 _IGNORED = (
     "batch_input_shape",
     "enable_caching_device",
@@ -54,18 +54,18 @@ T = TypeVar("T", bound=type[nn.Module])
 # A config dict of Keras, or arguments read from one.
 Config: TypeAlias = dict[str, Any]
 
-# What a config may hold inside of another one, under Keras' names.
+# The classes that a config inside of another config may name, under Keras' names.
 KERAS_CLASSES: dict[str, type[nn.Module]] = {}
 
 
 def keras_class(cls: T) -> T:
-    """Registers a class as the one that Keras' configs mean by its name."""
+    """Registers a class under its name, by which Keras' configs refer to it."""
     KERAS_CLASSES[cls.__name__] = cls
     return cls
 
 
 def write_config(module: nn.Module) -> Config:
-    """Returns the config dict that Keras 3 would write for a module with its names of fields."""
+    """Returns the config dict that Keras 3 would write for a module with the same fields."""
     config = {"name": module.name, "trainable": True, **written_dtypes(module)}
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
@@ -87,10 +87,10 @@ def read_config(cls: type[nn.Module], config: Mapping[str, object]) -> Config:
         )
     known = {field.name for field in dataclasses.fields(cls)} - {"parent"}
     if keras2.has_arguments(config) and not keras2.has_arguments(known):
-        # The layers of `gruflax.compat.v1` have Keras 2's arguments, and know what they mean.
+        # The layers of `gruflax.compat.v1` have Keras 2's arguments: they read them unchanged.
         config = keras2.meant(config)
     dtypes = read_dtypes(config)
-    # An RNN has no dtype of its own: its cell has.
+    # An RNN has no dtype; its cell has one.
     config = {key: value for key, value in config.items() if key not in DTYPE_KEYS}
     arguments = {name: dtype for name, dtype in dtypes.items() if name in known} | config
     unknown = sorted(set(arguments) - known)
@@ -102,12 +102,13 @@ def read_config(cls: type[nn.Module], config: Mapping[str, object]) -> Config:
     return {name: _deserialize(name, value) for name, value in arguments.items()}
 
 
-# Keras' policy, whether inputs are cast to its dtype, and what no policy of Keras has a name for.
+# Keras' dtype policy, whether inputs are cast to it, and the dtype of parameters where no policy
+# of Keras has that combination.
 DTYPE_KEYS = ("dtype", "autocast", "param_dtype")
 
 
 def written_dtypes(module: nn.Module) -> Config:
-    """Writes the dtypes of a module as `read_dtypes` reads them."""
+    """Writes the dtypes of a module in the form that `read_dtypes` reads."""
     stored = jnp.dtype(getattr(module, "param_dtype", jnp.float32)).name
     dtype = getattr(module, "dtype", None)
     computed = stored if dtype is None else jnp.dtype(dtype).name
@@ -122,7 +123,7 @@ def written_dtypes(module: nn.Module) -> Config:
 
 
 def read_dtypes(config: Mapping[str, Any]) -> dict[str, DTypeLike]:
-    """Reads the dtypes of a config."""
+    """Reads `dtype` and `param_dtype` from a config; fields with their default are left out."""
     policy = config.get("dtype")
     if isinstance(policy, Mapping):
         policy = (policy.get("config") or {}).get("name")
@@ -141,7 +142,7 @@ def read_dtypes(config: Mapping[str, Any]) -> dict[str, DTypeLike]:
 
 
 def _required(cls: type) -> set[str]:
-    """The fields that have no default."""
+    """Returns the names of the fields that have no default."""
     return {
         field.name
         for field in dataclasses.fields(cls)
@@ -150,7 +151,7 @@ def _required(cls: type) -> set[str]:
 
 
 def _kind(field: str) -> ModuleType | None:
-    """The module that knows the names of a field such as `kernel_initializer`, or None."""
+    """Returns the module that reads a field such as `kernel_initializer`; None for other fields."""
     return _NAMED.get(field.rsplit("_", 1)[-1])
 
 
@@ -185,7 +186,7 @@ def _deserialize(name: str, value: object) -> object:
 def _class_named(field: str, name: object) -> type[Any]:
     """Finds one of `KERAS_CLASSES`, or a subclass of one, by its name."""
     classes = list(KERAS_CLASSES.values())
-    # Grows while it is read: subclasses of subclasses come last.
+    # The list grows during the iteration, so that subclasses of subclasses are found too.
     for cls in classes:
         if cls.__name__ == name:
             return cls

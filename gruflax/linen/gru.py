@@ -1,4 +1,4 @@
-"""Keras' GRUCell and GRU, and what both make of the parameters of a GRU."""
+"""Keras' GRUCell and GRU as `flax.linen` modules, and the parameters that both declare."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ from gruflax.linen.training import sow_weight_losses
 
 
 class GRUBase(Module):
-    """The fields that a cell and a layer begin with, and what they do with a GRU's parameters."""
+    """The base of `GRUCell` and `GRU`: their first fields, and the run of a sequence."""
 
     units: int
     activation: Activation | Mapping[str, object] = "tanh"
@@ -52,10 +52,7 @@ class GRUBase(Module):
     precision: lax.PrecisionLike = None
 
     def __post_init__(self):
-        # Cell and layer declare these fields themselves, each where Keras has them in its order.
-        self.kernel_constraint: Identifier
-        self.recurrent_constraint: Identifier
-        self.bias_constraint: Identifier
+        # The cell and the layer declare these fields themselves, in Keras' order of arguments.
         self.dropout: float
         self.recurrent_dropout: float
         self.reset_after: bool
@@ -65,7 +62,7 @@ class GRUBase(Module):
 
     @property
     def config(self) -> GRUConfig:
-        """Returns what the GRU computes, as `gruflax.functional` takes it."""
+        """Returns the `GRUConfig` of the GRU, for the functions of `gruflax.functional`."""
         return config_of(self)
 
     @property
@@ -77,7 +74,7 @@ class GRUBase(Module):
     def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> jax.Array:
         """Returns the state before the first step `[..., u]`, for steps of `input_shape`.
 
-        It is zeros, or the learned state of a bound module that has one; `rng` is not used.
+        It is the learned state if the module is bound and has one, else zeros. `rng` is not used.
         """
         del rng
         shape = (*input_shape[:-1], self.units)
@@ -121,51 +118,58 @@ class GRUCell(GRUBase, nn.RNNCellBase):
     """One step of a GRU: Keras' `GRUCell` as a `flax.linen` RNN cell.
 
     It runs wherever Flax's cells run: in `flax.linen.RNN`, `nn.Bidirectional`, `nn.scan`,
-    `nn.vmap`, and in `gruflax.RNN`, which takes its fast loop. Parameters: `kernel` [f, 3u],
-    `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or [3u]; columns z | r | h.
+    `nn.vmap`, and in `gruflax.RNN`, which runs it by the loops of `gruflax.GRU`. Parameters:
+    `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or [3u]; columns
+    z | r | h.
 
     Dropout masks are drawn at each call from the "dropout" stream. In `flax.linen.RNN`,
     `split_rngs={"params": False, "dropout": False}` gives the same masks at every step, as in
-    Keras. The order of the arguments is Keras'; those from `recurrent_weight_dropout` on, which
-    Keras does not have, are given by keyword.
+    Keras. The arguments are in Keras' order; those from `recurrent_weight_dropout` on are
+    keyword-only.
 
     Attributes:
         units: size u of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
-            Default "tanh".
-        recurrent_activation: of the update and the reset gate, alike. Default "sigmoid".
-        use_bias: whether there is a bias. Default True.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`. Default
-            "glorot_uniform".
-        recurrent_initializer: the same, for `recurrent_kernel`. Default "orthogonal".
-        bias_initializer: the same, for `bias`. Default "zeros".
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; the loss is sown into
-            the collection "losses". Default None.
-        recurrent_regularizer: the same, for `recurrent_kernel`. Default None.
-        bias_regularizer: the same, for `bias`. Default None.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.constraints`. Default None.
-        recurrent_constraint: the same, for `recurrent_kernel`. Default None.
-        bias_constraint: the same, for `bias`. Default None.
+        activation: activation of the candidate state: a Keras name, a config dict, or a function
+            `f(array) -> array`; None is linear. Default "tanh".
+        recurrent_activation: activation of the update and reset gates, given like `activation`.
+            Default "sigmoid".
+        use_bias: whether the GRU has a bias. Default True.
+        kernel_initializer: initializer of `kernel`: a Keras name, a config dict, or a function
+            `f(key, shape, dtype)`. Default "glorot_uniform".
+        recurrent_initializer: initializer of `recurrent_kernel`, given like `kernel_initializer`.
+            Default "orthogonal".
+        bias_initializer: initializer of `bias`, given like `kernel_initializer`. Default "zeros".
+        kernel_regularizer: regularizer of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> loss`; the loss is sown into the collection "losses". Default None.
+        recurrent_regularizer: regularizer of `recurrent_kernel`, given like `kernel_regularizer`.
+            Default None.
+        bias_regularizer: regularizer of `bias`, given like `kernel_regularizer`. Default None.
+        kernel_constraint: constraint of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> kernel`, which `gruflax.constraints` applies. Default None.
+        recurrent_constraint: constraint of `recurrent_kernel`, given like `kernel_constraint`.
+            Default None.
+        bias_constraint: constraint of `bias`, given like `kernel_constraint`. Default None.
         dropout: rate in [0, 1] at which input features are dropped. Default 0.
         recurrent_dropout: rate in [0, 1] at which state units are dropped. Default 0.
-        reset_after: whether the reset gate acts after the recurrent product (cuDNN, torch,
-            Keras 3) or before it (the paper, Keras 1). Default True.
-        seed: gives the dropout key when the "dropout" stream is absent. Default None.
-        implementation: 1 draws dropout masks for each gate, 2 shares one. Default 2.
-        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same at
-            every step (DropConnect, arXiv:1708.02182). Default 0.
-        zoneout: rate in [0, 1] at which a unit keeps its state, drawn at every step
-            (arXiv:1606.01305); at inference the state moves by the expectation. Default 0.
-        learn_initial_state: a parameter `initial_state` [u], zeros at first, is what a sequence
-            begins with that is given no other. Default False.
-        partitioned: parameters are boxed with their logical axis names, `flax.linen`'s partitioning
-            metadata: "features" and "units" for the rows of the kernels, "gates" for the columns.
-            Default False.
-        dtype: to compute in; None promotes parameters and inputs. Default None.
-        param_dtype: of the parameters. Default float32.
-        precision: of the products, as in `jax.numpy.dot`. Default None.
-        name: of the module, as in Flax.
+        reset_after: whether the reset gate is applied after the recurrent product, as in cuDNN,
+            torch and Keras 3, or before it, as in the paper and TensorFlow 1. Default True.
+        seed: integer that gives the dropout key when there is no "dropout" stream. Default None.
+        implementation: 1 draws a dropout mask for each gate, 2 one mask for all gates; with
+            recurrent dropout it is always 1, as in Keras. Default 2.
+        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same
+            weights at every step (DropConnect, arXiv:1708.02182). Default 0.
+        zoneout: rate in [0, 1] at which a unit keeps its previous state, drawn anew at every step
+            (arXiv:1606.01305); at inference the state is its expected value. Default 0.
+        learn_initial_state: whether there is a parameter `initial_state` [u], initially zeros, with
+            which a sequence begins when it is given no other state. Default False.
+        partitioned: whether each parameter is boxed with its logical axis names, the partitioning
+            metadata of `flax.linen`: "features" and "units" for the rows of the kernels, "gates"
+            for the columns. Default False.
+        dtype: dtype of the computation; None takes the dtype to which parameters and inputs
+            promote. Default None.
+        param_dtype: dtype of the parameters. Default float32.
+        precision: precision of the matrix products, as in `jax.numpy.dot`. Default None.
+        name: name of the module, as in Flax. Default None.
 
     Sources: Keras 3's `GRUCell`; arXiv:1406.1078.
     """
@@ -222,62 +226,72 @@ class GRU(GRUBase, Layer):
     Parameters: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or
     [3u]; columns z | r | h, as in Keras, and as `gruflax.functional.gru_sequence` takes them.
 
-    The order of the arguments is Keras'; those from `loop` on are not Keras', and those from
-    `recurrent_weight_dropout` on are given by keyword.
+    The arguments are in Keras' order. Keras does not have those from `loop` on; those from
+    `recurrent_weight_dropout` on are keyword-only.
 
     Attributes:
         units: size u of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
-            Default "tanh".
-        recurrent_activation: of the update and the reset gate, alike. Default "sigmoid".
-        use_bias: whether there is a bias. Default True.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`. Default
-            "glorot_uniform".
-        recurrent_initializer: the same, for `recurrent_kernel`. Default "orthogonal".
-        bias_initializer: the same, for `bias`. Default "zeros".
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; the loss is sown into
+        activation: activation of the candidate state: a Keras name, a config dict, or a function
+            `f(array) -> array`; None is linear. Default "tanh".
+        recurrent_activation: activation of the update and reset gates, given like `activation`.
+            Default "sigmoid".
+        use_bias: whether the GRU has a bias. Default True.
+        kernel_initializer: initializer of `kernel`: a Keras name, a config dict, or a function
+            `f(key, shape, dtype)`. Default "glorot_uniform".
+        recurrent_initializer: initializer of `recurrent_kernel`, given like `kernel_initializer`.
+            Default "orthogonal".
+        bias_initializer: initializer of `bias`, given like `kernel_initializer`. Default "zeros".
+        kernel_regularizer: regularizer of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> loss`; the loss is sown into the collection "losses". Default None.
+        recurrent_regularizer: regularizer of `recurrent_kernel`, given like `kernel_regularizer`.
+            Default None.
+        bias_regularizer: regularizer of `bias`, given like `kernel_regularizer`. Default None.
+        activity_regularizer: regularizer of each output and state that is returned: a Keras name, a
+            config dict, or a function `f(output) -> loss`; the loss of the whole batch is sown into
             the collection "losses". Default None.
-        recurrent_regularizer: the same, for `recurrent_kernel`. Default None.
-        bias_regularizer: the same, for `bias`. Default None.
-        activity_regularizer: the same, of each output, summed over the batch. Default None.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.constraints`. Default None.
-        recurrent_constraint: the same, for `recurrent_kernel`. Default None.
-        bias_constraint: the same, for `bias`. Default None.
+        kernel_constraint: constraint of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> kernel`, which `gruflax.constraints` applies. Default None.
+        recurrent_constraint: constraint of `recurrent_kernel`, given like `kernel_constraint`.
+            Default None.
+        bias_constraint: constraint of `bias`, given like `kernel_constraint`. Default None.
         dropout: rate in [0, 1] at which input features are dropped. Default 0.
         recurrent_dropout: rate in [0, 1] at which state units are dropped. Default 0.
-        seed: gives the dropout key when the "dropout" stream is absent. Default None.
-        return_sequences: returns the output of every step instead of the last one. Default False.
-        return_state: returns the state too. Default False.
-        go_backwards: processes the last step first; outputs come in the order of processing.
+        seed: integer that gives the dropout key when there is no "dropout" stream. Default None.
+        return_sequences: whether to return the outputs of all steps, or only the last output.
             Default False.
-        stateful: begins with the state that the last call left in the collection
-            "recurrent_state". Default False.
-        unroll: a Python loop instead of a scan. Default False.
-        reset_after: whether the reset gate acts after the recurrent product (cuDNN, torch,
-            Keras 3) or before it (the paper, Keras 1). Default True.
-        use_cudnn: "auto" or False leave the choice of the loop to `loop`; True is `loop="cudnn"`,
-            and raises where cuDNN cannot run. Default "auto".
-        zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
-            Default False.
-        implementation: 1 draws dropout masks for each gate, 2 shares one. Default 2.
-        time_major: inputs, masks and outputs have time as the first axis. Default False.
-        loop: which loop runs it, see `gruflax.functional.gru_sequence`. Default "auto".
-        remat: the backward pass keeps every sqrt(t)-th state and computes the others again.
-            Default False.
-        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same at
-            every step (DropConnect, arXiv:1708.02182). Default 0.
-        zoneout: rate in [0, 1] at which a unit keeps its state, drawn at every step
-            (arXiv:1606.01305); at inference the state moves by the expectation. Default 0.
-        learn_initial_state: a parameter `initial_state` [u], zeros at first, is what a sequence
-            begins with that is given no other. Default False.
-        partitioned: parameters are boxed with their logical axis names, `flax.linen`'s partitioning
-            metadata: "features" and "units" for the rows of the kernels, "gates" for the columns.
-            Default False.
-        dtype: to compute in; None promotes parameters and inputs. Default None.
-        param_dtype: of the parameters. Default float32.
-        precision: of the products, as in `jax.numpy.dot`. Default None.
-        name: of the module, as in Flax.
+        return_state: whether to return the last state too. Default False.
+        go_backwards: whether to process the last step first; the outputs are in the order of
+            processing. Default False.
+        stateful: whether a call begins with the state that the previous call stored in the
+            collection "recurrent_state". Default False.
+        unroll: whether to unroll the loop over the steps. Default False.
+        reset_after: whether the reset gate is applied after the recurrent product, as in cuDNN,
+            torch and Keras 3, or before it, as in the paper and TensorFlow 1. Default True.
+        use_cudnn: True means `loop="cudnn"` and raises an error where cuDNN cannot run; "auto" and
+            False leave the choice to `loop`. Default "auto".
+        zero_output_for_mask: whether outputs at masked steps are zeros instead of the carried
+            state. Default False.
+        implementation: 1 draws a dropout mask for each gate, 2 one mask for all gates; with
+            recurrent dropout it is always 1, as in Keras. Default 2.
+        time_major: whether time is the first axis of inputs, masks and outputs. Default False.
+        loop: name of the loop that runs the GRU, see `gruflax.functional.gru_sequence`. Default
+            "auto".
+        remat: whether only every sqrt(t)-th state is kept for the backward pass, which computes the
+            others again. Default False.
+        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same
+            weights at every step (DropConnect, arXiv:1708.02182). Default 0.
+        zoneout: rate in [0, 1] at which a unit keeps its previous state, drawn anew at every step
+            (arXiv:1606.01305); at inference the state is its expected value. Default 0.
+        learn_initial_state: whether there is a parameter `initial_state` [u], initially zeros, with
+            which a sequence begins when it is given no other state. Default False.
+        partitioned: whether each parameter is boxed with its logical axis names, the partitioning
+            metadata of `flax.linen`: "features" and "units" for the rows of the kernels, "gates"
+            for the columns. Default False.
+        dtype: dtype of the computation; None takes the dtype to which parameters and inputs
+            promote. Default None.
+        param_dtype: dtype of the parameters. Default float32.
+        precision: precision of the matrix products, as in `jax.numpy.dot`. Default None.
+        name: name of the module, as in Flax. Default None.
 
     Sources: Keras 3's `GRU`; arXiv:1406.1078.
     """
@@ -317,15 +331,15 @@ class GRU(GRUBase, Layer):
         return self.initialize_carry(None, step_shape(input_shape, 1, self.time_major))
 
 
-# The stream of which `gruflax.RNN` gives another key to a cell at every step.
+# The random stream by which `gruflax.RNN` gives a cell a different key at every step.
 STEP_STREAM = "step"
 
 
 def step_key(module: nn.Module, key: jax.Array | None) -> jax.Array | None:
-    """Returns a key of this step alone, of one that is the same at every step of a loop."""
+    """Turns a key that is the same at every step of a loop into a key of the current step."""
     if key is None or module.scope is None or STEP_STREAM not in module.scope.rngs:
         return key
-    # Not by make_rng: Flax counts the draws of those streams only that a model begins with.
+    # make_rng fails here: Flax counts the draws of the streams that a model begins with only.
     step = LazyRng.create(module.scope.rngs[STEP_STREAM]).as_jax_rng()
     return jax.random.fold_in(key, jax.random.bits(step))
 
@@ -335,7 +349,7 @@ def declare_params(
 ) -> dict[str, jax.Array]:
     """Declares a GRU's parameters in a compact method, and sows their regularisation losses.
 
-    `inputs` are a step `[..., f]`, or a sequence with its `time_axis` 0 or -2.
+    `inputs` are one step `[..., f]`, or a sequence whose `time_axis` is 0 or -2.
     """
     config, given = module.config, _given_params(module)
     features = None if given is None else check_params(given, config, module.units)[0]
@@ -351,23 +365,23 @@ def declare_params(
 
 
 def _given_params(module: nn.Module) -> dict[str, jax.Array] | None:
-    """Returns what the variables hold for a GRU, before Flax asks for it; None if Flax makes it."""
+    """Returns the parameters among a GRU's variables; None if this call creates them."""
     given = nn.unbox(module.variables.get("params", {}))
     if module.is_initializing() or (not given and module.is_mutable_collection("params")):
         return None
-    # With none of a GRU's names, those of another library's are for the error to tell.
+    # If no name is a GRU's, all names are returned so that the error can list them.
     return {name: given[name] for name in AXES if name in given} or dict(given)
 
 
 def _boxing(module: GRUBase, name: str) -> Callable[..., Any]:
-    """Returns what draws a parameter, boxed with its axis names where the module asks for it."""
+    """Returns the function that draws a parameter, boxed with axis names if `partitioned`."""
     draw = initializer_of(module, name)
     if not getattr(module, "partitioned", False):
         return draw
 
     def draw_boxed(key, shape, dtype):
         value = draw(key, shape, dtype)
-        # An initializer that was given names of its own keeps them.
+        # If the initializer has boxed the value with axis names, those are kept.
         boxed = isinstance(value, nn.meta.AxisMetadata)
         return value if boxed else nn.LogicallyPartitioned(value, axis_names(name, len(shape)))
 

@@ -1,4 +1,4 @@
-"""The base of all modules, and what every recurrent layer does around its sequence."""
+"""The base classes of gruflax' linen modules: configs, and the call of a layer over a sequence."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from gruflax.linen.state import load_state, reset_stored_state, store_state
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class StaticFlag:
-    """A bool that `nn.remat` and `nn.jit`, which trace keyword arguments, leave as it is."""
+    """A bool that stays static in `nn.remat` and `nn.jit`, which trace keyword arguments."""
 
     value: bool
 
@@ -32,7 +32,7 @@ class StaticFlag:
 
 
 def as_flag(name: str, value: object) -> bool:
-    """Returns the bool of a flag of a call, or raises a TypeError; None is False, as in Keras."""
+    """Returns a flag of a call as a bool, or raises a TypeError; None is False, as in Keras."""
     value = value.value if isinstance(value, StaticFlag) else value
     if value is None:
         return False
@@ -48,7 +48,7 @@ class Module(nn.Module):
 
         Flax's lifted transformations make a subclass and wrap its `__call__`. Those that trace
         keyword arguments would turn the Python bool `training` into an array, which cannot decide
-        whether dropout is on; so that the wrapped method is given bools that stay what they are.
+        whether dropout is on. Therefore bools are passed to the wrapped method as `StaticFlag`s.
         """
         super().__init_subclass__(**kwargs)
         own = cls.__dict__.get("__call__")
@@ -64,8 +64,8 @@ class Module(nn.Module):
     def get_config(self) -> Config:
         """Returns the config dict that Keras 3 would write for this layer.
 
-        What Keras does not write, such as `loop` or `zoneout`, is in it only where it differs from
-        the default. A callable that Keras has no name for is in it as it is.
+        A field that Keras does not have, such as `loop` or `zoneout`, is written only if it differs
+        from its default. A callable that Keras has no name for is written unchanged.
 
         Returns:
             A dict that `from_config`, of gruflax and of Keras 3, turns into an equal layer.
@@ -77,10 +77,9 @@ class Module(nn.Module):
         """Makes a layer from a config dict of Keras 3, tf.keras or gruflax.
 
         Args:
-            config: as `get_config` returns it; `dtype` is a dtype or a Keras dtype policy, of which
-                float32 leaves the dtype to the inputs unless `autocast` is True. What Keras 2 or
-                tf.keras wrote means what it meant there: "hard_sigmoid" is
-                `clip(0.2 x + 0.5, 0, 1)`.
+            config: as `get_config` returns it; `dtype` is a dtype or a Keras dtype policy; with
+                float32 the inputs choose the dtype unless `autocast` is True. Configs of Keras 2
+                and tf.keras keep their meaning: their "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)`.
 
         Returns:
             The layer.
@@ -105,16 +104,14 @@ def _with_static_flags(call: Callable[..., Output]) -> Callable[..., Output]:
 
 
 class Layer(Module):
-    """A cell over a sequence: what `GRU` and `RNN` do around their `sequence`."""
+    """The base of `GRU` and `RNN`: masks, stored states and results around their `sequence`."""
 
     def __post_init__(self):
-        # Each layer declares these fields itself, where Keras has them in its order of arguments.
+        # Each layer declares these fields, at their places in Keras' order of arguments.
         self.return_sequences: bool
         self.return_state: bool
         self.go_backwards: bool
         self.stateful: bool
-        self.unroll: bool
-        self.zero_output_for_mask: bool
         self.activity_regularizer: Identifier
         self.time_major: bool
         settle_layer_fields(self)
@@ -125,7 +122,7 @@ class Layer(Module):
         raise AttributeError(f"{type(self).__name__} must define sequence.")
 
     def own_state(self, input_shape: tuple[int, ...]) -> State:
-        """Returns the state that the layer's cell begins with by itself."""
+        """Returns the initial state that the layer's cell chooses for inputs of a shape."""
         raise AttributeError(f"{type(self).__name__} must define own_state.")
 
     @nn.compact
@@ -144,29 +141,31 @@ class Layer(Module):
 
         Args:
             inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
-                Without one, `[t, f]` is one sequence, as in Flax: a forgotten axis looks the same.
+                Without a batch axis, `[t, f]` is one sequence, as in Flax; inputs whose batch axis
+                was forgotten look the same.
             mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the
                 state and the output stay what they were. None: all steps count.
             seq_lengths: `[...]` integers in [0, t]: only the first so many steps count. None: all.
             reset: like `mask`; where it is True the state goes back to `reset_state` before that
                 step. None: nowhere.
-            reset_state: of the cell, with `reset`; None is the cell's own initial state, the
-                learned one or zeros, never `initial_state`.
+            reset_state: the state after a reset, `[..., u]` for a GRU; needs `reset`. None: the
+                cell's own initial state, learned or zeros, and never `initial_state`.
             training: whether to apply dropout, with masks from the "dropout" stream; a Python bool,
                 False by default.
-            initial_state: of the cell, `[..., u]` for a GRU, or a tuple or list of it; None is the
-                stored state of a stateful layer, else the cell's own: the learned one, or zeros.
+            initial_state: the state before the first step, `[..., u]` for a GRU, or a tuple or list
+                of it. None: the stored state of a stateful layer, else the cell's own initial
+                state, learned or zeros.
 
         Returns:
             The outputs `[..., t, u]`, or the last one `[..., u]` without `return_sequences`; with
             `return_state` a tuple of them and each of the states.
 
         Raises:
-            TypeError: a flag is traced or no bool, `seq_lengths` are not integers, `inputs` are
-                token ids, or something else than `inputs` came by position.
-            ValueError: a shape does not fit, `use_cudnn` cannot be met, the batch size of a
-                stateful layer changed or its collection may not be written, or dropout has no key;
-                the message names the argument.
+            TypeError: a flag is traced or not a bool, `seq_lengths` are not integers, `inputs` look
+                like token ids, or another argument than `inputs` was given by position.
+            ValueError: a shape does not fit, cuDNN was asked for and cannot run, the batch size of
+                a stateful layer changed, its collection is not mutable, or dropout has no key; the
+                message names the argument.
         """
         own = None
         if self.stateful:
@@ -200,8 +199,8 @@ class Layer(Module):
 
         Raises:
             AttributeError: the layer is not stateful.
-            ValueError: nothing is stored yet, so that the batch size is unknown; the collection may
-                not be written; or another number of states, or other shapes.
+            ValueError: nothing is stored yet, so that the batch size is unknown; the collection is
+                not mutable; or the number or the shapes of the states differ from the stored ones.
         """
         reset_stored_state(self, self.stateful, states)
 
@@ -213,7 +212,7 @@ class Layer(Module):
 def sow_activity_loss(
     layer: nn.Module, identifier: Identifier, result: Output, by_batch: bool = False
 ) -> None:
-    """Sows the loss of each output into "losses", divided by the batch size if asked for."""
+    """Sows the loss of each output into "losses", divided by the batch size if `by_batch`."""
     regularizer = regularizers.get(identifier, "activity_regularizer")
     if regularizer is None or layer.is_initializing():
         return
@@ -222,14 +221,14 @@ def sow_activity_loss(
 
 
 def initial_carry(cell: nn.RNNCellBase, input_shape: tuple[int, ...], time_major: bool) -> State:
-    """Returns a cell's state before the first step of inputs of a shape."""
+    """Returns the state of a cell before the first step, for inputs of shape `input_shape`."""
     # Flax's cells begin with zeros unless told otherwise; nn.RNN uses this key too.
     shape = step_shape(input_shape, cell.num_feature_axes, time_major)
     return cell.initialize_carry(jax.random.key(0), shape)
 
 
 def dropout_key(module: nn.Module, training: object) -> jax.Array | None:
-    """Finds the key of a call's dropout: of the stream, else of `seed`; None to drop nothing."""
+    """Returns a call's dropout key, from the stream or else `seed`; None if nothing is dropped."""
     if not as_flag("training", training) or not is_random(module):
         return None
     if module.has_rng("dropout"):

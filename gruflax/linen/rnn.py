@@ -1,4 +1,4 @@
-"""Keras' RNN and StackedRNNCells: any Flax cell over a sequence."""
+"""Keras' RNN and StackedRNNCells as `flax.linen` modules, which run any Flax cell."""
 
 import contextlib
 import functools
@@ -32,21 +32,21 @@ from gruflax.linen.layer import Layer, Module, initial_carry
 from gruflax.linen.training import PROBE, sow_weight_losses
 
 
-# What cells sow and nn.scan drops where it is not named, as in flax.linen.RNN.
+# Collections that cells sow into; nn.scan drops them where they are not named, as flax.linen.RNN.
 _SOWN = ("intermediates", "losses", "perturbations")
-# Which streams give another key at every step, unless a layer says otherwise.
+# Which random streams give a new key at every step, unless a layer has other `split_rngs`.
 _SPLIT: Mapping[PRNGSequenceFilter, bool] = {"params": False, "dropout": False, STEP_STREAM: True}
 
 
 class Lifting(NamedTuple):
-    """What `nn.scan` does with a cell's variables that are no parameters, see `gruflax.RNN`."""
+    """How `nn.scan` treats those variables of a cell that are not parameters, see `gruflax.RNN`."""
 
     variable_axes: Mapping[CollectionFilter, InOutScanAxis] = {}
     variable_carry: CollectionFilter = False
     split_rngs: Mapping[str, bool] = {}
 
     def carried(self, cell: nn.Module) -> tuple[CollectionFilter, list[str]]:
-        """Returns what goes from step to step, and what would but may not be written."""
+        """Returns the collections to carry, and those named to be carried that are not mutable."""
         names = [name for name in cell.variables if in_filter(self.variable_carry, name)]
         fixed = [name for name in names if not cell.is_mutable_collection(name)]
         if not fixed:
@@ -54,7 +54,7 @@ class Lifting(NamedTuple):
         return [name for name in names if name not in fixed], fixed
 
     def check(self, collections: set[str]) -> None:
-        """Raises a ValueError unless it says of each collection of a cell how it is lifted."""
+        """Raises a ValueError unless each collection of a cell is named in one of the fields."""
         carried = functools.partial(in_filter, self.variable_carry)
         missing = {
             name for name in collections - {"params", *self.variable_axes} if not carried(name)
@@ -77,7 +77,7 @@ def cell_sequence(
     lifting: Lifting = Lifting(),
     **options: Any,
 ) -> tuple[Output, State]:
-    """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind.
+    """Runs a cell of any kind over a sequence: `(outputs, state)`.
 
     The "dropout" stream gives the same key at every step unless `lifting` splits it.
     """
@@ -89,10 +89,10 @@ def cell_sequence(
 
         time = steps.inputs.shape[0]
         if cell.is_initializing() and lifting.variable_carry and time:
-            # nn.scan carries what is there before it begins.
+            # nn.scan carries only variables that exist before it begins.
             one_step(cell, carry, jax.tree.map(lambda each: each[0], steps))
         carried, fixed = lifting.carried(cell)
-        # A Python loop would count the calls, and draw other dropout masks at every step.
+        # In a Python loop Flax would count the calls and draw new dropout masks at every step.
         scan = nn.scan(
             one_step,
             variable_axes=lifting.variable_axes,
@@ -123,7 +123,7 @@ def cell_sequence(
             **options,
         )
     if all(hasattr(cell, f"{role}_regularizer") for role in ROLES.values()):
-        # What a GRU cell with a step of its own sows within the loop is lost there.
+        # The losses that a subclass of GRUCell sows in the loop are dropped by nn.scan.
         params = cell.variables.get("params", {})
         sow_weight_losses(cell, {name: params[name] for name in ROLES if name in params})
     return result
@@ -131,10 +131,10 @@ def cell_sequence(
 
 @contextlib.contextmanager
 def _step_stream(cell: nn.Module) -> Iterator[None]:
-    """Gives a cell a stream that `nn.scan` splits, so that it can tell one step from another.
+    """Adds a random stream to a cell's scope, which `nn.scan` splits into a key for each step.
 
-    Zoneout needs it where the "dropout" stream is the same at every step. Flax adds streams at the
-    root of a model only, and a user would have to know of this one there.
+    Zoneout needs it where the "dropout" stream gives the same key at every step. Flax itself adds
+    streams at the root of a model only, where users would have to pass this one.
     """
     scope = cell.scope
     assert scope is not None
@@ -149,15 +149,15 @@ def _step_stream(cell: nn.Module) -> Iterator[None]:
 
 @keras_class
 class StackedRNNCells(Module, nn.RNNCellBase):
-    """Cells on top of each other that are one cell: Keras' `StackedRNNCells` for Flax's cells.
+    """Several cells in a row as one cell: Keras' `StackedRNNCells` for Flax's cells.
 
-    The state is a tuple of the cells' states. `gruflax.RNN` runs it cell by cell over the whole
-    sequence, `gruflax.GRUCell`s by their fast loop. The cells' parameters are under `cells_0`,
-    `cells_1`, ...
+    The state is a tuple of the cells' states. `gruflax.RNN` runs cell after cell over the whole
+    sequence, each `gruflax.GRUCell` by the loops of `gruflax.GRU`. The cells' parameters are under
+    `cells_0`, `cells_1`, ...
 
     Attributes:
         cells: the cells, `gruflax.GRUCell`s or any other `flax.linen.RNNCellBase`.
-        name: of the module, as in Flax.
+        name: name of the module, as in Flax. Default None.
 
     Source: Keras 3's `StackedRNNCells`.
     """
@@ -212,7 +212,7 @@ class StackedRNNCells(Module, nn.RNNCellBase):
     def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> tuple:
         """Returns the states before the first step, a tuple, for steps of `(..., *features)`."""
         count = len(self.cells)
-        # Cells that begin with zeros need no key.
+        # Cells whose initial state is zeros need no key.
         keys: list[Any] = [None] * count if rng is None else list(jax.random.split(rng, count))
         return tuple(
             cell.initialize_carry(key, input_shape)
@@ -234,32 +234,34 @@ class StackedRNNCells(Module, nn.RNNCellBase):
 class RNN(Layer):
     """Runs a cell over a sequence: Keras' `RNN` for Flax's cells.
 
-    A `gruflax.GRUCell` takes the same fast loop as `gruflax.GRU`; any other
-    `flax.linen.RNNCellBase`, with one state or several, goes through `nn.scan`. The cell's
-    parameters are under `cell`.
+    A `gruflax.GRUCell` is run by the loops of `gruflax.GRU`; any other `flax.linen.RNNCellBase`,
+    with one state or several, by `nn.scan`. The cell's parameters are under `cell`.
 
     Attributes:
         cell: the cell, or a list of cells that are stacked, see `StackedRNNCells`.
-        return_sequences: returns the output of every step instead of the last one. Default False.
-        return_state: returns the state too. Default False.
-        go_backwards: processes the last step first; outputs come in the order of processing.
+        return_sequences: whether to return the outputs of all steps, or only the last output.
             Default False.
-        stateful: begins with the state that the last call left in the collection
-            "recurrent_state". Default False.
-        unroll: a Python loop instead of a scan. Default False.
-        zero_output_for_mask: outputs are zeros, instead of the last output, at masked steps.
+        return_state: whether to return the last state too. Default False.
+        go_backwards: whether to process the last step first; the outputs are in the order of
+            processing. Default False.
+        stateful: whether a call begins with the state that the previous call stored in the
+            collection "recurrent_state". Default False.
+        unroll: whether to unroll the loop over the steps. Default False.
+        zero_output_for_mask: whether outputs at masked steps are zeros instead of the last output.
             Default False.
-        activity_regularizer: a Keras name, config dict, or `f(output) -> loss`. Default None.
-        time_major: inputs, masks and outputs have time as the first axis. Default False.
-        variable_axes: of a cell that has variables besides parameters: the collections that have
-            values of their own at every step, and the axis of the steps, as in `flax.linen.RNN`.
+        activity_regularizer: regularizer of each output and state that is returned: a Keras name, a
+            config dict, or a function `f(output) -> loss`; the loss of the whole batch is sown into
+            the collection "losses". Default None.
+        time_major: whether time is the first axis of inputs, masks and outputs. Default False.
+        variable_axes: for a cell with variables besides parameters: a dict from each collection
+            that has separate values at every step to the axis of the steps, as in `flax.linen.RNN`.
             Default {}.
-        variable_carry: the collections whose values go from step to step, such as "batch_stats".
-            Default False, which is none.
-        split_rngs: the random streams that the cell draws from, True for those that give another
-            key at every step. "dropout" gives the same key at every step unless it is here.
+        variable_carry: name or names of the collections whose values are carried from step to step,
+            such as "batch_stats". Default False, which is none.
+        split_rngs: a dict from each random stream that the cell draws from to whether it gives a
+            new key at every step. Without an entry "dropout" gives the same key at every step.
             Default {}.
-        name: of the module, as in Flax.
+        name: name of the module, as in Flax. Default None.
 
     Source: Keras 3's `RNN`.
     """
@@ -289,7 +291,7 @@ class RNN(Layer):
         return sequence_of(self.step_cell, lifting)(inputs, **options)
 
     def own_state(self, input_shape: tuple[int, ...]) -> State:
-        """Returns the state that the cell begins with by itself."""
+        """Returns the initial state that the cell chooses for inputs of a shape."""
         return initial_carry(self.step_cell, input_shape, self.time_major)
 
     @nn.nowrap
@@ -299,7 +301,7 @@ class RNN(Layer):
 
     @property
     def step_cell(self) -> nn.RNNCellBase:
-        """Returns the cell: one, be it several that are stacked."""
+        """Returns the cell; for a list of cells, the `StackedRNNCells` made of them."""
         assert isinstance(self.cell, nn.RNNCellBase)
         return self.cell
 
@@ -319,7 +321,7 @@ def _check_cell(name: str, cell: object) -> None:
 
 
 def sequence_of(cell: nn.RNNCellBase, lifting: Lifting = Lifting()) -> CellSequence:
-    """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
+    """Returns the function that runs a cell over a sequence: its method, or `cell_sequence`."""
     if isinstance(cell, GRUCell) and steps_as(cell, GRUCell):
         return cell.sequence
     if isinstance(cell, StackedRNNCells) and steps_as(cell, StackedRNNCells):

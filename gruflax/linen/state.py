@@ -8,6 +8,7 @@ from gruflax.functional.checks import PyTree
 from gruflax.layers.nesting import (
     State,
     cast_states,
+    check_stateful,
     check_stored,
     owned_states,
     path_order,
@@ -19,9 +20,9 @@ COLLECTION = "recurrent_state"
 
 
 def load_state(layer: nn.Module, own: State) -> State:
-    """Reads what the last call left behind; `own` is the cell's own initial state.
+    """Reads the state that the last call stored, or None; `own` is the cell's own initial state.
 
-    Raises a ValueError where this call could leave nothing behind.
+    Raises a ValueError where the collection is not mutable, so that this call can store nothing.
     """
     if not layer.is_initializing() and not layer.is_mutable_collection(COLLECTION):
         raise ValueError(
@@ -36,7 +37,7 @@ def load_state(layer: nn.Module, own: State) -> State:
 
 
 def store_state(layer: nn.Module, state: State, own: State) -> None:
-    """Keeps a state for the next call; at init the cell's own, in the dtypes of a call's."""
+    """Stores a state for the next call; at init the cell's own state, in the dtypes of `state`."""
     if layer.is_initializing():
         state = cast_states(own, state)
     if layer.is_mutable_collection(COLLECTION):
@@ -47,7 +48,7 @@ def forget_states(variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Forgets the state of every stateful layer: the next call begins anew, with any batch size.
 
     Args:
-        variables: of a model.
+        variables: the variables of a model.
 
     Returns:
         New variables without the collection "recurrent_state"; all others are as they were.
@@ -59,7 +60,7 @@ def reset_states(variables: dict[str, PyTree], states: State = None) -> dict[str
     """Resets every stateful layer of a model: a pure function, fit for jit.
 
     Args:
-        variables: of a model, with the collection "recurrent_state".
+        variables: the variables of a model, with the collection "recurrent_state".
         states: None for zeros, or an array `[..., u]` for each stateful layer, in any nesting, in
             the order of the layers' paths: `layers_2` before `layers_10`, the forward layer of a
             `Bidirectional` before its backward layer.
@@ -69,7 +70,7 @@ def reset_states(variables: dict[str, PyTree], states: State = None) -> dict[str
 
     Raises:
         AttributeError: no layer of the model is stateful.
-        ValueError: another number of states, or other shapes.
+        ValueError: the number or the shapes of `states` differ from those stored.
     """
     if COLLECTION not in variables:
         raise AttributeError(
@@ -94,9 +95,3 @@ def reset_stored_state(layer: nn.Module, stateful: bool, states: State = None) -
         raise ValueError(f"reset_states writes {COLLECTION!r}: pass mutable=[{COLLECTION!r}].")
     (new,) = replaced_states([layer.get_variable(COLLECTION, "h")], states)
     layer.put_variable(COLLECTION, "h", new)
-
-
-def check_stateful(stateful: bool) -> None:
-    """Raises an AttributeError unless a layer keeps a state."""
-    if not stateful:
-        raise AttributeError(f"Layer must be stateful, got stateful={stateful}.")

@@ -1,4 +1,4 @@
-"""What training adds to a model: the losses that layers sow, and constraints on weights."""
+"""Regularisation losses and constraints on weights, for training linen models."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,7 +13,7 @@ from gruflax.layers.fields import AXES, option
 from gruflax.layers.members import StackedAxis, each_member, stacked_axes, sum_losses
 
 
-# The name of a copy of a cell that has no place in the model, and only tells the types of a step.
+# The name of the copies of cells that are run outside of the model, only for the types of a step.
 PROBE = "probe"
 
 Path = tuple[str, ...]
@@ -39,7 +39,7 @@ def collect_constraints(
         if module.scope is not None and hasattr(module, "kernel_constraint") and not probes:
             params = nn.unbox(module.variables.get("params", {}))
             for name in AXES.keys() & params.keys():
-                # Within nn.vmap a weight is first seen as that of one member.
+                # Within nn.vmap, the first call sees the weight of one member.
                 found = option(module, name, "constraint"), np.shape(params[name])
                 notes.setdefault((*module.scope.path, name), found)
         if module.name == PROBE:
@@ -64,27 +64,27 @@ def constraints(
     stacked_axis: StackedAxis = None,
     **kwargs: PyTree,
 ) -> optax.GradientTransformation:
-    """Makes the optimiser step that applies a model's weight constraints, as Keras' `fit` does.
+    """Makes an optimiser step that applies a model's weight constraints, as Keras' `fit` does.
 
-    It belongs last in the chain: it turns each update into one that ends at the constrained weight.
+    Put it last in the chain: it changes each update so that it ends at the constrained weight.
     Weights of layers under `nn.vmap` or `nn.scan` are constrained one by one.
 
         optimizer = optax.chain(optax.adam(1e-3), gruflax.constraints(model, inputs))
 
     Args:
         model: an unbound Flax module with gruflax layers anywhere in it.
-        *args: what `model` is called with: arrays or `jax.ShapeDtypeStruct`s; flags stay flags.
-        rngs: streams that `model.init` needs besides "params" and "dropout".
+        *args: positional arguments of a call of `model`: flags, arrays or `jax.ShapeDtypeStruct`s.
+        rngs: random streams that `model.init` needs besides "params" and "dropout". Default None.
         stacked_axis: on which axis `nn.vmap` or `nn.scan` stacks the weights of members, or a tuple
-            of axes for several such transformations; None lets shapes tell.
-        **kwargs: of the call, the same.
+            of axes for several such transformations. Default None finds it from the shapes.
+        **kwargs: keyword arguments of the call, given in the same way.
 
     Returns:
         A transformation of updates of `variables["params"]`.
 
     Raises:
-        ValueError: at `init`, a constrained weight is not among the parameters, or shapes do not
-            tell on which axis weights are stacked; at `update`, no parameters are given.
+        ValueError: at `init`, a constrained weight is not among the parameters, or the shapes do
+            not show on which axis weights are stacked; at `update`, no parameters are given.
     """
     found = collect_constraints(model, *args, rngs=rngs, **kwargs)
     constrained_paths = {path for path, (constraint, _) in found.items() if constraint is not None}
@@ -106,7 +106,7 @@ def constraints(
         shapes = {_names(path): np.shape(leaf) for path, leaf in leaves}
         axes = {}
         for owner in owners:
-            # An optimiser of some weights alone sees these alone.
+            # An optimiser of a subset of the weights gets that subset only.
             names = [path[-1] for path in found if path[:-1] == owner and path in shapes]
             given = {name: shapes[*owner, name] for name in names}
             members = {name: found[*owner, name][1] for name in names}
@@ -139,11 +139,11 @@ def _names(path: tuple[object, ...]) -> Path:
 
 
 def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> None:
-    """Sows the losses of a GRU's parameters into "losses", each once; not at init."""
+    """Sows the regularisation loss of each parameter of a GRU into "losses"; not at init."""
     for name, value in params.items():
         regularizer = option(module, name, "regularizer")
         if regularizer is not None and not module.is_initializing():
-            # A layer that is called twice still has each of its weights once.
+            # A layer that is called twice counts each weight once: the last loss replaces others.
             module.sow(
                 "losses",
                 name,
@@ -154,10 +154,10 @@ def sow_weight_losses(module: nn.Module, params: Mapping[str, jax.Array]) -> Non
 
 
 def total_loss(variables: Mapping[str, PyTree]) -> jax.Array:
-    """Sums what layers sowed into the collection "losses", to be added to a training loss.
+    """Sums the losses that layers have sown into "losses", to be added to a training loss.
 
     Args:
-        variables: as `model.apply(variables, x, mutable=["losses"])` returns them second.
+        variables: the second result of `model.apply(variables, x, mutable=["losses"])`.
 
     Returns:
         A scalar in the widest dtype of the losses; 0 where nothing was sown.

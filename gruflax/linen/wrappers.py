@@ -1,4 +1,4 @@
-"""Layers made of layers: Keras' Bidirectional, and several on top of each other."""
+"""Layers that contain layers, as `flax.linen` modules: Bidirectional and Stack."""
 
 from collections.abc import Sequence
 
@@ -18,22 +18,21 @@ from gruflax.layers.directions import (
     state_halves,
 )
 from gruflax.layers.fields import check_kind
-from gruflax.layers.nesting import State
+from gruflax.layers.nesting import State, check_stateful
 from gruflax.layers.stacking import check_stack, one_each, run_stack
 from gruflax.linen.config import keras_class
 from gruflax.linen.gru import GRU
 from gruflax.linen.layer import Module, dropout_key
 from gruflax.linen.rnn import RNN
-from gruflax.linen.state import check_stateful
 
 
 @keras_class
 class Bidirectional(Pair, Module):
     """Runs a layer over a sequence in both directions: Keras' `Bidirectional`.
 
-    Like Keras it makes layers of its own from those it is given: their parameters are under
-    `forward_layer` and `backward_layer`, wherever they were made. With `return_sequences` their
-    outputs at masked steps are zeros, whatever their `zero_output_for_mask` says.
+    Like Keras, it makes copies of the layers it is given. The parameters of the copies are under
+    `forward_layer` and `backward_layer`. With `return_sequences` the outputs at masked steps are
+    zeros, even if the layers have `zero_output_for_mask=False`.
 
     Attributes:
         layer: a `gruflax.GRU` or `gruflax.RNN`.
@@ -41,13 +40,13 @@ class Bidirectional(Pair, Module):
             both. Default "concat".
         backward_layer: the layer that goes backwards, with the same `return_sequences`,
             `return_state`, `stateful` and `time_major` as `layer`, and the opposite `go_backwards`.
-            Default None, which is one like `layer`.
-        name: of the module, as in Flax.
+            Default None, which makes a copy of `layer` with `go_backwards=True`.
+        name: name of the module, as in Flax. Default None.
 
     Source: Keras 3's `Bidirectional`.
     """
 
-    # Flax: the layers keep the names that they get below.
+    # By this Flax keeps the names `forward_layer` and `backward_layer`.
     preserve_adopted_names = True
 
     layer: GRU | RNN
@@ -85,8 +84,9 @@ class Bidirectional(Pair, Module):
             reset: True at the first step of each part of a sequence: no state goes from part to
                 part, in either direction. None: one part.
             training: whether to apply dropout, False by default.
-            initial_state: a tuple or list: the states of the forward layer, then as many of the
-                backward layer; None is the stored states of stateful layers, else their own.
+            initial_state: a tuple or list of the states of the forward layer, then as many of the
+                backward layer. None: the stored states of stateful layers, else the initial states
+                of the cells.
 
         Returns:
             The merged outputs `[..., t, 2u]` ("concat") or `[..., t, u]`, or those of the last step
@@ -106,7 +106,7 @@ class Bidirectional(Pair, Module):
         )
 
     def reset_states(self, states: State = None) -> None:
-        """Resets both states, to zeros or to the forward layer's and then the backward one's."""
+        """Resets the stored states: to zeros, or to those of the forward and the backward layer."""
         check_stateful(self.stateful)
         for layer, half in zip(self._layers, state_halves("states", states), strict=True):
             layer.reset_states(half)
@@ -146,9 +146,9 @@ def _check_layer(name: str, layer: object) -> None:
 
 
 def _direction(layer: GRU | RNN, name: str) -> GRU | RNN:
-    """Makes the layer that runs: a copy, so that the two share nothing; zeros are the pair's."""
+    """Copies a layer, so that the two share nothing; the pair itself puts zeros at masked steps."""
     if layer.name == name and not layer.zero_output_for_mask:
-        # Flax rebuilds a bound module from its fields, and these are bound then.
+        # Flax rebuilds a bound module from its fields, which must not be copied again.
         return layer
     options = {"name": name, "zero_output_for_mask": False}
     return layer.clone(**options, _deep_clone=True, _reset_names=True)
@@ -165,12 +165,12 @@ class Stack(Module):
     method belong to the module of that method, as anywhere in Flax.
 
     Attributes:
-        layers: a `gruflax.GRU`, `RNN` or `Bidirectional` each; all but the last return sequences,
-            and all agree on `return_state` and `time_major`.
-        dropout: rate in [0, 1] at which the outputs of each layer but the last are dropped, drawn
-            anew for each number of each step. Default 0.
-        seed: gives the dropout key when the "dropout" stream is absent. Default None.
-        name: of the module, as in Flax.
+        layers: a list of `gruflax.GRU`, `RNN` or `Bidirectional` layers; all but the last must
+            return sequences, and all must have the same `return_state` and `time_major`.
+        dropout: rate in [0, 1] at which the outputs of each layer but the last are dropped, each
+            entry of each step independently. Default 0.
+        seed: integer that gives the dropout key when there is no "dropout" stream. Default None.
+        name: name of the module, as in Flax. Default None.
 
     Source: PyTorch's `torch.nn.GRU` with `num_layers` and `dropout`.
     """
@@ -205,8 +205,8 @@ class Stack(Module):
             reset: like `mask`; True where the states of all layers go back to their own initial
                 states before that step. None: nowhere.
             training: whether to apply dropout, False by default.
-            initial_state: a tuple or list of one entry for each layer, each what that layer takes
-                as its `initial_state`, or None.
+            initial_state: a tuple or list of one entry for each layer, the `initial_state` of that
+                layer or None. None: all layers choose their initial state.
 
         Returns:
             The outputs of the last layer; with `return_state` a tuple `(outputs, states)`, where
@@ -237,7 +237,7 @@ class Stack(Module):
 
         Raises:
             AttributeError: no layer is stateful.
-            ValueError: there is not one entry for each layer, or as `gruflax.GRU.reset_states`.
+            ValueError: there is not one entry for each layer, or see `gruflax.GRU.reset_states`.
         """
         if not any(layer.stateful for layer in self.layers):
             raise AttributeError("Layer must be stateful, got no layer with stateful=True.")

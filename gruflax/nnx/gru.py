@@ -1,4 +1,4 @@
-"""Keras' GRUCell and GRU as NNX modules, and what both make of the parameters of a GRU."""
+"""Keras' GRUCell and GRU as NNX modules, and the parameters that both make."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -32,10 +32,10 @@ from gruflax.nnx.layer import Layer, Streams, draw_key, refuse_linen_ways, strea
 
 
 class _Drawn:
-    """An initializer that has drawn its weight, and so makes no difference between modules.
+    """Wraps an initializer that has drawn its weight, so that it is equal to any other one.
 
-    To `nnx.jit` and `jax.tree.map` modules are alike where their attributes are equal, and JAX'
-    initializers are functions, which never are.
+    `nnx.jit` and `jax.tree.map` treat modules as alike only if their attributes are equal. JAX'
+    initializers are functions, and two functions are never equal.
     """
 
     def __init__(self, initializer: Callable[..., Any]):
@@ -53,7 +53,7 @@ class _Drawn:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class GRUBase(nnx.Module):
-    """The arguments that `GRUCell` and `GRU` share, and what they do with a GRU's parameters."""
+    """The base of `GRUCell` and `GRU`: their common arguments, parameters and dropout keys."""
 
     in_features: int
     units: int
@@ -100,12 +100,12 @@ class GRUBase(nnx.Module):
 
     @property
     def config(self) -> GRUConfig:
-        """Returns what the GRU computes, as `gruflax.functional` takes it."""
+        """Returns the `GRUConfig` of the GRU, for the functions of `gruflax.functional`."""
         return config_of(self)
 
     @property
     def params(self) -> dict[str, jax.Array]:
-        """Returns the parameters, as `gruflax.functional` takes them."""
+        """Returns the parameters as arrays by name, for the functions of `gruflax.functional`."""
         names = params_shapes(self.in_features, self.units, self.config)
         return {name: getattr(self, name).get_value() for name in names}
 
@@ -122,7 +122,7 @@ class GRUBase(nnx.Module):
     ) -> jax.Array:
         """Returns the state before the first step `[..., u]`, for steps of `input_shape`.
 
-        It is what `carry_init` draws from the stream "carry", else the learned state, else zeros.
+        `carry_init` draws it from the stream "carry"; without it, it is the learned state or zeros.
         """
         shape = (*input_shape[:-1], self.units)
         if carry_init is None and self.learn_initial_state:
@@ -159,7 +159,7 @@ class GRUBase(nnx.Module):
     def dropout_key(
         self, deterministic: bool | None = None, rngs: Streams | None = None
     ) -> jax.Array | None:
-        """Draws the key of a call's dropout masks; None where nothing is dropped."""
+        """Draws the key of a call's dropout masks; None if nothing is dropped."""
         if deterministic is None:
             deterministic = self.deterministic
         check_flags(deterministic=deterministic)
@@ -177,56 +177,63 @@ class GRUCell(GRUBase, nnx.RNNCellBase):
         state, output = cell(state, x)
 
     It runs wherever Flax's cells run: in `flax.nnx.RNN`, `nnx.Bidirectional`, `nnx.scan`, and in
-    `gruflax.nnx.RNN`, which takes its fast loop. Parameters, each an `nnx.Param`: `kernel`
-    [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or [3u]; columns
-    z | r | h, as in Keras.
+    `gruflax.nnx.RNN`, which runs it by the loops of `gruflax.nnx.GRU`. Parameters, each an
+    `nnx.Param`: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or
+    [3u]; columns z | r | h, as in Keras.
 
-    Dropout masks are drawn at each call: `flax.nnx.RNN` drops anew at every step;
-    `gruflax.nnx.RNN`, as Keras, draws one mask for all steps.
+    Dropout masks are drawn at each call: `flax.nnx.RNN` draws new masks at every step;
+    `gruflax.nnx.RNN` draws one mask for all steps, as Keras does.
 
     Args:
         in_features: size f of an input step.
         units: size u of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
-            Default "tanh".
-        recurrent_activation: of the update and the reset gate, alike. Default "sigmoid".
-        use_bias: whether there is a bias. Default True.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`. Default
-            "glorot_uniform".
-        recurrent_initializer: the same, for `recurrent_kernel`. Default "orthogonal".
-        bias_initializer: the same, for `bias`. Default "zeros".
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; the loss is part of
-            `gruflax.nnx.total_loss`. Default None.
-        recurrent_regularizer: the same, for `recurrent_kernel`. Default None.
-        bias_regularizer: the same, for `bias`. Default None.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.nnx.apply_constraints`. Default None.
-        recurrent_constraint: the same, for `recurrent_kernel`. Default None.
-        bias_constraint: the same, for `bias`. Default None.
+        activation: activation of the candidate state: a Keras name, a config dict, or a function
+            `f(array) -> array`; None is linear. Default "tanh".
+        recurrent_activation: activation of the update and reset gates, given like `activation`.
+            Default "sigmoid".
+        use_bias: whether the GRU has a bias. Default True.
+        kernel_initializer: initializer of `kernel`: a Keras name, a config dict, or a function
+            `f(key, shape, dtype)`. Default "glorot_uniform".
+        recurrent_initializer: initializer of `recurrent_kernel`, given like `kernel_initializer`.
+            Default "orthogonal".
+        bias_initializer: initializer of `bias`, given like `kernel_initializer`. Default "zeros".
+        kernel_regularizer: regularizer of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> loss`; `gruflax.nnx.total_loss` adds the loss up. Default None.
+        recurrent_regularizer: regularizer of `recurrent_kernel`, given like `kernel_regularizer`.
+            Default None.
+        bias_regularizer: regularizer of `bias`, given like `kernel_regularizer`. Default None.
+        kernel_constraint: constraint of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> kernel`, which `gruflax.nnx.apply_constraints` applies. Default None.
+        recurrent_constraint: constraint of `recurrent_kernel`, given like `kernel_constraint`.
+            Default None.
+        bias_constraint: constraint of `bias`, given like `kernel_constraint`. Default None.
         dropout: rate in [0, 1] at which input features are dropped. Default 0.
         recurrent_dropout: rate in [0, 1] at which state units are dropped. Default 0.
-        reset_after: whether the reset gate acts after the recurrent product (cuDNN, torch,
-            Keras 3) or before it (the paper, Keras 1). Default True.
-        implementation: 1 draws dropout masks for each gate, 2 shares one. Default 2.
+        reset_after: whether the reset gate is applied after the recurrent product, as in cuDNN,
+            torch and Keras 3, or before it, as in the paper and TensorFlow 1. Default True.
+        implementation: 1 draws a dropout mask for each gate, 2 one mask for all gates; with
+            recurrent dropout it is always 1, as in Keras. Default 2.
         deterministic: whether dropout is off; `module.eval()` and `module.train()` set it. Default
             False.
-        dtype: to compute in; None promotes parameters and inputs. Default None.
-        param_dtype: of the parameters. Default float32.
-        precision: of the products, as in `jax.numpy.dot`. Default None.
-        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same at
-            every step (DropConnect, arXiv:1708.02182). Default 0.
-        zoneout: rate in [0, 1] at which a unit keeps its state, drawn at every step
-            (arXiv:1606.01305); at inference the state moves by the expectation. Default 0.
-        learn_initial_state: a parameter `initial_state` [u], zeros at first, is what a sequence
-            begins with that is given no other. Default False.
-        partitioned: parameters have their logical axis names as the metadata `out_sharding`:
-            "features" and "units" for the rows of the kernels, "gates" for the columns. Flax then
-            wants a mesh and `nnx.logical_axis_rules`, or `nnx.use_eager_sharding(False)`. Default
-            False.
-        rngs: streams: "params" draws the weights; a fork of "dropout" is kept where a rate is set.
+        dtype: dtype of the computation; None takes the dtype to which parameters and inputs
+            promote. Default None.
+        param_dtype: dtype of the parameters. Default float32.
+        precision: precision of the matrix products, as in `jax.numpy.dot`. Default None.
+        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same
+            weights at every step (DropConnect, arXiv:1708.02182). Default 0.
+        zoneout: rate in [0, 1] at which a unit keeps its previous state, drawn anew at every step
+            (arXiv:1606.01305); at inference the state is its expected value. Default 0.
+        learn_initial_state: whether there is a parameter `initial_state` [u], initially zeros, with
+            which a sequence begins when it is given no other state. Default False.
+        partitioned: whether each parameter has its logical axis names as the metadata
+            `out_sharding`: "features" and "units" for the rows of the kernels, "gates" for the
+            columns. Flax then needs a mesh and `nnx.logical_axis_rules`, or
+            `nnx.use_eager_sharding(False)`. Default False.
+        rngs: random streams: "params" draws the weights; a fork of "dropout" is kept if any rate is
+            not 0.
 
     Raises:
-        TypeError: `rngs` is no `nnx.Rngs`, or an argument is no identifier.
+        TypeError: `rngs` is not an `nnx.Rngs`, or an argument has a wrong type.
         ValueError: an argument is out of its range or unknown, or `rngs` lacks a stream.
 
     Sources: Keras 3's `GRUCell`; arXiv:1406.1078.
@@ -234,7 +241,7 @@ class GRUCell(GRUBase, nnx.RNNCellBase):
 
     def __post_init__(self, rngs: nnx.Rngs):
         super().__post_init__(rngs)
-        # `gruflax.nnx.RNN` says here which step of its loop this is.
+        # `gruflax.nnx.RNN` sets this to the index of the step of its loop.
         self.step: jax.Array | None = nnx.data(None)
 
     def __call__(
@@ -251,8 +258,8 @@ class GRUCell(GRUBase, nnx.RNNCellBase):
             carry: the state `[..., u]`, or a tuple or list of one array like it, as Keras passes
                 it.
             inputs: `[..., f]`.
-            deterministic: whether dropout is off; None is the attribute.
-            rngs: stream "dropout", or the key itself; None is the stream kept.
+            deterministic: whether dropout is off. None: as the attribute `deterministic` says.
+            rngs: a stream "dropout", or a key. None: the stream that the cell keeps.
 
         Returns:
             `(carry, output)`: the new state, nested as it was given, and the output `[..., u]`.
@@ -260,7 +267,7 @@ class GRUCell(GRUBase, nnx.RNNCellBase):
         refuse_linen_ways(self)
         key = zoneout_key = self.dropout_key(deterministic, rngs)
         if key is not None and self.step is not None:
-            # Zoneout is drawn anew at every step of a loop, though the key of dropout is the same.
+            # In a loop the key of dropout is the same at every step; zoneout needs another one.
             zoneout_key = jax.random.fold_in(key, self.step)
         state, output = gru_cell_step(
             self.params,
@@ -288,63 +295,74 @@ class GRU(GRUBase, Layer):
     Args:
         in_features: size f of an input step.
         units: size u of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
-            Default "tanh".
-        recurrent_activation: of the update and the reset gate, alike. Default "sigmoid".
-        use_bias: whether there is a bias. Default True.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`. Default
-            "glorot_uniform".
-        recurrent_initializer: the same, for `recurrent_kernel`. Default "orthogonal".
-        bias_initializer: the same, for `bias`. Default "zeros".
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; the loss is part of
-            `gruflax.nnx.total_loss`. Default None.
-        recurrent_regularizer: the same, for `recurrent_kernel`. Default None.
-        bias_regularizer: the same, for `bias`. Default None.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.nnx.apply_constraints`. Default None.
-        recurrent_constraint: the same, for `recurrent_kernel`. Default None.
-        bias_constraint: the same, for `bias`. Default None.
+        activation: activation of the candidate state: a Keras name, a config dict, or a function
+            `f(array) -> array`; None is linear. Default "tanh".
+        recurrent_activation: activation of the update and reset gates, given like `activation`.
+            Default "sigmoid".
+        use_bias: whether the GRU has a bias. Default True.
+        kernel_initializer: initializer of `kernel`: a Keras name, a config dict, or a function
+            `f(key, shape, dtype)`. Default "glorot_uniform".
+        recurrent_initializer: initializer of `recurrent_kernel`, given like `kernel_initializer`.
+            Default "orthogonal".
+        bias_initializer: initializer of `bias`, given like `kernel_initializer`. Default "zeros".
+        kernel_regularizer: regularizer of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> loss`; `gruflax.nnx.total_loss` adds the loss up. Default None.
+        recurrent_regularizer: regularizer of `recurrent_kernel`, given like `kernel_regularizer`.
+            Default None.
+        bias_regularizer: regularizer of `bias`, given like `kernel_regularizer`. Default None.
+        kernel_constraint: constraint of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> kernel`, which `gruflax.nnx.apply_constraints` applies. Default None.
+        recurrent_constraint: constraint of `recurrent_kernel`, given like `kernel_constraint`.
+            Default None.
+        bias_constraint: constraint of `bias`, given like `kernel_constraint`. Default None.
         dropout: rate in [0, 1] at which input features are dropped. Default 0.
         recurrent_dropout: rate in [0, 1] at which state units are dropped. Default 0.
-        reset_after: whether the reset gate acts after the recurrent product (cuDNN, torch,
-            Keras 3) or before it (the paper, Keras 1). Default True.
-        implementation: 1 draws dropout masks for each gate, 2 shares one. Default 2.
+        reset_after: whether the reset gate is applied after the recurrent product, as in cuDNN,
+            torch and Keras 3, or before it, as in the paper and TensorFlow 1. Default True.
+        implementation: 1 draws a dropout mask for each gate, 2 one mask for all gates; with
+            recurrent dropout it is always 1, as in Keras. Default 2.
         deterministic: whether dropout is off; `module.eval()` and `module.train()` set it. Default
             False.
-        dtype: to compute in; None promotes parameters and inputs. Default None.
-        param_dtype: of the parameters. Default float32.
-        precision: of the products, as in `jax.numpy.dot`. Default None.
-        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same at
-            every step (DropConnect, arXiv:1708.02182). Default 0.
-        zoneout: rate in [0, 1] at which a unit keeps its state, drawn at every step
-            (arXiv:1606.01305); at inference the state moves by the expectation. Default 0.
-        learn_initial_state: a parameter `initial_state` [u], zeros at first, is what a sequence
-            begins with that is given no other. Default False.
-        partitioned: parameters have their logical axis names as the metadata `out_sharding`:
-            "features" and "units" for the rows of the kernels, "gates" for the columns. Flax then
-            wants a mesh and `nnx.logical_axis_rules`, or `nnx.use_eager_sharding(False)`. Default
+        dtype: dtype of the computation; None takes the dtype to which parameters and inputs
+            promote. Default None.
+        param_dtype: dtype of the parameters. Default float32.
+        precision: precision of the matrix products, as in `jax.numpy.dot`. Default None.
+        recurrent_weight_dropout: rate in [0, 1] at which recurrent weights are dropped, the same
+            weights at every step (DropConnect, arXiv:1708.02182). Default 0.
+        zoneout: rate in [0, 1] at which a unit keeps its previous state, drawn anew at every step
+            (arXiv:1606.01305); at inference the state is its expected value. Default 0.
+        learn_initial_state: whether there is a parameter `initial_state` [u], initially zeros, with
+            which a sequence begins when it is given no other state. Default False.
+        partitioned: whether each parameter has its logical axis names as the metadata
+            `out_sharding`: "features" and "units" for the rows of the kernels, "gates" for the
+            columns. Flax then needs a mesh and `nnx.logical_axis_rules`, or
+            `nnx.use_eager_sharding(False)`. Default False.
+        rngs: random streams: "params" draws the weights; a fork of "dropout" is kept if any rate is
+            not 0.
+        return_sequences: whether to return the outputs of all steps, or only the last output.
+            Default False.
+        return_state: whether to return the last state too. Default False.
+        go_backwards: whether to process the last step first; the outputs are in the order of
+            processing. Default False.
+        stateful: whether a call begins with the state that the previous call stored in the
+            attribute `h`, a `RecurrentState`; the first call or `init_state` makes it. Default
             False.
-        rngs: streams: "params" draws the weights; a fork of "dropout" is kept where a rate is set.
-        return_sequences: returns the output of every step instead of the last one. Default False.
-        return_state: returns the state too. Default False.
-        go_backwards: processes the last step first; outputs come in the order of processing.
-            Default False.
-        stateful: begins with the state that the last call left in `h`, a `RecurrentState`, which
-            the first call makes, or `init_state`. Default False.
-        unroll: a Python loop instead of a scan. Default False.
-        zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
-            Default False.
-        activity_regularizer: a Keras name, config dict, or `f(output) -> loss`, of each output;
-            captured as `gruflax.nnx.ActivityLoss`. Default None.
-        time_major: inputs, masks and outputs have time as the first axis. Default False.
-        use_cudnn: "auto" or False leave the choice of the loop to `loop`; True is `loop="cudnn"`,
-            and raises where cuDNN cannot run. Default "auto".
-        loop: which loop runs it, see `gruflax.functional.gru_sequence`. Default "auto".
-        remat: the backward pass keeps every sqrt(t)-th state and computes the others again.
-            Default False.
+        unroll: whether to unroll the loop over the steps. Default False.
+        zero_output_for_mask: whether outputs at masked steps are zeros instead of the carried
+            state. Default False.
+        activity_regularizer: regularizer of each output and state that is returned: a Keras name, a
+            config dict, or a function `f(output) -> loss`; `nnx.capture` collects the loss as a
+            `gruflax.nnx.ActivityLoss`. Default None.
+        time_major: whether time is the first axis of inputs, masks and outputs. Default False.
+        use_cudnn: True means `loop="cudnn"` and raises an error where cuDNN cannot run; "auto" and
+            False leave the choice to `loop`. Default "auto".
+        loop: name of the loop that runs the GRU, see `gruflax.functional.gru_sequence`. Default
+            "auto".
+        remat: whether only every sqrt(t)-th state is kept for the backward pass, which computes the
+            others again. Default False.
 
     Raises:
-        TypeError: `rngs` is no `nnx.Rngs`, or an argument is no identifier.
+        TypeError: `rngs` is not an `nnx.Rngs`, or an argument has a wrong type.
         ValueError: an argument is out of its range or unknown, or `rngs` lacks a stream.
 
     Sources: Keras 3's `GRU`; arXiv:1406.1078.

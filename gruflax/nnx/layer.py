@@ -1,4 +1,4 @@
-"""What every recurrent layer does around its sequence, as an NNX module."""
+"""The base class of NNX layers: the call of a layer over a sequence, and random streams."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from gruflax.functional.checks import brief
 from gruflax.keras_names import regularizers
 from gruflax.layers.cell_loop import Output, step_shape
 from gruflax.layers.fields import Identifier, loop_options
-from gruflax.layers.nesting import State, as_tuple, cast_states
+from gruflax.layers.nesting import State, as_tuple, cast_states, check_stateful
 from gruflax.nnx.state import load_state, reset_states, store_state
 
 
-# What dropout is drawn from: streams, a stream, or a key.
+# The sources of dropout masks: several streams, one stream, or a key.
 Streams = nnx.Rngs | nnx.RngStream | jax.Array
 
 
 class ActivityLoss(nnx.Intermediate):
-    """The loss that an `activity_regularizer` makes of each output of a call."""
+    """The losses of an `activity_regularizer`, one for each output of a call; see `total_loss`."""
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class Layer(nnx.Module):
-    """A cell over a sequence: the arguments that Keras' `GRU` and `RNN` share, see `GRU`."""
+    """The base of `GRU` and `RNN`: their common arguments, see `GRU`, and their call."""
 
     return_sequences: bool = False
     return_state: bool = False
@@ -44,11 +44,11 @@ class Layer(nnx.Module):
         raise AttributeError(f"{type(self).__name__} must define sequence.")
 
     def own_state(self, input_shape: tuple[int, ...]) -> State:
-        """Returns the state that the layer's cell begins with by itself."""
+        """Returns the initial state that the layer's cell chooses for inputs of a shape."""
         raise AttributeError(f"{type(self).__name__} must define own_state.")
 
     def mirrored(self, rngs: nnx.Rngs) -> Self:
-        """Returns a layer like this one with new weights, that goes the other way."""
+        """Returns a layer of the same arguments with new weights and the opposite direction."""
         return rebuilt(self, rngs, go_backwards=not self.go_backwards)
 
     def __call__(
@@ -64,7 +64,7 @@ class Layer(nnx.Module):
         rngs: Streams | None = None,
         training: None = None,
     ) -> Output:
-        """Runs the layer over a sequence: results and errors are those of `gruflax.GRU`.
+        """Runs the layer over a sequence; errors are those of `gruflax.GRU`.
 
         Args:
             inputs: `[..., t, f]` with any number of batch axes, or `[t, ..., f]` with `time_major`.
@@ -73,12 +73,14 @@ class Layer(nnx.Module):
             seq_lengths: `[...]` integers in [0, t]: only the first so many steps count. None: all.
             reset: like `mask`; where it is True the state goes back to `reset_state` before that
                 step. None: nowhere.
-            reset_state: of the cell, with `reset`; None is the cell's own initial state.
-            initial_state: of the cell, `[..., u]` for a GRU, or a tuple or list of it; None is the
-                stored state of a stateful layer, else the cell's own: the learned one, or zeros.
-            deterministic: whether dropout is off; None is the cell's attribute.
-            rngs: stream "dropout", or the key itself; None is the stream kept.
-            training: refused: NNX has `deterministic`, `train()` and `eval()`.
+            reset_state: the state after a reset, `[..., u]` for a GRU; needs `reset`. None: the
+                cell's own initial state, learned or zeros.
+            initial_state: the state before the first step, `[..., u]` for a GRU, or a tuple or list
+                of it. None: the stored state of a stateful layer, else the cell's own initial
+                state, learned or zeros.
+            deterministic: whether dropout is off. None: as the attribute of the cell says.
+            rngs: a stream "dropout", or a key. None: the stream that the cell keeps.
+            training: must be None: use `deterministic`, `train()` or `eval()` in NNX.
 
         Returns:
             The outputs `[..., t, u]`, or the last one `[..., u]` without `return_sequences`; with
@@ -106,26 +108,26 @@ class Layer(nnx.Module):
         return result
 
     def init_state(self, input_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> None:
-        """Makes the state of a stateful layer before its first call, as that call will leave it.
+        """Makes the stored state of a stateful layer before its first call.
 
-        Transformations that know a module's structure from the start, such as `nnx.scan`, need it.
+        It has the shape and dtype that the first call would store. Transformations that must know
+        the structure of a module from the start, such as `nnx.scan`, need it.
 
         Args:
-            input_shape: of the inputs, time and features included.
-            dtype: of the inputs. Default float32.
+            input_shape: shape of the inputs, with batch, time and features.
+            dtype: dtype of the inputs. Default float32.
 
         Raises:
             AttributeError: the layer is not stateful.
         """
-        if not self.stateful:
-            raise AttributeError(f"Layer must be stateful, got stateful={self.stateful}.")
+        check_stateful(self.stateful)
         inputs = jax.ShapeDtypeStruct(tuple(input_shape), dtype)
 
         def last_state(inputs):
             layer = nnx.clone(self)
             return layer.sequence(inputs, deterministic=True, time_major=self.time_major)[1]
 
-        # A call computes in a dtype that its parameters and inputs choose together.
+        # The dtype of the state depends on the dtypes of both parameters and inputs.
         state = jax.eval_shape(last_state, inputs)
         store_state(self, cast_states(self.own_state(inputs.shape), state))
 
@@ -135,8 +137,8 @@ class Layer(nnx.Module):
 
 
 def sow_activity_loss(layer: nnx.Module, identifier: Identifier, result: Output) -> None:
-    """Sows the activity loss of each output of a call, where it is captured."""
-    # Outside of nnx.capture nobody would collect what is sown, and it would pile up.
+    """Sows the activity loss of each output of a call within `nnx.capture`."""
+    # Outside of nnx.capture the losses would not be collected, and would accumulate.
     regularizer = regularizers.get(identifier, "activity_regularizer")
     if regularizer is None or not hasattr(layer, "__captures__"):
         return
@@ -145,14 +147,14 @@ def sow_activity_loss(layer: nnx.Module, identifier: Identifier, result: Output)
 
 
 def initial_carry(cell: nnx.RNNCellBase, input_shape: tuple[int, ...], time_major: bool) -> State:
-    """Returns a cell's state before the first step of inputs of a shape."""
+    """Returns the state of a cell before the first step, for inputs of shape `input_shape`."""
     shape = step_shape(input_shape, cell.num_feature_axes, time_major)
     # Flax's cells begin with zeros unless told otherwise; nnx.RNN uses this stream too.
     return cell.initialize_carry(shape, nnx.RngStream(0, tag="carry"))
 
 
 def rebuilt(module: Any, rngs: nnx.Rngs, **changes: object) -> Any:
-    """Makes a module of the same arguments, but for the changes, with new weights."""
+    """Makes a module of the same arguments, except for `changes`, with new weights."""
     names = [field.name for field in dataclasses.fields(module) if field.init]
     arguments = {name: getattr(module, name) for name in names} | changes
     return type(module)(**arguments, rngs=rngs)
@@ -186,10 +188,10 @@ def stream(name: str, rngs: object) -> nnx.RngStream:
 
 
 def draw_key(name: str, rngs: object) -> jax.Array:
-    """Draws a key from a stream of `rngs`, or returns it where it is a key itself."""
+    """Draws a key from a stream of `rngs`; where `rngs` is a key, returns it."""
     return rngs if isinstance(rngs, jax.Array) else stream(name, rngs)()
 
 
 def split_streams(rngs: Streams | None, count: int) -> Sequence[Streams | None] | jax.Array:
-    """Returns what each of `count` modules draws from: a stream is shared, a key is split."""
+    """Returns the `rngs` of each of `count` modules: streams are shared, a key is split."""
     return jax.random.split(rngs, count) if isinstance(rngs, jax.Array) else (rngs,) * count

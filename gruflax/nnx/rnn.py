@@ -1,4 +1,4 @@
-"""Keras' RNN and StackedRNNCells as NNX modules: any cell over a sequence."""
+"""Keras' RNN and StackedRNNCells as NNX modules, which run any Flax cell."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ def cell_sequence(
     unroll: bool = False,
     **options: Any,
 ) -> tuple[Output, State]:
-    """Runs a cell over a sequence: `gruflax.functional.gru_sequence` for cells of any kind."""
+    """Runs a cell of any kind over a sequence: `(outputs, state)`."""
     call = taken_options(cell, deterministic=deterministic, rngs=rngs)
     modules: dict[str, PyTree] = {"cell": cell}
     if isinstance(call.get("rngs"), (nnx.Rngs, nnx.RngStream)):
@@ -80,9 +80,9 @@ def _scan(
 ) -> tuple[State, Output]:
     """Scans `(modules, carry, now) -> (carry, output)` over steps `[t, ...]`: `(carry, outputs)`.
 
-    The parameters stay, other variables are carried and updated. The streams that dropout masks are
-    drawn from, kept by gruflax's cells or given to the call, are at every step where they were at
-    the first one, so that all steps have the same masks.
+    Parameters are constant; other variables are carried from step to step. The counters of the
+    dropout streams, those that gruflax's cells keep or those given to the call, are set back at
+    every step, so that all steps draw the same masks.
     """
     graphdef, params, streams, rest = nnx.split(modules, nnx.Param, _is_held, ...)
 
@@ -107,31 +107,34 @@ def _scan(
 
 
 def _say_step(modules: dict[str, PyTree], index: jax.Array | None) -> None:
-    """Says to every GRU cell, however deep, which step of a loop this is."""
+    """Tells every GRU cell within the modules the index of the current step; None after a step."""
     for _, module in nnx.iter_modules(modules["cell"]):
         if isinstance(module, GRUCell):
             module.step = nnx.data(index)
 
 
 def _is_held(path: tuple[object, ...], variable: object) -> bool:
-    # The path of a stream among others has its name; one that is given alone is for dropout.
+    # A stream of an nnx.Rngs has a longer path and a tag; a single given stream is for dropout.
     tag = getattr(variable, "tag", None)
     given = path[0] == "rngs" and (len(path) == 2 or tag in ("dropout", "default"))
     return isinstance(variable, nnx.RngCount) and (given or "dropout_stream" in path)
 
 
 class StackedRNNCells(nnx.RNNCellBase):
-    """Cells on top of each other that are one cell: Keras' `StackedRNNCells` for NNX cells.
+    """Several cells in a row as one cell: Keras' `StackedRNNCells` for NNX cells.
 
         cell = gruflax.nnx.StackedRNNCells([GRUCell(4, 8, rngs=rngs), GRUCell(8, 8, rngs=rngs)])
 
-    As `gruflax.StackedRNNCells`, with the cells as attributes `cells_0`, `cells_1`, ...
+    The state is a tuple of the cells' states. `gruflax.nnx.RNN` runs cell after cell over the whole
+    sequence. The cells are the attributes `cells_0`, `cells_1`, ...
 
     Args:
-        cells: `gruflax.nnx.GRUCell`s or any other cells, see `RNN`.
+        cells: a list of `gruflax.nnx.GRUCell`s or other cells that `RNN` takes.
 
     Raises:
-        TypeError: `cells` is no list of cells.
+        TypeError: `cells` is not a list of cells.
+
+    Source: Keras 3's `StackedRNNCells`.
     """
 
     def __init__(self, cells: Sequence[nnx.Module]):
@@ -163,8 +166,8 @@ class StackedRNNCells(nnx.RNNCellBase):
         Args:
             carry: a tuple or list of the cells' states.
             inputs: `[..., f]`.
-            deterministic: whether dropout is off; None is each cell's attribute.
-            rngs: stream "dropout", or the key itself; None is the stream that each cell keeps.
+            deterministic: whether dropout is off. None: as the attribute of each cell says.
+            rngs: a stream "dropout", or a key. None: the stream that each cell keeps.
 
         Returns:
             `(carry, output)`, the states nested as they were given.
@@ -215,28 +218,31 @@ class RNN(Layer):
         rnn = gruflax.nnx.RNN(nnx.LSTMCell(4, 8, rngs=rngs), return_sequences=True)
         outputs = rnn(inputs, seq_lengths=lengths)
 
-    A `gruflax.nnx.GRUCell` takes the same fast loop as `gruflax.nnx.GRU`; any other
+    A `gruflax.nnx.GRUCell` is run by the loops of `gruflax.nnx.GRU`; any other
     `flax.nnx.RNNCellBase`, or a module with its methods `initialize_carry` and `num_feature_axes`,
-    goes through `lax.scan`: with one state or several, its parameters the same at every step and
-    its other variables carried from step to step.
+    by `lax.scan`. It may have one state or several. Its parameters are the same at every step; its
+    other variables are carried from step to step.
 
     Args:
         cell: the cell, or a list of cells that are stacked, see `StackedRNNCells`.
-        return_sequences: returns the output of every step instead of the last one. Default False.
-        return_state: returns the state too. Default False.
-        go_backwards: processes the last step first; outputs come in the order of processing.
+        return_sequences: whether to return the outputs of all steps, or only the last output.
             Default False.
-        stateful: begins with the state that the last call left in `h`, a `RecurrentState`, which
-            the first call makes, or `init_state`. Default False.
-        unroll: a Python loop instead of a scan. Default False.
-        zero_output_for_mask: outputs are zeros, instead of the last output, at masked steps.
+        return_state: whether to return the last state too. Default False.
+        go_backwards: whether to process the last step first; the outputs are in the order of
+            processing. Default False.
+        stateful: whether a call begins with the state that the previous call stored in the
+            attribute `h`, a `RecurrentState`; the first call or `init_state` makes it. Default
+            False.
+        unroll: whether to unroll the loop over the steps. Default False.
+        zero_output_for_mask: whether outputs at masked steps are zeros instead of the last output.
             Default False.
-        activity_regularizer: a Keras name, config dict, or `f(output) -> loss`, of each output;
-            captured as `gruflax.nnx.ActivityLoss`. Default None.
-        time_major: inputs, masks and outputs have time as the first axis. Default False.
+        activity_regularizer: regularizer of each output and state that is returned: a Keras name, a
+            config dict, or a function `f(output) -> loss`; `nnx.capture` collects the loss as a
+            `gruflax.nnx.ActivityLoss`. Default None.
+        time_major: whether time is the first axis of inputs, masks and outputs. Default False.
 
     Raises:
-        TypeError: `cell` is no cell.
+        TypeError: `cell` is neither a cell nor a list of cells.
 
     Source: Keras 3's `RNN`.
     """
@@ -250,18 +256,18 @@ class RNN(Layer):
         settle_layer_fields(self)
 
     def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[Output, State]:
-        """Runs the cell over a sequence: a GRUCell's own way, or the one for any cell."""
+        """Runs the cell over a sequence: `(outputs, state)`."""
         return sequence_of(self.cell)(inputs, **options)
 
     def own_state(self, input_shape: tuple[int, ...]) -> State:
-        """Returns the state that the cell begins with by itself."""
+        """Returns the initial state that the cell chooses for inputs of a shape."""
         return initial_carry(self.cell, input_shape, self.time_major)
 
     def mirrored(self, rngs: nnx.Rngs) -> Self:
-        """Returns a layer like this one with new weights, that goes the other way.
+        """Returns a layer of the same arguments with new weights and the opposite direction.
 
         Raises:
-            ValueError: the cell is not gruflax's: it does not tell its arguments.
+            ValueError: the cell is not one of gruflax, so that its arguments are unknown.
         """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["go_backwards"] = not self.go_backwards
@@ -269,7 +275,7 @@ class RNN(Layer):
 
 
 def _rebuilt(cell: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
-    """Makes a cell like this one with new weights."""
+    """Makes a cell of the same arguments with new weights."""
     if isinstance(cell, StackedRNNCells):
         return type(cell)([_rebuilt(each, rngs) for each in cell.cells])
     if isinstance(cell, GRUCell):
@@ -291,6 +297,6 @@ def _check_cell(name: str, cell: object) -> None:
 
 
 def sequence_of(cell: Any) -> CellSequence:
-    """Finds the function that runs a cell over a sequence: its own, or the one for any cell."""
+    """Returns the function that runs a cell over a sequence: its method, or `cell_sequence`."""
     own = any(steps_as(cell, cls) for cls in (GRUCell, StackedRNNCells))
     return cell.sequence if own else functools.partial(cell_sequence, cell)

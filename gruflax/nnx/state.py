@@ -1,4 +1,4 @@
-"""The state that stateful layers keep between calls, and variables to and from linen."""
+"""The states that stateful layers keep between calls, and variables to and from linen layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +20,11 @@ from gruflax.layers.nesting import (
 
 
 class RecurrentState(nnx.Variable):
-    """What a stateful layer begins its next call with: `[..., u]`, or a pytree of such states."""
+    """The stored state of a stateful layer: an array `[..., u]`, or a pytree of arrays."""
 
 
 def load_state(layer: Any, own: State) -> State:
-    """Reads what the last call left behind; `own` is the cell's own initial state."""
+    """Reads the state that the last call stored, or None; `own` is the cell's own initial state."""
     if not hasattr(layer, "h"):
         return None
     stored = layer.h.get_value()
@@ -33,7 +33,7 @@ def load_state(layer: Any, own: State) -> State:
 
 
 def store_state(layer: Any, state: State) -> None:
-    """Keeps a state in the attribute `h`, for the next call."""
+    """Stores a state in the attribute `h`, for the next call."""
     if hasattr(layer, "h"):
         layer.h.set_value(state)
     else:
@@ -41,7 +41,7 @@ def store_state(layer: Any, state: State) -> None:
 
 
 def _is_stateful(module: nnx.Module) -> bool:
-    """Returns whether a module is a stateful layer, and not one of a user's with such a name."""
+    """Returns whether a module is a stateful layer; other modules may have the attribute too."""
     return bool(vars(module).get("stateful")) and hasattr(module, "init_state")
 
 
@@ -49,7 +49,7 @@ def forget_states(module: nnx.Module) -> None:
     """Forgets the state of every stateful layer, in place: the next call has any batch size.
 
     Args:
-        module: with stateful layers anywhere in it.
+        module: a module that contains stateful layers.
     """
     for _, layer in nnx.iter_modules(module):
         if _is_stateful(layer) and hasattr(layer, "h"):
@@ -60,7 +60,7 @@ def reset_states(module: nnx.Module, states: State = None) -> None:
     """Resets every stateful layer of a model, in place.
 
     Args:
-        module: with stateful layers anywhere in it.
+        module: a module that contains stateful layers.
         states: None for zeros, or an array `[..., u]` for each stateful layer, in any nesting, in
             the order of the layers' paths: `layers_2` before `layers_10`, the forward layer of a
             `Bidirectional` before its backward layer.
@@ -86,12 +86,12 @@ def reset_states(module: nnx.Module, states: State = None) -> None:
         store_state(layer, state)
 
 
-# The collections of linen, and the types of Variables that are the same thing in NNX.
+# The collections of linen, and the corresponding types of Variables in NNX.
 _COLLECTIONS = {"params": nnx.Param, "recurrent_state": RecurrentState}
 
 
 def to_linen_variables(module: nnx.Module) -> dict[str, PyTree]:
-    """Returns a layer's variables as the linen layer of the same arguments has them, bit by bit.
+    """Returns a layer's variables in the form of the linen layer of the same arguments.
 
         gru = gruflax.nnx.GRU(4, 8, rngs=nnx.Rngs(0))
         outputs = gruflax.GRU(8).apply(gruflax.nnx.to_linen_variables(gru), inputs)
@@ -100,14 +100,14 @@ def to_linen_variables(module: nnx.Module) -> dict[str, PyTree]:
         module: a `gruflax.nnx` layer or cell.
 
     Returns:
-        `{"params": ...}`, and "recurrent_state" where a state is stored.
+        `{"params": ...}`, with "recurrent_state" if a state is stored; the numbers are unchanged.
     """
     collections = {name: _tree(module, kind) for name, kind in _COLLECTIONS.items()}
     return {name: tree for name, tree in collections.items() if tree}
 
 
 def from_linen_variables(module: nnx.Module, variables: Mapping[str, PyTree]) -> None:
-    """Sets a layer's variables to those of the linen layer of the same arguments, bit by bit.
+    """Sets a layer's variables to those of the linen layer of the same arguments.
 
         variables = gruflax.GRU(8).init(key, inputs)
         gru = gruflax.nnx.GRU(4, 8, rngs=nnx.Rngs(0))
@@ -115,10 +115,10 @@ def from_linen_variables(module: nnx.Module, variables: Mapping[str, PyTree]) ->
 
     Args:
         module: a `gruflax.nnx` layer or cell; changed in place.
-        variables: "params", and "recurrent_state" where a state is to be set.
+        variables: `{"params": ...}`, with "recurrent_state" to set states too.
 
     Raises:
-        ValueError: names or shapes are not those of the module, or it keeps no such state.
+        ValueError: names or shapes differ from those of the module, or a layer is not stateful.
     """
     variables = meta.unbox(variables)
     given = _shapes(variables.get("params", {}))

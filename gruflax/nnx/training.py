@@ -1,4 +1,4 @@
-"""Regularisation losses, and constraints on weights."""
+"""Regularisation losses and constraints on weights, for training NNX models."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from gruflax.layers.members import StackedAxis, each_member, stacked_axes, sum_l
 from gruflax.nnx.gru import GRUBase
 
 
-# NNX' transformations take functions without arguments by keyword only.
+# No argument is keyword-only, because NNX' transformations do not take such functions.
 def total_loss(
     module: nnx.Module, captured: PyTree = None, stacked_axis: StackedAxis = None
 ) -> jax.Array:
@@ -23,20 +23,20 @@ def total_loss(
         loss = mean_squared_error(outputs, targets) + gruflax.nnx.total_loss(model, captured)
 
     Args:
-        module: with GRUs anywhere in it; each of their weights counts once.
-        captured: the activity losses, as `nnx.capture` returns them; None where there are none.
+        module: a module that contains GRUs; each of their weights counts once.
+        captured: the activity losses that `nnx.capture` returns. Default None: there are none.
         stacked_axis: on which axis `nnx.vmap` or `nnx.scan` stacks the weights of members, or a
-            tuple of axes for several such transformations; None lets shapes tell.
+            tuple of axes for several such transformations. Default None finds it from the shapes.
 
     Returns:
         A scalar in the widest dtype of the losses; 0 where nothing is regularised.
 
     Raises:
-        ValueError: shapes do not tell on which axis weights are stacked.
+        ValueError: the shapes do not show on which axis weights are stacked.
     """
     losses = jax.tree.leaves(captured)
     for gru, name, axes, regularizer in _with_option(module, "regularizer", stacked_axis):
-        # Of stacked weights each member has a loss of its own.
+        # Each member of stacked weights has its own loss.
         losses.append(each_member(regularizer, axes, scalar=True)(gru.params[name]))
     return sum_losses(losses)
 
@@ -50,11 +50,11 @@ def apply_constraints(module: nnx.Module, stacked_axis: StackedAxis = None) -> N
     Weights of layers under `nnx.vmap` are constrained one by one.
 
     Args:
-        module: with GRUs anywhere in it.
-        stacked_axis: as `total_loss`.
+        module: a module that contains GRUs.
+        stacked_axis: the same as in `total_loss`. Default None.
 
     Raises:
-        ValueError: shapes do not tell on which axis weights are stacked.
+        ValueError: the shapes do not show on which axis weights are stacked.
     """
     for gru, name, axes, constraint in _with_option(module, "constraint", stacked_axis):
         constrained = each_member(constraint, axes)(gru.params[name])

@@ -1,4 +1,4 @@
-"""Layers made of layers, as NNX modules: Keras' Bidirectional, and several layers stacked."""
+"""Layers that contain layers, as NNX modules: Bidirectional and Stack."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,24 +27,29 @@ from gruflax.nnx.rnn import RNN
 
 
 class Bidirectional(Pair, nnx.Module):
-    """Runs a layer over a sequence and another one over it backwards: Keras' `Bidirectional`.
+    """Runs two layers over a sequence in opposite directions: Keras' `Bidirectional`.
 
         both = gruflax.nnx.Bidirectional(gruflax.nnx.GRU(4, 8, rngs=rngs), rngs=rngs)
         outputs = both(inputs, mask=mask)
 
-    As in Keras, sequences of outputs are zeros at masked steps, whatever the layers say.
+    As in Keras, the outputs of a sequence at masked steps are zeros, even if the layers have
+    `zero_output_for_mask=False`.
 
     Args:
         forward_layer: a `gruflax.nnx.GRU` or `RNN`.
-        backward_layer: one that goes the other way. Default None, which makes one with the same
-            arguments.
+        backward_layer: a layer with the opposite `go_backwards` and the same `return_sequences`,
+            `return_state`, `stateful` and `time_major`. Default None, which makes one with the
+            arguments of `forward_layer`.
         merge_mode: how the outputs are merged: "concat", "sum", "mul", "ave", or None to return
             both. Default "concat".
-        rngs: stream "params" for the weights of the `backward_layer` that is made. Default None.
+        rngs: random stream "params" that draws the weights of the backward layer where it is not
+            given. Default None.
 
     Raises:
-        TypeError: a layer is none of gruflax's, or `rngs` is missing.
-        ValueError: the layers do not go together, or `merge_mode` is unknown.
+        TypeError: a layer is not a `gruflax.nnx.GRU` or `RNN`, or `rngs` is needed and missing.
+        ValueError: the options of the layers do not fit, or `merge_mode` is unknown.
+
+    Source: Keras 3's `Bidirectional`.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Bidirectional(Pair, nnx.Module):
             backward_layer = forward_layer.mirrored(rngs)
         _check_layer("backward_layer", backward_layer)
         check_pair(("forward_layer", "backward_layer"), (forward_layer, backward_layer))
-        # Zeros at masked steps are the pair's.
+        # The pair itself puts zeros at masked steps.
         forward_layer.zero_output_for_mask = backward_layer.zero_output_for_mask = False
         self.forward_layer: Layer = forward_layer
         self.backward_layer: Layer = backward_layer
@@ -85,9 +90,25 @@ class Bidirectional(Pair, nnx.Module):
         rngs: Streams | None = None,
         training: None = None,
     ) -> Output:
-        """Runs both layers over a sequence: arguments and results are `gruflax.Bidirectional`'s.
+        """Runs both layers over a sequence; errors are those of `gruflax.nnx.GRU`.
 
-        `deterministic` and `rngs` are those of `gruflax.nnx.GRU`, for both layers.
+        Args:
+            inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+            mask: `[..., t]`, False where a step does not count. None: all steps count.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count. None: all.
+            reset: True at the first step of each part of a sequence: no state goes from part to
+                part, in either direction. None: one part.
+            initial_state: a tuple or list of the states of the forward layer, then as many of the
+                backward layer. None: the stored states of stateful layers, else the initial states
+                of the cells.
+            deterministic: whether dropout is off. None: as the attributes `deterministic` say.
+            rngs: a stream "dropout", or a key. None: the streams that the layers keep.
+            training: must be None: use `deterministic`, `train()` or `eval()` in NNX.
+
+        Returns:
+            The merged outputs `[..., t, 2u]` ("concat") or `[..., t, u]`, or those of the last step
+            processed in each direction, without `return_sequences`; for `merge_mode=None` a tuple
+            of both. With `return_state` a tuple of the outputs and both layers' states.
         """
         refuse_linen_ways(self, training)
         layers = self.forward_layer, self.backward_layer
@@ -124,20 +145,21 @@ class Stack(nnx.Module):
             rngs=rngs,
         )
 
-    The layers are attributes `layers_0`, `layers_1`, ..., as the parameters of the linen layer are.
+    The layers are the attributes `layers_0`, `layers_1`, ...
 
     Args:
-        layers: a `gruflax.nnx.GRU`, `RNN` or `Bidirectional` each, as `gruflax.Stack` wants them.
-        dropout: rate in [0, 1] at which the outputs of each layer but the last are dropped, drawn
-            anew for each number of each step. Default 0.
+        layers: a list of `gruflax.nnx.GRU`, `RNN` or `Bidirectional` layers; all but the last must
+            return sequences, and all must have the same `return_state` and `time_major`.
+        dropout: rate in [0, 1] at which the outputs of each layer but the last are dropped, each
+            entry of each step independently. Default 0.
         deterministic: whether that dropout is off; `module.eval()` and `module.train()` set it.
             Default False.
-        rngs: stream "dropout", of which a fork is kept; needed where `dropout` is not 0. Default
-            None.
+        rngs: random stream "dropout", of which a fork is kept; needed if `dropout` is not 0.
+            Default None.
 
     Raises:
-        TypeError: `layers` is no list of layers, or `rngs` is missing.
-        ValueError: the layers do not go together, or `dropout` is no rate.
+        TypeError: `layers` is not a list of layers, or `rngs` is needed and missing.
+        ValueError: the options of the layers do not fit, or `dropout` is not a rate in [0, 1].
 
     Source: PyTorch's `torch.nn.GRU` with `num_layers` and `dropout`.
     """
@@ -176,10 +198,27 @@ class Stack(nnx.Module):
         rngs: Streams | None = None,
         training: None = None,
     ) -> Output:
-        """Runs the layers over a sequence: arguments and results are those of `gruflax.Stack`.
+        """Runs the layers over a sequence; other errors are those of `gruflax.nnx.GRU`.
 
-        `deterministic` and `rngs` are those of `gruflax.nnx.GRU`, for the layers and for the
-        dropout between them.
+        Args:
+            inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
+            mask: `[..., t]`, False where a step does not count. None: all steps count.
+            seq_lengths: `[...]` integers in [0, t]: only the first so many steps count. None: all.
+            reset: like `mask`; True where the states of all layers go back to their own initial
+                states before that step. None: nowhere.
+            initial_state: a tuple or list of one entry for each layer, the `initial_state` of that
+                layer or None. None: all layers choose their initial state.
+            deterministic: whether dropout is off. None: as the attributes `deterministic` say.
+            rngs: a stream "dropout", or a key. None: the streams that layers and stack keep.
+            training: must be None: use `deterministic`, `train()` or `eval()` in NNX.
+
+        Returns:
+            The outputs of the last layer; with `return_state` a tuple `(outputs, states)`, where
+            `states` holds a tuple of states for each layer and can be the next `initial_state`.
+
+        Raises:
+            ValueError: a layer that goes backwards is followed by another and steps are marked by
+                `mask`, `seq_lengths` or `reset`.
         """
         refuse_linen_ways(self, training)
         off = self.deterministic if deterministic is None else deterministic

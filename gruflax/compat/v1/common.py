@@ -1,4 +1,4 @@
-"""What v1's cell and layer share: names, masks, and the form of configs."""
+"""The base class of TensorFlow 1's cell and layer: activations, dropout masks and configs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Masks = jax.Array | list[jax.Array] | None
 
 
 class V1Module(GRUBase):
-    """What the cell and the layer share: v1's values, and v1's form of configs."""
+    """The base of v1's `GRUCell` and `GRU`: v1's defaults, and v1's form of configs."""
 
     recurrent_activation: Activation | Mapping[str, object] = "hard_sigmoid"
 
@@ -36,7 +36,7 @@ class V1Module(GRUBase):
 
     @property
     def config(self) -> GRUConfig:
-        """Returns what the GRU computes, with v1's activations."""
+        """Returns the `GRUConfig` of the GRU, with v1's activations."""
         return dataclasses.replace(
             super().config,
             activation=v1_activation(self.activation),

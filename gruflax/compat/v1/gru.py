@@ -1,4 +1,4 @@
-"""v1's cell, with dropout masks that last for a batch, and v1's layer: a GRU over a sequence."""
+"""TensorFlow 1's GRUCell, with dropout masks that last for a batch, and its GRU layer."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from gruflax.linen.state import COLLECTION, load_state, store_state
 
 
 class GRUCell(V1Module):
-    """One step of a GRU, as `tf.compat.v1.keras.layers.GRUCell` takes it.
+    """One step of a GRU, as in `tf.compat.v1.keras.layers.GRUCell`.
 
     The arguments, their order and their defaults are v1's, and so is the order of the call.
     Parameters: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [3u] or [2, 3u]
@@ -36,39 +36,43 @@ class GRUCell(V1Module):
             (output, states), new = apply(variables, x, states, rngs={"dropout": key})
             return output, states, {**variables, **new}
 
-    The first step of a batch draws the masks, the following ones reuse them, and a batch begins
-    anew without the collection, or after `reset_dropout_mask` and `reset_recurrent_dropout_mask`.
-    Where the collection is not mutable, each call draws its own.
+    The first step of a batch draws the masks, and the following steps reuse them. New masks are
+    drawn if the collection is left out, or after `reset_dropout_mask` and
+    `reset_recurrent_dropout_mask`. If the collection is not mutable, each call draws its own masks.
 
     Attributes:
         units: size u of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
-            Default "tanh".
-        recurrent_activation: of the update and the reset gate, alike. Default "hard_sigmoid", which
-            is `clip(0.2 x + 0.5, 0, 1)`.
-        use_bias: whether there is a bias. Default True.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`. Default
-            "glorot_uniform".
-        recurrent_initializer: the same, for `recurrent_kernel`. Default "orthogonal".
-        bias_initializer: the same, for `bias`. Default "zeros".
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; the loss is sown into
-            the collection "losses". Default None.
-        recurrent_regularizer: the same, for `recurrent_kernel`. Default None.
-        bias_regularizer: the same, for `bias`. Default None.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.constraints`. Default None.
-        recurrent_constraint: the same, for `recurrent_kernel`. Default None.
-        bias_constraint: the same, for `bias`. Default None.
+        activation: activation of the candidate state: a Keras name, a config dict, or a function
+            `f(array) -> array`; None is linear. Default "tanh".
+        recurrent_activation: activation of the update and reset gates, given like `activation`.
+            Default "hard_sigmoid", which is `clip(0.2 x + 0.5, 0, 1)`.
+        use_bias: whether the GRU has a bias. Default True.
+        kernel_initializer: initializer of `kernel`: a Keras name, a config dict, or a function
+            `f(key, shape, dtype)`. Default "glorot_uniform".
+        recurrent_initializer: initializer of `recurrent_kernel`, given like `kernel_initializer`.
+            Default "orthogonal".
+        bias_initializer: initializer of `bias`, given like `kernel_initializer`. Default "zeros".
+        kernel_regularizer: regularizer of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> loss`; the loss is sown into the collection "losses". Default None.
+        recurrent_regularizer: regularizer of `recurrent_kernel`, given like `kernel_regularizer`.
+            Default None.
+        bias_regularizer: regularizer of `bias`, given like `kernel_regularizer`. Default None.
+        kernel_constraint: constraint of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> kernel`, which `gruflax.constraints` applies. Default None.
+        recurrent_constraint: constraint of `recurrent_kernel`, given like `kernel_constraint`.
+            Default None.
+        bias_constraint: constraint of `bias`, given like `kernel_constraint`. Default None.
         dropout: rate at which input features are dropped, clamped to [0, 1]. Default 0.
         recurrent_dropout: rate at which state units are dropped, clamped to [0, 1]. Default 0.
-        implementation: 1 has dropout masks for each gate, 2 one for all; 1 with recurrent dropout.
-            Default 1.
-        reset_after: whether the reset gate acts after the recurrent product or before it. Default
-            False.
-        dtype: to compute in; None promotes parameters and inputs. Default None.
-        param_dtype: of the parameters. Default float32.
-        precision: of the products, as in `jax.numpy.dot`. Default None.
-        name: of the module, as in Flax.
+        implementation: 1 draws a dropout mask for each gate, 2 one mask for all gates; with
+            recurrent dropout it is always 1. Default 1.
+        reset_after: whether the reset gate is applied after the recurrent product or before it.
+            Default False.
+        dtype: dtype of the computation; None takes the dtype to which parameters and inputs
+            promote. Default None.
+        param_dtype: dtype of the parameters. Default float32.
+        precision: precision of the matrix products, as in `jax.numpy.dot`. Default None.
+        name: name of the module, as in Flax. Default None.
 
     Source: `tf.compat.v1.keras.layers.GRUCell` of TensorFlow 2.2.
     """
@@ -115,15 +119,16 @@ class GRUCell(V1Module):
     ) -> Masks:
         """Returns the dropout masks of the inputs, from the cache where there are some.
 
-        None at rate 0; an array like `inputs` for a count of 1; else a list of them. Without
-        `training` they are ones; that and the count say nothing once masks are cached.
+        They are None at rate 0, an array with the shape of `inputs` for a count of 1, and else a
+        list of them. Without `training` they are ones. Cached masks are returned unchanged,
+        whatever `training` and `count` are.
         """
         return self._cached_masks("inputs", inputs, self.dropout, training, count)
 
     def get_recurrent_dropout_mask_for_cell(
         self, inputs: ArrayLike, training: bool | None, count: int = 1
     ) -> Masks:
-        """Returns the dropout masks of the state, as `get_dropout_mask_for_cell`."""
+        """Returns the dropout masks of the state, see `get_dropout_mask_for_cell`."""
         return self._cached_masks("recurrent", inputs, self.recurrent_dropout, training, count)
 
     def reset_dropout_mask(self) -> None:
@@ -168,56 +173,61 @@ class GRUCell(V1Module):
 class GRU(V1Module, Layer):
     """A GRU over a sequence, as `tf.compat.v1.keras.layers.GRU` computes it.
 
-    The arguments, their order and their defaults are v1's, and so is the order of the call. What
-    follows v1 where `gruflax.GRU` follows Keras 3: "hard_sigmoid", zeros as the output before the
-    first valid step, lists of outputs, an activity loss divided by the batch size, clamped rates.
+    The arguments, their order and their defaults are v1's, and so is the order of the call. The
+    numbers are v1's where they differ from Keras 3's: "hard_sigmoid", zeros as the output before
+    the first valid step, an activity loss divided by the batch size, rates clamped to [0, 1]; and
+    several outputs are returned as a list.
 
     Dropout masks are drawn once per call. Masks in the collection "dropout_masks" are used instead:
     `inputs` and `recurrent`, each an array or a list of three (z, r, h), `[b, f]` and `[b, u]`.
 
-    The order of the fields is v1's, which has neither `seed` nor the variants of later years.
-
     Attributes:
         units: size u of the state.
-        activation: of the candidate: a Keras name, config dict or callable; None is linear.
-            Default "tanh".
-        recurrent_activation: of the update and the reset gate, alike. Default "hard_sigmoid", which
-            is `clip(0.2 x + 0.5, 0, 1)`.
-        use_bias: whether there is a bias. Default True.
-        kernel_initializer: a Keras name, config dict, or `f(key, shape, dtype)`. Default
-            "glorot_uniform".
-        recurrent_initializer: the same, for `recurrent_kernel`. Default "orthogonal".
-        bias_initializer: the same, for `bias`. Default "zeros".
-        kernel_regularizer: a Keras name, config dict, or `f(kernel) -> loss`; the loss is sown into
-            the collection "losses". Default None.
-        recurrent_regularizer: the same, for `recurrent_kernel`. Default None.
-        bias_regularizer: the same, for `bias`. Default None.
-        activity_regularizer: the same, of each output, divided by the size of its first axis.
+        activation: activation of the candidate state: a Keras name, a config dict, or a function
+            `f(array) -> array`; None is linear. Default "tanh".
+        recurrent_activation: activation of the update and reset gates, given like `activation`.
+            Default "hard_sigmoid", which is `clip(0.2 x + 0.5, 0, 1)`.
+        use_bias: whether the GRU has a bias. Default True.
+        kernel_initializer: initializer of `kernel`: a Keras name, a config dict, or a function
+            `f(key, shape, dtype)`. Default "glorot_uniform".
+        recurrent_initializer: initializer of `recurrent_kernel`, given like `kernel_initializer`.
+            Default "orthogonal".
+        bias_initializer: initializer of `bias`, given like `kernel_initializer`. Default "zeros".
+        kernel_regularizer: regularizer of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> loss`; the loss is sown into the collection "losses". Default None.
+        recurrent_regularizer: regularizer of `recurrent_kernel`, given like `kernel_regularizer`.
             Default None.
-        kernel_constraint: a Keras name, config dict, or `f(kernel) -> kernel`; applied by
-            `gruflax.constraints`. Default None.
-        recurrent_constraint: the same, for `recurrent_kernel`. Default None.
-        bias_constraint: the same, for `bias`. Default None.
+        bias_regularizer: regularizer of `bias`, given like `kernel_regularizer`. Default None.
+        activity_regularizer: regularizer of each output and state that is returned: a Keras name, a
+            config dict, or a function `f(output) -> loss`; the loss is divided by the size of the
+            first axis and sown into the collection "losses". Default None.
+        kernel_constraint: constraint of `kernel`: a Keras name, a config dict, or a function
+            `f(kernel) -> kernel`, which `gruflax.constraints` applies. Default None.
+        recurrent_constraint: constraint of `recurrent_kernel`, given like `kernel_constraint`.
+            Default None.
+        bias_constraint: constraint of `bias`, given like `kernel_constraint`. Default None.
         dropout: rate at which input features are dropped, clamped to [0, 1]. Default 0.
         recurrent_dropout: rate at which state units are dropped, clamped to [0, 1]. Default 0.
-        implementation: 1 has dropout masks for each gate, 2 one for all; 1 with recurrent dropout.
-            Default 1.
-        return_sequences: returns the output of every step instead of the last one. Default False.
-        return_state: returns the state too. Default False.
-        go_backwards: processes the last step first; outputs come in the order of processing.
+        implementation: 1 draws a dropout mask for each gate, 2 one mask for all gates; with
+            recurrent dropout it is always 1. Default 1.
+        return_sequences: whether to return the outputs of all steps, or only the last output.
             Default False.
-        stateful: begins with the state that the last call left in the collection
-            "recurrent_state". Default False.
-        unroll: a Python loop instead of a scan. Default False.
-        reset_after: whether the reset gate acts after the recurrent product or before it. Default
-            False.
-        time_major: inputs, masks and outputs have time as the first axis. Default False.
-        zero_output_for_mask: outputs are zeros, instead of the carried state, at masked steps.
+        return_state: whether to return the last state too. Default False.
+        go_backwards: whether to process the last step first; the outputs are in the order of
+            processing. Default False.
+        stateful: whether a call begins with the state that the previous call stored in the
+            collection "recurrent_state". Default False.
+        unroll: whether to unroll the loop over the steps. Default False.
+        reset_after: whether the reset gate is applied after the recurrent product or before it.
             Default False.
-        dtype: to compute in; None promotes parameters and inputs. Default None.
-        param_dtype: of the parameters. Default float32.
-        precision: of the products, as in `jax.numpy.dot`. Default None.
-        name: of the module, as in Flax.
+        time_major: whether time is the first axis of inputs, masks and outputs. Default False.
+        zero_output_for_mask: whether outputs at masked steps are zeros instead of the carried
+            state. Default False.
+        dtype: dtype of the computation; None takes the dtype to which parameters and inputs
+            promote. Default None.
+        param_dtype: dtype of the parameters. Default float32.
+        precision: precision of the matrix products, as in `jax.numpy.dot`. Default None.
+        name: name of the module, as in Flax. Default None.
 
     Source: `tf.compat.v1.keras.layers.GRU` of TensorFlow 1.15, 2.0 and 2.2.
     """
@@ -267,7 +277,7 @@ class GRU(V1Module, Layer):
         if self.stateful:
             stored = load_state(self, own)
             initial_state = stored if initial_state is None else initial_state
-        # v1's zeros at masked steps are put in afterwards.
+        # `_zeroed` puts in v1's zeros at masked steps.
         options = loop_options(self) | {"zero_output_for_mask": False}
         masks = self._dropout_masks(shape, bool(training))
         outputs, state = self.sequence(
@@ -281,7 +291,7 @@ class GRU(V1Module, Layer):
         return result
 
     def own_state(self, input_shape: tuple[int, ...]) -> jax.Array:
-        """Returns the zeros `[b, u]` that a sequence begins with."""
+        """Returns the initial state of a sequence: zeros `[b, u]`."""
         return self.initialize_carry(None, step_shape(input_shape, 1, self.time_major))
 
     def _dropout_masks(self, shape: tuple[int, ...], training: bool) -> DropoutMasks:
@@ -307,12 +317,12 @@ class GRU(V1Module, Layer):
     def get_initial_state(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, inputs: ArrayLike
     ) -> list[jax.Array]:
-        """Returns the state before the first step, `[[b, u] zeros]`, for such inputs."""
+        """Returns the state before the first step of the inputs: a list of zeros `[b, u]`."""
         batch = np.shape(inputs)[1 if self.time_major else 0]
         return [jnp.zeros((batch, self.units), jnp.result_type(inputs))]
 
     def _zeroed(self, outputs: jax.Array, mask: ArrayLike | None) -> jax.Array:
-        """Applies v1's zeros: before the first valid step, or wherever the mask says so."""
+        """Zeroes outputs as v1 does: those before the first valid step, or at all masked steps."""
         if mask is None:
             return outputs
         axis, shape = 0 if self.time_major else 1, np.shape(mask)
@@ -326,6 +336,6 @@ class GRU(V1Module, Layer):
             shown = ordered[-1] if self.zero_output_for_mask else begun[-1]
             return where_steps(shown, outputs, 0)
         if self.zero_output_for_mask:
-            # TensorFlow's unrolled loop zeroes the sequence by the mask that it did not reverse.
+            # TensorFlow's unrolled loop does not reverse the mask by which it puts in zeros.
             begun &= valid if self.unroll else ordered
         return where_steps(begun if self.time_major else begun.T, outputs, 0)
