@@ -9,8 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
-from flax.core.scope import CollectionFilter, LazyRng, PRNGSequenceFilter, in_filter
-from flax.typing import InOutScanAxis
+from flax.core.scope import LazyRng, in_filter
 from jax.typing import ArrayLike
 
 from gruflax.functional.params import check_size
@@ -35,17 +34,17 @@ from gruflax.linen.training import PROBE, sow_weight_losses
 # Collections that cells sow into; nn.scan drops them where they are not named, as flax.linen.RNN.
 _SOWN = ("intermediates", "losses", "perturbations")
 # Which random streams give a new key at every step, unless a layer has other `split_rngs`.
-_SPLIT: Mapping[PRNGSequenceFilter, bool] = {"params": False, "dropout": False, STEP_STREAM: True}
+_SPLIT: Mapping[Any, bool] = {"params": False, "dropout": False, STEP_STREAM: True}
 
 
 class Lifting(NamedTuple):
     """How `nn.scan` treats those variables of a cell that are not parameters, see `gruflax.RNN`."""
 
-    variable_axes: Mapping[CollectionFilter, InOutScanAxis] = {}
-    variable_carry: CollectionFilter = False
+    variable_axes: Mapping[Any, Any] = {}
+    variable_carry: Any = False
     split_rngs: Mapping[str, bool] = {}
 
-    def carried(self, cell: nn.Module) -> tuple[CollectionFilter, list[str]]:
+    def carried(self, cell: nn.Module) -> tuple[Any, list[str]]:
         """Returns the collections to carry, and those named to be carried that are not mutable."""
         names = [name for name in cell.variables if in_filter(self.variable_carry, name)]
         fixed = [name for name in names if not cell.is_mutable_collection(name)]
@@ -275,8 +274,8 @@ class RNN(Layer):
     zero_output_for_mask: bool = False
     activity_regularizer: Identifier = None
     time_major: bool = False
-    variable_axes: Mapping[CollectionFilter, InOutScanAxis] = FrozenDict()
-    variable_carry: CollectionFilter = False
+    variable_axes: Mapping[Any, Any] = FrozenDict()
+    variable_carry: Any = False
     split_rngs: Mapping[str, bool] = FrozenDict()
 
     def __post_init__(self):
