@@ -35,7 +35,10 @@ Build = Callable[[Case, Params], tuple[Apply, Tree]]
 def linen_cell(case: Case) -> nn.GRUCell:
     """Makes `flax.linen.GRUCell` in the dtype of a case."""
     dtype = jnp.dtype(case.dtype)
-    return nn.GRUCell(case.units, dtype=dtype, param_dtype=dtype)
+    # Flax asks the initializer for its type even where there are parameters; that of the default,
+    # which draws by QR, refuses 16-bit floats.
+    draw = nn.initializers.lecun_normal()
+    return nn.GRUCell(case.units, dtype=dtype, param_dtype=dtype, recurrent_kernel_init=draw)
 
 
 def _linen(case: Case, params: Params) -> tuple[Apply, Tree]:
