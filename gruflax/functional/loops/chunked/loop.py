@@ -141,12 +141,8 @@ def _by_rule_jvp(primals, tangents):
 
 def _known(tangent: PyTree, primal: PyTree) -> PyTree:
     """Returns a tangent, or None if all of it is known to be zero."""
-    return None if _is_zero(tangent) else _made_zeros(tangent, primal)
-
-
-def _is_zero(tangent: PyTree) -> bool:
-    """Returns whether all of a tangent is known to be zero."""
-    return all(map(_is_symbol, jax.tree.leaves(tangent, is_leaf=_is_symbol)))
+    leaves = jax.tree.leaves(tangent, is_leaf=_is_symbol)
+    return None if all(map(_is_symbol, leaves)) else _made_zeros(tangent, primal)
 
 
 def _made_zeros(tangent: PyTree, primal: PyTree) -> PyTree:

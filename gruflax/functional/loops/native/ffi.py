@@ -147,7 +147,7 @@ def _partitioned(signature: _Signature) -> Callable[..., tuple[jax.Array, ...]]:
         for axes, array in zip(operands, arrays, strict=True):
             for axis, devices, size in zip(axes, _spec(array, mesh), array.shape, strict=False):
                 # XLA would pad uneven parts with rows, which would add to the gradients of weights.
-                even = size % _count(mesh, devices) == 0
+                even = size % math.prod(mesh.shape[name] for name in devices) == 0
                 # The first operand that has an axis decides for all.
                 free = axis in split and axis not in over and used.isdisjoint(devices)
                 if devices and free and even:
@@ -176,11 +176,6 @@ def _partitioned(signature: _Signature) -> Callable[..., tuple[jax.Array, ...]]:
         need_replication_factors=tuple(axis for axis in every if axis not in split),
     )
     return call
-
-
-def _count(mesh: jax.sharding.Mesh, devices: tuple[str, ...]) -> int:
-    """Returns the number of devices along some axes of a mesh."""
-    return math.prod(mesh.shape[name] for name in devices)
 
 
 def _spec(array: jax.ShapeDtypeStruct, mesh: jax.sharding.Mesh) -> tuple[tuple[str, ...], ...]:
