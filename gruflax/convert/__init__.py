@@ -1,4 +1,4 @@
-"""Weights and layers in from other libraries and out to them: NumPy in, NumPy out."""
+"""Converters of weights and layers from other libraries and to them, as NumPy arrays."""
 
 from gruflax.convert.cell_functions import (
     from_equinox as from_equinox,
@@ -15,7 +15,8 @@ from gruflax.convert.checkpoint import (
     save_safetensors as save_safetensors,
 )
 from gruflax.convert.keras import from_keras as from_keras, to_keras as to_keras
-from gruflax.convert.onnx import from_onnx as from_onnx, to_onnx as to_onnx
+from gruflax.convert.onnx import from_onnx as from_onnx
+from gruflax.convert.onnx_export import to_onnx as to_onnx
 from gruflax.convert.torch import from_torch as from_torch, to_torch as to_torch
 
 

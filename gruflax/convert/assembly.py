@@ -1,4 +1,4 @@
-"""Whole layers: GRUs, pairs and stacks put together from weights, and taken apart again."""
+"""Making whole layers (a GRU, a Bidirectional, a Stack) from weights, and taking them apart."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -17,9 +17,9 @@ class Part(NamedTuple):
     """One layer of a stack.
 
     Attributes:
-        directions: one GRU, or the forward and the backward one of a pair.
-        weights: those of each direction.
-        merge_mode: that of a pair; of a single GRU it says nothing.
+        directions: one GRU, or the forward and the backward GRU of a Bidirectional.
+        weights: the weights of each direction.
+        merge_mode: of the Bidirectional; without meaning for a single GRU.
     """
 
     directions: list[GRU]
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 def make_layer(directions: Sequence[tuple[Params, Fields]]) -> Layer:
-    """Makes a GRU for parameters and its other fields, or a Bidirectional for those of two."""
+    """Makes a GRU from one pair of parameters and fields, or a Bidirectional from two."""
     grus = [GRU(**{**_sizes(params), **fields}) for params, fields in directions]
     for gru, (params, _) in zip(grus, directions, strict=True):
         check_fits(gru, params)
@@ -39,12 +39,12 @@ def make_layer(directions: Sequence[tuple[Params, Fields]]) -> Layer:
 
 
 def pair_variables(forward: Params, backward: Params) -> dict[str, Params]:
-    """Makes the variables of a Bidirectional."""
+    """Makes the variables of a Bidirectional from the parameters of its directions."""
     return {"params": dict(zip(_NAMES, (forward, backward), strict=True))}
 
 
 def stack(layers: Sequence[Layer], dropout: float = 0.0) -> Layer:
-    """Puts layers on top of each other."""
+    """Puts several layers into a Stack; a single layer is returned as it is."""
     if len(layers) == 1:
         return layers[0]
     modules, variables = zip(*layers, strict=True)
@@ -53,7 +53,7 @@ def stack(layers: Sequence[Layer], dropout: float = 0.0) -> Layer:
 
 
 def parts(module: object, variables: Nested) -> list[Part]:
-    """Takes a layer apart."""
+    """Takes a GRU, a Bidirectional or a Stack apart, into one Part for each layer."""
     if variables is None:
         raise TypeError("variables must be a dict of arrays, got None.")
     if not isinstance(module, Stack):
@@ -65,7 +65,7 @@ def parts(module: object, variables: Nested) -> list[Part]:
 
 
 def child(variables: Nested, name: str) -> Nested:
-    """Takes the params of a module's child out of those of the module."""
+    """Takes the params of a child module out of the variables of its owner."""
     if not isinstance(variables, Mapping):
         raise TypeError(f"variables must be a dict of arrays, got {type(variables).__name__}.")
     params = variables.get("params", variables)
@@ -91,7 +91,10 @@ def _part(module: object, variables: Nested) -> Part:
 
 
 def _sizes(params: Params) -> Fields:
-    """The fields of a GRU that its parameters decide, but for `reset_after` without a bias."""
+    """Returns the fields of a GRU that follow from its parameters.
+
+    Without a bias, `reset_after` does not follow from them and is left out.
+    """
     fields = {
         "units": params["recurrent_kernel"].shape[0],
         "use_bias": "bias" in params,

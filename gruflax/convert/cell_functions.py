@@ -1,4 +1,4 @@
-"""Weights to and from the libraries of `cells.py`: a pair of functions for each."""
+"""Converters of single cells: from_X and to_X for each library that `cells.py` describes."""
 
 from collections.abc import Mapping
 
@@ -18,14 +18,14 @@ def from_flax_linen(params: Nested) -> Params:
         outputs, state = gruflax.gru_sequence(params, x)
 
     Args:
-        params: `{"ir": {"kernel": [f, u], "bias": [u]}, "hr": ..., ...}`; also one level up,
-            under "cell", as `flax.linen.RNN` has them, or under "params".
+        params: `{"ir": {"kernel": [f, u], "bias": [u]}, "hr": ..., ...}`; these may lie under the
+            key "cell", as in `flax.linen.RNN`, or "params".
 
     Returns:
         `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u].
 
     Raises:
-        ValueError: these are no parameters of a GRUCell.
+        ValueError: the arrays are not those of a GRUCell.
     """
     return read_cell("flax.linen", params)
 
@@ -35,21 +35,22 @@ def to_flax_linen(
 ) -> dict[str, Params]:
     """Converts to the parameters of a `flax.linen.GRUCell`: `{"ir": {"kernel", "bias"}, ...}`.
 
-    Exact in function. The two biases of the update and the reset gate are added up, since Flax has
-    one: they cannot be told apart again. A GRU without a bias gets a bias of zeros.
+    The result computes the same function. Flax has one bias for the update gate and one for the
+    reset gate, where gruflax has two, so these are added up and cannot be separated again. A GRU
+    without a bias gets a bias of zeros.
 
         cell = flax.linen.GRUCell(64)
         state, output = cell.apply({"params": to_flax_linen(gru, variables)}, state, x)
 
     Args:
         source: bare params, or a `gruflax.GRU` or `GRUCell`.
-        variables: those of the module; None, the default, where `source` is params.
+        variables: the variables of the module; None, the default, if `source` is bare params.
 
     Returns:
-        The params as NumPy arrays: what `from_flax_linen` takes.
+        The params as NumPy arrays, as `from_flax_linen` takes them.
 
     Raises:
-        TypeError: `source` or `variables` is none of these.
+        TypeError: `source` or `variables` is of another type.
         ValueError: the GRU has `reset_after=False`, or activations other than tanh and sigmoid.
     """
     return write_cell("flax.linen", source, variables)
@@ -71,7 +72,7 @@ def from_flax_nnx(cell: object) -> Params:
         `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u].
 
     Raises:
-        ValueError: these are no parameters of a GRUCell.
+        ValueError: the arrays are not those of a GRUCell.
     """
     return read_cell("flax.nnx", cell)
 
@@ -81,20 +82,21 @@ def to_flax_nnx(
 ) -> dict[str, Params]:
     """Converts to the parameters of a `flax.nnx.GRUCell`: `{"dense_i": ..., "dense_h": ...}`.
 
-    Exact in function, as `to_flax_linen`; NNX's cell has no recurrent bias at all.
+    The result computes the same function. NNX's cell has no recurrent bias, so the two biases of
+    the update and the reset gate are added up, as in `to_flax_linen`.
 
         cell = nnx.GRUCell(12, 64, rngs=nnx.Rngs(0))
         nnx.update(cell, to_flax_nnx(gru, variables))
 
     Args:
         source: bare params, or a `gruflax.GRU` or `GRUCell`.
-        variables: those of the module; None, the default, where `source` is params.
+        variables: the variables of the module; None, the default, if `source` is bare params.
 
     Returns:
-        The params as NumPy arrays: what `from_flax_nnx` takes.
+        The params as NumPy arrays, as `from_flax_nnx` takes them.
 
     Raises:
-        TypeError: `source` or `variables` is none of these.
+        TypeError: `source` or `variables` is of another type.
         ValueError: the GRU has `reset_after=False`, activations other than tanh and sigmoid, or a
             recurrent bias of the candidate that is not zeros.
     """
@@ -117,7 +119,7 @@ def from_equinox(cell: object) -> Params:
         `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u] or absent.
 
     Raises:
-        ValueError: this is no GRUCell.
+        ValueError: `cell` is not a GRUCell.
     """
     return read_cell("equinox", cell)
 
@@ -127,8 +129,8 @@ def to_equinox(
 ) -> dict[str, np.ndarray | None]:
     """Converts to the parameters of an `equinox.nn.GRUCell`.
 
-    Exact in function: the two biases of the update and the reset gate are added up, as in
-    `to_flax_linen`.
+    The result computes the same function: the two biases of the update and the reset gate are added
+    up, as in `to_flax_linen`.
 
         arrays = to_equinox(gru, variables)
         cell = eqx.nn.GRUCell(12, 64, key=key)
@@ -138,13 +140,13 @@ def to_equinox(
 
     Args:
         source: bare params, or a `gruflax.GRU` or `GRUCell`.
-        variables: those of the module; None, the default, where `source` is params.
+        variables: the variables of the module; None, the default, if `source` is bare params.
 
     Returns:
         The arrays as `from_equinox` takes them; `bias` and `bias_n` are None without a bias.
 
     Raises:
-        TypeError: `source` or `variables` is none of these.
+        TypeError: `source` or `variables` is of another type.
         ValueError: the GRU has `reset_after=False`, or activations other than tanh and sigmoid.
     """
     return write_cell("equinox", source, variables)
@@ -153,7 +155,7 @@ def to_equinox(
 def from_haiku(params: Nested, name: str | None = None) -> Params:
     """Converts the parameters of a `haiku.GRU`; exact, bit by bit.
 
-    They belong to `reset_after=False`.
+    Haiku's GRU resets before the product, so the parameters are those of `reset_after=False`.
 
         params = from_haiku(transformed.init(key, x), "my_model/gru")
         outputs, state = gruflax.gru_sequence(
@@ -161,14 +163,15 @@ def from_haiku(params: Nested, name: str | None = None) -> Params:
         )
 
     Args:
-        params: `{"w_i": [f, 3u], "w_h": [u, 3u], "b": [3u]}`, or a model's, by module name.
-        name: the module's, where there are several GRUs; None, the default, where there is one.
+        params: `{"w_i": [f, 3u], "w_h": [u, 3u], "b": [3u]}`, or the params of a model, which are
+            dicts of that kind by the names of modules.
+        name: the name of the module; None, the default, if the model has only one GRU.
 
     Returns:
         `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [3u].
 
     Raises:
-        ValueError: there is no such GRU in `params`, or there are several and no name.
+        ValueError: `params` holds no GRU of that name, or several GRUs and no name is given.
     """
     names = {"w_i", "w_h", "b"}
     with errors_as_value_errors("params must be those of a haiku.GRU"):
@@ -190,13 +193,13 @@ def to_haiku(source: GRU | GRUCell | Nested, variables: Nested | None = None) ->
 
     Args:
         source: bare params, or a `gruflax.GRU` or `GRUCell`.
-        variables: those of the module; None, the default, where `source` is params.
+        variables: the variables of the module; None, the default, if `source` is bare params.
 
     Returns:
         The params as NumPy arrays: `w_i` [f, 3u], `w_h` [u, 3u] and `b` [3u].
 
     Raises:
-        TypeError: `source` or `variables` is none of these.
+        TypeError: `source` or `variables` is of another type.
         ValueError: the GRU has `reset_after=True`, or activations other than tanh and sigmoid.
     """
     return write_cell("haiku", source, variables)

@@ -1,4 +1,4 @@
-"""Libraries whose GRU is one cell: where each has its arrays, and one reader and writer for all."""
+"""A table of libraries and where their GRU cells keep arrays, and one reader and writer for all."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ from gruflax.convert.weights import (
 from gruflax.keras_names import activations
 
 
-# The order of the gates' columns in gruflax and Keras: update, reset, candidate. The candidate,
-# which Keras calls h, is n in all other libraries.
+# The order of the gates' columns in gruflax and Keras: update, reset, candidate. Keras calls the
+# candidate h, all other libraries call it n.
 ORDER = "zrn"
 
 
@@ -30,16 +30,16 @@ class Cell(NamedTuple):
         library: the name of the library.
         argument: the name of the argument that holds the parameters, for errors.
         what: what the argument must be, for errors.
-        paths: where the input's matrix [f, 3u], the state's matrix [u, 3u], the bias [3u] and the
-            recurrent bias lie, "" where there is none: names joined by dots. A path with `{gate}`
-            in it stands for one array for each gate.
-        gates: the order of the columns, by the library's letters; the candidate, n, comes last.
+        paths: the paths, names joined by dots, of the input's matrix [f, 3u], the state's matrix
+            [u, 3u], the bias [3u] and the recurrent bias; "" if the library has none. A path that
+            contains `{gate}` stands for one array for each gate.
+        gates: the order of the columns, in the library's letters; the candidate, n, comes last.
         transposed: whether the matrices are [3u, f] and [3u, u].
-        negated: the gates that are the other way round: "z" where 1 takes the new state.
-        two_biases: whether the recurrent bias is [3u]; else it is the candidate's [u].
-        optional_bias: whether a cell without a bias has None in its place; others have zeros.
-        reset_after: the `reset_after` of the library's GRU; without it there is one bias.
-        levels: the names that a model's parameters have above those of the cell.
+        negated: the gates that mean the opposite: "z" if 1 takes the new state and not the old one.
+        two_biases: True if the recurrent bias is [3u], False if it is [u], for the candidate only.
+        optional_bias: True if a cell without a bias has None in its place, False if it has zeros.
+        reset_after: the `reset_after` of the library's GRU; False means that there is one bias.
+        levels: the keys under which the parameters of the cell may lie, from the outside in.
     """
 
     library: str
@@ -102,14 +102,14 @@ CELLS = {
 
 
 def read_cell(library: str, source: object) -> Params:
-    """Converts the parameters of a library's cell, live or in dicts."""
+    """Converts a live cell of a library, or the dicts of its arrays, to gruflax's parameters."""
     cell = CELLS[library]
     with errors_as_value_errors(f"{cell.argument} must be {cell.what}, or its arrays"):
         return params_of(cell, find_arrays(cell, source))
 
 
 def write_cell(library: str, source: object, variables: Nested | None) -> Params:
-    """Converts one GRU to the parameters of a library's cell, in dicts as its paths say."""
+    """Converts one GRU to the parameters of a library's cell, in dicts nested as its paths."""
     return arrays_of(CELLS[library], weights_of(source, variables))
 
 
@@ -130,7 +130,7 @@ def find_arrays(cell: Cell, source: object) -> list[np.ndarray | None]:
 
 
 def _joined(cell: Cell, source: object, path: str) -> np.ndarray | None:
-    """The array of a path, gates side by side; None where the cell has no bias there."""
+    """Reads the array of a path, gates side by side; None if the cell has no bias there."""
     paths = _each_gate(cell, path)
     values = [functools.reduce(_member, each.split("."), source) for each in paths]
     if not values or values[0] is None:
@@ -140,10 +140,10 @@ def _joined(cell: Cell, source: object, path: str) -> np.ndarray | None:
 
 
 def params_of(cell: Cell, arrays: Sequence[np.ndarray | None]) -> Params:
-    """Makes parameters of a cell's arrays, gates in its library's order."""
+    """Makes parameters from a cell's arrays, whose gates are in the order of its library."""
     kernel, recurrent_kernel, bias, second = arrays
     if bias is not None and cell.reset_after:
-        # The candidate is the last gate: a bias of it alone is the end of a row of zeros.
+        # The candidate is the last gate, so a bias for it alone is padded with zeros in front.
         second = bias[:0] if second is None else second
         bias = np.stack([bias, np.pad(second, (bias.size - second.size, 0))])
     given = (kernel, recurrent_kernel, bias)
@@ -151,7 +151,7 @@ def params_of(cell: Cell, arrays: Sequence[np.ndarray | None]) -> Params:
 
 
 def arrays_of(cell: Cell, weights: Weights) -> Params:
-    """Makes a cell's arrays of weights, in dicts as the cell's paths say."""
+    """Makes a cell's arrays from weights, in dicts nested as the cell's paths."""
     check_representable(cell, weights)
     biases = (None, None)
     if weights.config.use_bias or not cell.optional_bias:
@@ -167,7 +167,7 @@ def arrays_of(cell: Cell, weights: Weights) -> Params:
 def _split(
     cell: Cell, path: str, array: np.ndarray | None
 ) -> Iterator[tuple[str, np.ndarray | None]]:
-    """Each path that a path of a row stands for, and what lies there: an array, a gate or None."""
+    """Yields each path that a path of the table stands for, with its array, or with None."""
     paths = _each_gate(cell, path)
     if array is None or not paths:
         return zip(paths, [None] * len(paths), strict=True)
@@ -176,8 +176,7 @@ def _split(
 
 
 def check_representable(cell: Cell, weights: Weights) -> None:
-    """Raises a ValueError unless a library that has one kind of GRU has this one."""
-    # Without a bias and without a module, nothing says otherwise.
+    """Raises a ValueError unless the only kind of GRU that a library has is this one."""
     if weights.config.reset_after != cell.reset_after:
         raise ValueError(
             f"{cell.library} has no GRU with reset_after={weights.config.reset_after}: "
@@ -190,13 +189,13 @@ def check_representable(cell: Cell, weights: Weights) -> None:
 
 
 def _biases(cell: Cell, weights: Weights) -> tuple[np.ndarray, np.ndarray | None]:
-    """The bias and the recurrent bias [3u] that a library has, in gruflax's order."""
+    """Makes the bias and the recurrent bias [3u] for a library, gates in gruflax's order."""
     bias = weights.biases()
     if not cell.reset_after:
         return bias, None
     first, second = np.array(bias)
     if not cell.two_biases:
-        # Where a gate has one bias, the two cannot be told apart: their sum is the same GRU.
+        # The library has one bias for each of these gates; with the sum the GRU is the same.
         merged = slice(2 * weights.units)
         first[merged] += second[merged]
         second[merged] = 0
@@ -218,7 +217,7 @@ def _reorder(array: np.ndarray | None, source: str, target: str, negated: str) -
 
 
 def _each_gate(cell: Cell, path: str) -> list[str]:
-    """The paths that a path of a row stands for: one, one for each gate, or none."""
+    """Lists the paths that a path of the table stands for: one, one for each gate, or none."""
     if "{gate}" in path:
         return [path.format(gate=gate) for gate in cell.gates]
     return [path] if path else []
@@ -229,5 +228,5 @@ def _has(owner: object, name: str) -> bool:
 
 
 def _member(owner: object, name: str) -> object:
-    """A member of a live object, or of a mapping like it."""
+    """Returns an attribute of a live object, or the value of that key in a mapping."""
     return owner[name] if isinstance(owner, Mapping) else getattr(owner, name)

@@ -1,4 +1,4 @@
-"""Checkpoints in the safetensors format: arrays by flat names, and nothing that runs."""
+"""Checkpoints in the safetensors format, which holds arrays by name and no code."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from gruflax.functional.checks import brief
 
 Path: TypeAlias = str | os.PathLike
 
-# Dicts, tuples, lists and other nodes that JAX knows, of arrays or of their names.
+# Nested dicts, tuples, lists and other pytrees, of arrays or of the names of arrays.
 Tree: TypeAlias = Any
 
-# The dtypes that the format has and NumPy too.
+# The dtypes that both the format and NumPy have.
 _DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64"),
@@ -29,25 +29,25 @@ _TREE = "gruflax.tree"
 
 
 def save_safetensors(path: Path, variables: Mapping[str, Tree]) -> None:
-    """Saves variables, every collection of them: "params.kernel", "recurrent_state.h", ...
+    """Saves the variables of a model under names like "params.kernel" and "recurrent_state.h".
 
         save_safetensors("gru.safetensors", variables)
 
-    The file is replaced at once, when the new one is whole. Its metadata says which names are of
-    dicts, and which are the numbers of tuples and lists.
+    An existing file is replaced in one step, when the new one is complete. The metadata of the file
+    describes the dicts, tuples and lists that the names come from.
 
     Args:
         path: the path of the file.
-        variables: nested dicts, tuples and lists of arrays. Other nodes, such as named tuples, come
-            back where `load_safetensors` is given a template; without one they are dicts.
+        variables: nested dicts, tuples and lists of arrays. Other nodes, for example named tuples,
+            are loaded as dicts unless `load_safetensors` is given `variables` with such nodes.
 
     Raises:
         ImportError: safetensors is not installed.
         TypeError: a leaf is no array of numbers.
-        ValueError: a name is empty or has a dot in it.
+        ValueError: a key of a dict is empty or contains a dot.
     """
     safetensors = import_optional("checkpoints", "safetensors", "numpy")
-    # The format stores the memory of an array as it lies, whatever its strides are.
+    # The format writes the memory of an array and ignores its strides.
     arrays = {name: np.array(_array(name, leaf), order="C") for name, leaf in _flat(variables)}
     tree = json.dumps(_described(nn.unbox(variables)))
     temporary = f"{os.fspath(path)}.{os.getpid()}.partial"
@@ -60,21 +60,21 @@ def save_safetensors(path: Path, variables: Mapping[str, Tree]) -> None:
 
 
 def load_safetensors(path: Path, variables: Mapping[str, Tree] | None = None) -> dict[str, Tree]:
-    """Loads variables.
+    """Loads the variables that `save_safetensors` saved.
 
         variables = gru.init(key, x)
         variables = load_safetensors("gru.safetensors", variables)
 
     Args:
         path: the path of the file.
-        variables: what the file must hold: a nested dict of arrays, or of `jax.ShapeDtypeStruct`
-            as `jax.eval_shape(gru.init, key, x)` gives it. It stays as it is. None, the default,
-            accepts whatever the file holds.
+        variables: a template that the file must fit: a nested dict of arrays, or of
+            `jax.ShapeDtypeStruct`s as `jax.eval_shape(gru.init, key, x)` returns it. It is not
+            changed. None, the default, accepts any names, shapes and dtypes.
 
     Returns:
-        NumPy arrays, nested as `variables`, or in the dicts, tuples and lists that were saved. A
-        file that does not tell, of gruflax 0.1 or of another program, gives dicts, and tuples where
-        all names are numbers from 0 on.
+        NumPy arrays, nested as `variables` or, without it, in the dicts, tuples and lists that were
+        saved. If the file's metadata does not describe these, because gruflax 0.1 or another
+        program wrote it, the arrays are in dicts, and in tuples where all names are numbers from 0.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -125,7 +125,7 @@ def _described(node: Tree, names: tuple[str, ...] = ()) -> Tree:
     entries = []
     for (key,), part in parts:
         name = jax.tree_util.keystr((key,), simple=True)
-        # JSON keeps the numbers among the keys, which are text in the names.
+        # As names all keys are text; JSON keeps those that are numbers.
         own = key.key if isinstance(getattr(key, "key", None), (str, int)) else name
         entries.append((own, _described(part, (*names, name))))
     if type(node) in (tuple, list):
@@ -156,7 +156,7 @@ def _rebuilt(node: Tree) -> Tree:
 
 
 def _in_order(node: Tree) -> Tree:
-    """Turns dicts of "0", "1", ... into the tuples that they come from."""
+    """Turns dicts with the keys "0", "1", ... back into tuples."""
     if not isinstance(node, dict):
         return node
     numbers = [str(index) for index in range(len(node))]
@@ -166,7 +166,7 @@ def _in_order(node: Tree) -> Tree:
 
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Tree]) -> None:
-    """Raises a ValueError unless a file's arrays are of the names, shapes and dtypes wanted."""
+    """Raises a ValueError unless a file's arrays have the names, shapes and dtypes wanted."""
     _check_names(path, arrays, wanted)
     for name, leaf in wanted.items():
         given, needed = ((np.shape(each), np.dtype(each.dtype)) for each in (arrays[name], leaf))

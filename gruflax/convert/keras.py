@@ -1,4 +1,4 @@
-"""Keras' and TensorFlow's layers: objects, weight lists and files."""
+"""Converting the layers of Keras and TensorFlow: objects, weight lists and files."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, Stack, StackedRNNCel
 _GRUS = ("GRU", "CuDNNGRU")
 _LAYERS = (*_GRUS, "Bidirectional", "RNN")
 
-# The config of Keras 2's CuDNNGRU has neither of these, for there was one value for each.
+# The config of Keras 2's CuDNNGRU does not mention these arguments: it had only these values.
 _CUDNN = {"reset_after": True, "recurrent_activation": "sigmoid"}
 
 Module = TypeVar("Module", GRU, GRUCell)
@@ -26,7 +26,7 @@ Module = TypeVar("Module", GRU, GRUCell)
 
 @runtime_checkable
 class KerasLayer(Protocol):
-    """What is asked of a live layer of Keras."""
+    """The methods of a live Keras layer that are used here."""
 
     def get_config(self) -> Fields: ...
     def get_weights(self) -> list[np.ndarray]: ...
@@ -41,28 +41,29 @@ def from_keras(source: object, name: str | Sequence[str] | None = None, **fields
     Args:
         source: a live `GRU`, `Bidirectional`, `RNN` or `GRUCell`; a live model; the weight list
             `[kernel, recurrent_kernel, bias]` of a GRU; or the path of a `.keras`, `.weights.h5`
-            or older `.h5` file. The weights of a `CuDNNGRU` are known by their bias [6u].
-        name: the layer's in a model or a file; None, the default, where there is one GRU. Several
-            names become a `gruflax.Stack` of these layers.
-        **fields: fields of the `gruflax.GRU`, which win over the configuration: an `activation` of
-            yours for one that only Keras knows. Initializers that gruflax does not know are left
-            out, for the weights are there. A weight list and a `.weights.h5` have no configuration:
-            without a bias, give `reset_after` if it is False. The name of an activation means what
-            it meant in the release that wrote the source: "hard_sigmoid" is
-            `clip(0.2 x + 0.5, 0, 1)` for Keras 2. A weight list and a `.weights.h5` in the form of
-            Keras 3, which tf-keras writes too, do not say which: there it is that of Keras 3, and
-            `gruflax.compat.v1.hard_sigmoid` the other one.
+            or older `.h5` file. The weights of a `CuDNNGRU` are recognized by their bias [6u].
+        name: the name of the layer in a model or a file; None, the default, if that has only one
+            GRU. Several names become a `gruflax.Stack` of these layers.
+        **fields: fields of the `gruflax.GRU`, which replace those of the configuration, for example
+            an `activation` where the layer has one that gruflax does not know. Initializers that
+            gruflax does not know are ignored, since the weights exist already. A weight list and a
+            `.weights.h5` file have no configuration: if they have no bias, give `reset_after=False`
+            where it applies. The name of an activation means what it meant in the release that
+            wrote the source: for Keras 2 "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)`. A weight list
+            and a `.weights.h5` file in Keras 3's form, which tf-keras writes too, do not tell the
+            release. For them the name means Keras 3's function; the other one is
+            `gruflax.compat.v1.hard_sigmoid`.
 
     Returns:
         `(module, variables)`, the module configured as the layer was: a `gruflax.GRU`,
-        `Bidirectional` or `RNN`. Of a live GRUCell `kernel` [f, 3u], `recurrent_kernel` [u, 3u],
-        `bias` [2, 3u], [3u] or absent.
+        `Bidirectional`, `RNN` or `Stack`. For a live GRUCell the params alone: `kernel` [f, 3u],
+        `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: `source` is none of these.
-        ValueError: a file is damaged, the layer is no GRU, there is no such layer or more than one,
-            or its weights do not fit its configuration.
+        TypeError: `source` is of another type.
+        ValueError: a file is damaged, the layer is no GRU, no layer has the name, no name is given
+            for one of several, or the weights do not fit the configuration.
     """
     if name is not None and not isinstance(name, str):
         return stack([_layer(_source(source, each), fields) for each in name])
@@ -85,7 +86,7 @@ def to_keras(
     Args:
         source: bare params, or a `gruflax.GRU`, `GRUCell`, `RNN` of a GRUCell or of
             `StackedRNNCells`, `Bidirectional` or `Stack`.
-        variables: those of the module; None, the default, where `source` is params.
+        variables: the variables of the module; None, the default, if `source` is bare params.
 
     Returns:
         `[kernel, recurrent_kernel, bias]`, as `set_weights` takes it; both directions of a
@@ -93,20 +94,20 @@ def to_keras(
         `keras.Sequential` takes them.
 
     Raises:
-        TypeError: the module is none of these.
+        TypeError: `source` is of another type.
         ValueError: the variables are not those of the module.
     """
     return [
         params[name]
         for params in _each_params(source, variables)
-        # Keras' order; that of the dict may be another.
+        # The order of Keras' weight lists, which may not be that of the dict.
         for name in ("kernel", "recurrent_kernel", "bias")
         if name in params
     ]
 
 
 def _each_params(source: object, variables: Nested | None) -> Iterator[Params]:
-    """The parameters of each GRU in a module, in Keras' order."""
+    """Yields the parameters of each GRU in a module, in Keras' order."""
     if variables is None or isinstance(source, GRUCell):
         yield weights_of(source, variables).params
     elif isinstance(source, RNN):
@@ -140,7 +141,7 @@ def _source(source: object, name: str | None) -> Source:
 
 
 def _live_layer(model: Any, name: str | None) -> object:
-    """The layer of a name in a live model, or its only GRU."""
+    """Finds a layer of a live model by name, or its only GRU."""
     layers = {layer.name: layer for layer in model.layers}
     if name is None:
         layers = {key: each for key, each in layers.items() if type(each).__name__ in _LAYERS}
@@ -148,7 +149,7 @@ def _live_layer(model: Any, name: str | None) -> object:
 
 
 def _layer(found: Source, fields: Fields) -> Layer:
-    """Makes a module and its variables from what was read of a layer."""
+    """Makes a module and its variables from a layer that was read."""
     if found.config is not None and not isinstance(found.config, Mapping):
         raise ValueError(f"the layer's config must be a dict, got {brief(found.config)}.")
     if found.config is not None and found.class_name not in _LAYERS:
@@ -227,7 +228,7 @@ def _module(cls: type[Module], config: Fields, params: Params, fields: Fields) -
 
 
 def _entry(key: str | int, entry: object, classes: tuple[str, ...]) -> Fields:
-    """The config of a layer or cell inside another one's config."""
+    """Finds the config of a layer or cell inside the config of another one."""
     kind, config = None, None
     if isinstance(entry, Mapping):
         kind, config = entry.get("class_name"), entry.get("config")
@@ -239,7 +240,7 @@ def _entry(key: str | int, entry: object, classes: tuple[str, ...]) -> Fields:
 
 
 def _count(config: Fields) -> int:
-    """How many weights a GRU of this config has."""
+    """Returns how many weights a GRU with this config has."""
     return 3 if config.get("use_bias", True) else 2
 
 
@@ -252,7 +253,7 @@ def _is_known_initializer(identifier: object) -> bool:
 
 
 def _params(weights: Sequence[np.ndarray]) -> Params:
-    """Makes parameters from a weight list; that of a CuDNNGRU has a bias [6u]."""
+    """Makes parameters from a weight list. A bias [6u] tells that it is a CuDNNGRU's."""
     if len(weights) not in (2, 3):
         raise ValueError(
             "weights must be [kernel, recurrent_kernel] or [kernel, recurrent_kernel, bias], got "
@@ -261,7 +262,7 @@ def _params(weights: Sequence[np.ndarray]) -> Params:
     kernel, recurrent = weights[:2]
     bias = weights[2] if len(weights) == 3 else None
     if bias is not None and recurrent.ndim == 2 and bias.shape == (2 * recurrent.shape[-1],):
-        # cuDNN has each gate's matrix transposed, though Keras gave it the shape of the others.
+        # cuDNN keeps each gate's matrix transposed; Keras only changed its shape.
         kernel = _each_gate(kernel, lambda gate: gate.T.reshape(gate.shape, order="F"))
         recurrent = _each_gate(recurrent, np.transpose)
         bias = bias.reshape(2, -1)

@@ -1,4 +1,4 @@
-"""The files that Keras and TensorFlow write: `.keras`, `.weights.h5` and the older `.h5`."""
+"""Reading the files that Keras and TensorFlow write: `.keras`, `.weights.h5` and older `.h5`."""
 
 import collections
 import io
@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 
 class Source(NamedTuple):
-    """One Keras layer.
+    """One Keras layer as it was read from a file or an object.
 
     Attributes:
         class_name: Keras' name of its class.
-        config: what its `get_config` returned; None where it is unknown.
-        weights: what its `get_weights` returned.
-        forward: how many of these are the forward layer's in a Bidirectional; None is half.
-        keras_2: whether a file without a config says that Keras 2 wrote it.
+        config: the result of its `get_config`; None if it is unknown.
+        weights: the result of its `get_weights`.
+        forward: how many weights belong to the forward layer of a Bidirectional; None means half.
+        keras_2: True if a file without a config says that Keras 2 wrote it.
     """
 
     class_name: str
@@ -79,15 +79,14 @@ def _check_links(file: Node) -> None:
 
 
 def _from_archive(config: Fields, file: Node, name: str | None) -> Source:
-    """A layer of a `.keras` file: its place among the weights follows from its config."""
+    """Reads a layer of a `.keras` file; the model's config tells where its weights lie."""
     path, entry = _pick_entry(config, name)
     return Source(entry["class_name"], entry["config"], _weights(file[path]))
 
 
 def _from_weights(file: Node, name: str | None) -> Source:
-    """A layer of a `.weights.h5` file, by its own name or the path of its group."""
+    """Reads a layer of a `.weights.h5` file, by its own name or the path of its group."""
     groups = {path: group for path, group in _groups(file) if _is_gru(group)}
-    # Keras writes the layer's name beside the path, which is made of the names of classes.
     named = _by_name([(_own_name(group) or path, path, group) for path, group in groups.items()])
     group = pick(groups if name in groups else named, name, "the file's GRU layers")
     if "forward_layer" not in group:
@@ -97,7 +96,7 @@ def _from_weights(file: Node, name: str | None) -> Source:
 
 
 def _from_legacy(file: Node, name: str | None) -> Source:
-    """A layer of an `.h5` file of a model, or of its weights alone, of Keras 1 and later."""
+    """Reads a layer of an `.h5` file of a model or of its weights, by Keras 1 or later."""
     weights = {}
     root = file["model_weights"] if "model_weights" in file else file
     for layer in _strings(root, "layer_names"):
@@ -121,19 +120,19 @@ def _from_legacy(file: Node, name: str | None) -> Source:
 
 
 def _pick_entry(config: Fields, name: str | None) -> tuple[str, Fields]:
-    """The path and the entry of a layer in a model's config."""
+    """Finds the path and the entry of a layer in a model's config."""
     entries = [(entry["config"]["name"], path, (path, entry)) for path, entry in _entries(config)]
     return pick(_by_name(entries), name, "the file's GRU layers")
 
 
 def _by_name(found: Sequence[tuple[str, str, T]]) -> dict[str, T]:
-    """Makes a dict by name of (name, path, value); by path where several have the same name."""
+    """Makes a dict of values by name, or by path where several have the same name."""
     counts = collections.Counter(name for name, _, _ in found)
     return {name if counts[name] == 1 else path: value for name, path, value in found}
 
 
 def _entries(config: Fields, path: str = "") -> Iterator[tuple[str, Fields]]:
-    """Yields (path in Keras 3's files, entry) of each GRU in a model's config and nested models."""
+    """Yields the path in Keras 3's files and entry of each GRU, nested models included."""
     inner = config["config"] if isinstance(config, Mapping) else None
     if not isinstance(inner, (Mapping, list)):
         raise ValueError(f"the config of a model must be a dict, got {brief(config)}.")
@@ -151,7 +150,7 @@ def _entries(config: Fields, path: str = "") -> Iterator[tuple[str, Fields]]:
 
 
 def _holds_gru(entry: Fields) -> bool:
-    """Whether an entry of a config is a GRU, or a layer around one."""
+    """Returns whether an entry of a config is a GRU, or a layer around one."""
     config = entry.get("config", {})
     if entry["class_name"] == "StackedRNNCells":
         return all(map(_holds_gru, config["cells"]))
@@ -160,7 +159,7 @@ def _holds_gru(entry: Fields) -> bool:
 
 
 def _groups(group: Node, path: str = "") -> Iterator[tuple[str, Node]]:
-    """Yields (path, group) of each layer in a Keras 3 file: all members of groups "layers"."""
+    """Yields the path and the group of each layer of a Keras 3 file: the members of "layers"."""
     for name in group.get("layers", {}):
         layer = group["layers"][name]
         yield f"{path}layers/{name}", layer
@@ -168,28 +167,28 @@ def _groups(group: Node, path: str = "") -> Iterator[tuple[str, Node]]:
 
 
 def _own_name(group: Node) -> str | None:
-    """The name of a layer that Keras wrote into its group, or None."""
+    """Returns the name of a layer if Keras wrote it into its group; paths have class names only."""
     return group["vars"].attrs.get("name") if "vars" in group else None
 
 
 def _is_gru(group: Node) -> bool:
-    """Whether the group of a layer holds the weights of a GRU or a pair."""
+    """Returns whether the group of a layer holds the weights of a GRU or a Bidirectional."""
     layer = group.get("forward_layer", group)
-    # Of several cells, only a config can tell which ones have a bias.
+    # With several cells, only a config can tell which of them have a bias.
     if "cell" not in layer or "cells" in layer["cell"]:
         return False
     return _is_weight_list(_weights(group))
 
 
 def _is_weight_list(arrays: list[np.ndarray]) -> bool:
-    """Whether these are the weights of a GRU or a pair: an LSTM's recurrent kernel is [u, 4u]."""
+    """Returns whether arrays are the weights of a GRU or of two; an LSTM has a matrix [u, 4u]."""
     if len(arrays) not in (2, 3, 4, 5, 6) or arrays[1].ndim != 2:
         return False
     return arrays[1].shape[1] == 3 * arrays[1].shape[0]
 
 
 def _weights(group: Node) -> list[np.ndarray]:
-    """The weight list of a group: that of a cell, or those of its cells or layers in order."""
+    """Reads the weights of the group of a cell, or of a layer with cells or layers, in order."""
     if "cells" in group:
         cells = sorted(group["cells"], key=lambda name: (len(name), name))
         return [array for name in cells for array in _weights(group["cells"][name])]
@@ -218,7 +217,7 @@ def _array(dataset: Node) -> np.ndarray:
 
 
 def _strings(group: Node, name: str) -> list[str]:
-    """A list of names in a group's attributes; Keras cuts a long one into `name0`, `name1`, ..."""
+    """Reads a list of names in an attribute; Keras splits a long one into `name0`, `name1`, ..."""
     values = list(group.attrs.get(name, ()))
     for index in itertools.count():
         if f"{name}{index}" not in group.attrs:

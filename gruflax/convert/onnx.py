@@ -1,4 +1,4 @@
-"""ONNX: its GRU node, in and out."""
+"""Reading the GRU nodes of ONNX models as layers."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,9 @@ import numpy as np
 
 from gruflax.convert.assembly import Layer, make_layer, stack
 from gruflax.convert.onnx_activations import from_onnx_activations
-from gruflax.convert.onnx_export import Proto, export_onnx
+from gruflax.convert.onnx_export import Proto
 from gruflax.convert.weights import (
     Fields,
-    Nested,
     Params,
     errors_as_value_errors,
     import_optional,
@@ -20,10 +19,9 @@ from gruflax.convert.weights import (
     pick,
 )
 from gruflax.functional.checks import brief
-from gruflax.linen import GRU, Bidirectional, Stack
 
 
-# The attributes of the node that are read below, or do not change what it computes.
+# The attributes of a GRU node that are read below, and those that do not change what it computes.
 _KNOWN = (
     "activation_alpha",
     "activation_beta",
@@ -35,6 +33,11 @@ _KNOWN = (
     "output_sequence",
 )
 
+# ONNX's values of `direction`, and how many directions each has.
+_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+
+_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h")
+
 
 def from_onnx(source: object, name: str | Sequence[str] | None = None, **fields: Any) -> Layer:
     """Converts a GRU node of an ONNX model.
@@ -42,20 +45,20 @@ def from_onnx(source: object, name: str | Sequence[str] | None = None, **fields:
     Exact, bit by bit, with `linear_before_reset`; without it the two biases are added up. The gates
     are in gruflax's order and the update gate has its sign; the matrices are transposed.
 
-    What the node takes from outside, `sequence_lens` and `initial_h`, is `seq_lengths` and
-    `initial_state` of the call. A node with direction "bidirectional" becomes a
-    `gruflax.Bidirectional`, one with "reverse" a GRU with `go_backwards`: its outputs come in the
-    order of processing, ONNX's flipped.
+    The node's inputs `sequence_lens` and `initial_h` are the arguments `seq_lengths` and
+    `initial_state` of the layer's call. A node with direction "bidirectional" becomes a
+    `gruflax.Bidirectional`, and one with "reverse" a GRU with `go_backwards`, whose outputs are in
+    the order of processing: ONNX's outputs, flipped.
 
         gru, variables = from_onnx("model.onnx")
         outputs = gru.apply(variables, x)
 
     Args:
         source: an `onnx.ModelProto`, or the path of a file.
-        name: the node's; None, the default, where there is one GRU. Several names become a
-            `gruflax.Stack`.
-        **fields: fields of the `gruflax.GRU`. Inputs are `[t, b, f]`, as the node's, unless
-            `time_major=False`; it returns sequences.
+        name: the name of the node; None, the default, if the model has only one GRU. Several names
+            become a `gruflax.Stack`.
+        **fields: fields of the `gruflax.GRU`. By default it returns sequences and its inputs are
+            `[t, b, f]`, as those of the node; `time_major=False` changes that.
 
     Returns:
         `(module, variables)`, the module a `gruflax.GRU`, `Bidirectional` or `Stack`.
@@ -64,11 +67,11 @@ def from_onnx(source: object, name: str | Sequence[str] | None = None, **fields:
         FileNotFoundError: there is no such file.
         ImportError: onnx is not installed.
         TypeError: `source` is neither a model nor a path.
-        ValueError: the model is damaged, there is no such node, its weights are no constants of the
-            model, its lengths or its initial state are, or it has an activation or an attribute
-            that gruflax does not have.
+        ValueError: the model is damaged, no node has the name, the node's weights are not constants
+            of the model, its lengths or its initial state are constants, or it has an activation or
+            an attribute that gruflax does not have.
     """
-    onnx = _import_onnx()
+    onnx = import_optional("ONNX models", "onnx", "numpy_helper")
     model: Proto = source
     if isinstance(source, (str, os.PathLike)):
         with errors_as_value_errors(f"{os.fspath(source)} must be a whole ONNX file"):
@@ -90,54 +93,6 @@ def from_onnx(source: object, name: str | Sequence[str] | None = None, **fields:
     )
 
 
-def to_onnx(
-    module: GRU | Bidirectional | Stack,
-    variables: Nested,
-    *,
-    initial_state: bool = False,
-    opset: int = 17,
-) -> Proto:
-    """Converts to an ONNX model that computes what the module does in inference.
-
-    Batch and time are symbolic. `time_major`, `return_sequences`, `return_state`, `go_backwards`
-    and the merge mode are those of the module; dropout does nothing in inference.
-
-    The model has the dtype that the module computes in: the module's `dtype`, else that of its
-    weights, float64 with or without `jax_enable_x64`. Inputs, outputs and states have it too.
-    Weights are exact, bit by bit; those of another dtype are cast to it, as the module does. ONNX's
-    GRU has float16, float32, float64 and, from opset 22 on, bfloat16; of these onnxruntime runs
-    float16 and float32 on a CPU.
-
-        onnx.save(to_onnx(gru, variables), "gru.onnx")
-        session = onnxruntime.InferenceSession("gru.onnx")
-        (outputs,) = session.run(None, {"inputs": x})
-
-    Args:
-        module: a `gruflax.GRU`, a `Bidirectional` of them, or a `Stack` of these.
-        variables: those of the module.
-        initial_state: whether the model has an input "initial_state" for each direction of each
-            layer, `[b, u]`: "initial_state", or "initial_state_0", "initial_state_1", ... in
-            order; for streaming, together with `return_state`. False by default.
-        opset: the version of ONNX's operators, 14 or later; 17 by default.
-
-    Returns:
-        An `onnx.ModelProto` with the input "inputs" and the outputs "outputs" (with
-        `merge_mode=None` "outputs_0" and "outputs_1") and, with `return_state`, "state" or
-        "state_0", "state_1", ...
-
-    Raises:
-        ImportError: onnx is not installed.
-        TypeError: the module is none of these.
-        ValueError: an activation, an option or the dtype has no counterpart in ONNX, or the layers
-            compute in several dtypes.
-    """
-    return export_onnx(_import_onnx(), module, variables, initial_state, opset)
-
-
-def _import_onnx() -> ModuleType:
-    return import_optional("ONNX models", "onnx", "numpy_helper")
-
-
 def _constants(onnx: ModuleType, graph: Proto) -> dict[str, np.ndarray]:
     """The arrays that a model holds, by name."""
     found = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
@@ -147,16 +102,10 @@ def _constants(onnx: ModuleType, graph: Proto) -> dict[str, np.ndarray]:
     return found
 
 
-# ONNX's names, and how many directions each has.
-_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
-
-_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h")
-
-
 def _read(
     onnx: ModuleType, node: Proto, constants: Mapping[str, np.ndarray]
 ) -> list[tuple[Params, Fields]]:
-    """The parameters of each direction of a node, and the fields of a GRU for it."""
+    """Reads the parameters of each direction of a node, and the fields of a GRU for it."""
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     unknown = sorted(set(attributes) - set(_KNOWN))
     if unknown:
@@ -182,10 +131,10 @@ def _read(
 
 
 def _weights(node: Proto, constants: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """The constants of a node: W [d, 3u, f], R [d, 3u, u] and B [d, 6u] or none."""
+    """Finds the weights of a node: W [d, 3u, f], R [d, 3u, u] and, if it has biases, B [d, 6u]."""
     names = {key: name for key, name in zip(_INPUTS, node.input, strict=False) if name}
     for key in ("sequence_lens", "initial_h"):
-        # A state of zeros is what a layer begins with anyway.
+        # A constant state of zeros changes nothing: layers begin with zeros anyway.
         if names.get(key) in constants and (key != "initial_h" or constants[names[key]].any()):
             raise ValueError(
                 f"{key} of the GRU node must come from outside, as seq_lengths and initial_state "

@@ -1,4 +1,4 @@
-"""ONNX's activations and gruflax'."""
+"""Which activation of gruflax is which activation of ONNX, with which arguments."""
 
 import dataclasses
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from gruflax.keras_names import activations
 
 
 class Activation(NamedTuple):
-    """An activation of an ONNX node; an argument that it does not take is None."""
+    """An activation of an ONNX node. Arguments that it does not take are None."""
 
     name: str
     alpha: float | None = None
     beta: float | None = None
 
 
-# The arguments that ONNX's activations take, and their defaults, which a node leaves out.
+# The defaults of the arguments alpha and beta, for each activation those that it takes.
 _DEFAULTS = {
     "Affine": (1.0, 0.0),
     "Elu": (1.0,),
@@ -65,7 +65,7 @@ def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str,
     found = []
     for name in names:
         own, alpha, beta = known[name.lower()]
-        # The arguments of all activations are in one list, in the order of those that take one.
+        # One list has the alphas of all activations that take one, in order; another the betas.
         alpha = alphas.pop(0) if alphas and alpha is not None else alpha
         beta = betas.pop(0) if betas and beta is not None else beta
         found.append(_function(Activation(own, alpha, beta)))
@@ -91,7 +91,7 @@ def to_onnx_activation(identifier: str | Function | None) -> Activation:
 
 @dataclasses.dataclass(frozen=True)
 class Parametric:
-    """An activation of ONNX that Keras has no name for: equal where its arguments are.
+    """An activation of ONNX that Keras has no name for; two with equal arguments are equal.
 
     Attributes:
         activation: "Affine", "Elu", "HardSigmoid", "LeakyRelu", "ScaledTanh" or "ThresholdedRelu"
@@ -120,7 +120,7 @@ class Parametric:
 def _function(activation: Activation) -> str | Function:
     """Returns Keras' name of an activation, or a function with ONNX's arguments."""
     for known, name in _NAMED.items():
-        # Attributes are float32: 1/6 comes back as something near it.
+        # Attributes are stored in float32, so that 1/6 comes back a little changed.
         if known.name == activation.name and all(
             given == wanted or abs((given or 0.0) - (wanted or 0.0)) < 1e-6
             for given, wanted in zip(activation[1:], known[1:], strict=True)

@@ -1,4 +1,4 @@
-"""Writing a GRU as an ONNX model."""
+"""Writing layers as ONNX models."""
 
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -9,8 +9,9 @@ from jax.typing import ArrayLike
 
 from gruflax.convert.assembly import Part, parts
 from gruflax.convert.onnx_activations import to_onnx_activation
-from gruflax.convert.weights import Nested, Weights
+from gruflax.convert.weights import Nested, Weights, import_optional
 from gruflax.functional.checks import compute_dtype
+from gruflax.linen import GRU, Bidirectional, Stack
 
 
 # A protobuf message of ONNX, such as an onnx.ModelProto: its fields have no types.
@@ -30,7 +31,7 @@ _DTYPES = {
 
 
 class Graph:
-    """An ONNX graph in the making, of one dtype: nodes, constants, inputs and outputs."""
+    """An ONNX graph of one dtype, to which nodes, constants, inputs and outputs are added."""
 
     def __init__(self, onnx: ModuleType, dtype: np.dtype):
         self.onnx = onnx
@@ -61,8 +62,7 @@ class Graph:
 
     def input(self, name: str, shape: list[str | int]) -> str:
         """Adds an input; returns its name."""
-        info = self.onnx.helper.make_tensor_value_info(name, self.onnx_dtype, shape)
-        self.inputs.append(info)
+        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx_dtype, shape))
         return name
 
     def output(self, value: str, name: str, shape: list[str | int | None]) -> None:
@@ -80,10 +80,48 @@ class Graph:
         return model
 
 
-def export_onnx(
-    onnx: ModuleType, module: object, variables: Nested, initial_state: bool, opset: int
+def to_onnx(
+    module: GRU | Bidirectional | Stack,
+    variables: Nested,
+    *,
+    initial_state: bool = False,
+    opset: int = 17,
 ) -> Proto:
-    """Writes a layer as an ONNX model: see `gruflax.convert.to_onnx`."""
+    """Converts to an ONNX model that computes what the module does in inference.
+
+    Batch and time are symbolic. `time_major`, `return_sequences`, `return_state`, `go_backwards`
+    and the merge mode are those of the module; dropout does nothing in inference.
+
+    The model, with its inputs, outputs and states, has the dtype that the module computes in: the
+    module's `dtype`, else that of its weights, which may be float64 with or without
+    `jax_enable_x64`. Weights are exact, bit by bit; the module casts those of another dtype, and so
+    does this function. ONNX's GRU has float16, float32, float64 and, from opset 22 on, bfloat16;
+    of these onnxruntime runs float16 and float32 on a CPU.
+
+        onnx.save(to_onnx(gru, variables), "gru.onnx")
+        session = onnxruntime.InferenceSession("gru.onnx")
+        (outputs,) = session.run(None, {"inputs": x})
+
+    Args:
+        module: a `gruflax.GRU`, a `Bidirectional` of them, or a `Stack` of these.
+        variables: the variables of the module.
+        initial_state: True gives the model an input `[b, u]` for each direction of each layer:
+            "initial_state", or several in order, "initial_state_0", "initial_state_1", ... Together
+            with `return_state` that allows streaming. False by default.
+        opset: the version of ONNX's operators, 14 or later; 17 by default.
+
+    Returns:
+        An `onnx.ModelProto` with the input "inputs" and the outputs "outputs" (with
+        `merge_mode=None` "outputs_0" and "outputs_1") and, with `return_state`, "state" or
+        "state_0", "state_1", ...
+
+    Raises:
+        ImportError: onnx is not installed.
+        TypeError: `module` is of another class.
+        ValueError: an activation, an option or the dtype has no counterpart in ONNX, or the layers
+            compute in several dtypes.
+    """
+    onnx = import_optional("ONNX models", "onnx", "numpy_helper")
     if not isinstance(opset, int) or opset < MINIMAL_OPSET:
         raise ValueError(f"opset must be an integer from {MINIMAL_OPSET} on, got {opset!r}.")
     layers = parts(module, variables)
@@ -124,14 +162,14 @@ def _initial_states(graph: Graph, layers: list[Part], wanted: bool) -> list[str]
 
 
 def _numbered(name: str, count: int) -> list[str]:
-    """Names for some values of one kind: with a number each where there are several."""
+    """Makes names for some values of one kind, numbered if there are several."""
     return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
 
 
 def _layer(
     graph: Graph, layer: Part, value: str, start: str
 ) -> tuple[list[str], list[tuple[str, int]]]:
-    """Adds one layer: the names of its outputs, `[t, b, u]` or `[b, u]`, and of its states."""
+    """Adds one layer; returns the names of its outputs, `[t, b, u]` or `[b, u]`, and its states."""
     gru = layer.directions[0]
     sequences, final = _gru_node(graph, layer, value, start)
     counts = range(len(layer.directions))
@@ -141,7 +179,7 @@ def _layer(
     if gru.return_sequences:
         outputs = [graph.node("Gather", sequences, each, axis=1) for each in index]
         if len(outputs) == 1 and gru.go_backwards:
-            # ONNX returns the outputs in the order of the inputs, gruflax in that of processing.
+            # ONNX returns outputs in the order of the inputs, gruflax in the order of processing.
             outputs = [_flipped(graph, outputs[0])]
     states = [(state, weights.units) for state, weights in zip(finals, layer.weights, strict=True)]
     if len(outputs) == 2 and layer.merge_mode is not None:
@@ -150,7 +188,7 @@ def _layer(
 
 
 def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
-    """Adds the node: the names of its outputs, `[t, d, b, u]` and `[d, b, u]`."""
+    """Adds the GRU node; returns the names of its outputs, `[t, d, b, u]` and `[d, b, u]`."""
     both = layer.weights
     biased = any(each.config.use_bias for each in both)
     activations = [
@@ -183,7 +221,7 @@ def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
 
 
 def _bias(weights: Weights) -> np.ndarray:
-    """Both biases of a direction, `[6u]`; with `reset_after=False` the second is zeros."""
+    """Joins both biases of a direction to `[6u]`; with `reset_after=False` the second is zeros."""
     bias = weights.biases()
     return np.concatenate(list(bias) if bias.ndim == 2 else [bias, np.zeros_like(bias)])
 

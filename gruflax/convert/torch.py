@@ -1,4 +1,4 @@
-"""PyTorch's `torch.nn.GRU` and `torch.nn.GRUCell`."""
+"""Converting PyTorch's `torch.nn.GRU` and `torch.nn.GRUCell`."""
 
 import itertools
 from collections.abc import Mapping
@@ -33,28 +33,29 @@ def from_torch(
 ) -> Layer | Params:
     """Converts a `torch.nn.GRU` to a layer, or a `torch.nn.GRUCell` to params; exact, bit by bit.
 
-    The gates change places and the matrices are transposed. Several layers become a
-    `gruflax.Stack`, two directions a `gruflax.Bidirectional`; all return sequences, as torch does.
+    Gates are reordered and matrices transposed. Several layers become a `gruflax.Stack`, two
+    directions a `gruflax.Bidirectional`; all of them return sequences, as torch's do.
 
         gru, variables = from_torch(torch_gru)
         outputs = gru.apply(variables, x)
 
     Args:
         source: the live module, or its `state_dict()`, with tensors or arrays.
-        prefix: what the names in the state_dict of a larger model begin with, such as
+        prefix: the beginning of the GRU's names in the state_dict of a larger model, for example
             "encoder.gru."; "" by default.
-        batch_first: whether inputs are `[b, t, f]`, else `[t, b, f]`; None, the default, is what
-            the live module says, else False, which is torch's default.
-        dropout: the rate between layers; None, the default, is what the live module says, else 0.
+        batch_first: True for inputs `[b, t, f]`, False for `[t, b, f]`. None, the default, takes it
+            from a live module; for a state_dict it is False, torch's default.
+        dropout: the dropout rate between layers. None, the default, takes it from a live module;
+            for a state_dict it is 0.
         **fields: other fields of each `gruflax.GRU`.
 
     Returns:
-        `(module, variables)` of a GRU; `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias`
-        [2, 3u], or absent, of a GRUCell.
+        For a GRU, `(module, variables)`. For a GRUCell, the params `kernel` [f, 3u],
+        `recurrent_kernel` [u, 3u] and `bias` [2, 3u] or absent.
 
     Raises:
         TypeError: `source` is neither a module nor a mapping.
-        ValueError: names or shapes are not those of a GRU.
+        ValueError: the names or shapes are not those of a GRU.
     """
     arrays = _arrays(source, prefix)
     if _CELL.paths[0] in arrays:
@@ -84,14 +85,14 @@ def to_torch(
     Args:
         source: a `gruflax.GRU`, a `Bidirectional` of them with `merge_mode="concat"`, or a `Stack`
             of these, for a `torch.nn.GRU`; bare params or a `gruflax.GRUCell` for a GRUCell.
-        variables: those of the module; None, the default, where `source` is params.
+        variables: the variables of the module; None, the default, if `source` is bare params.
 
     Returns:
         `weight_ih_l0` [3u, f], `weight_hh_l0` [3u, u], `bias_ih_l0` [3u], ...; of a cell the same
         names without `_l0`. A GRU without a bias is a torch GRU with `bias=False`.
 
     Raises:
-        TypeError: the module is none of these.
+        TypeError: `source` is of another type.
         ValueError: torch has no such GRU: `reset_after=False`, other activations than tanh and
             sigmoid, `go_backwards`, another merge mode, or layers that differ in units.
     """
@@ -109,7 +110,7 @@ def to_torch(
 
 
 def _arrays(source: object, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays of a state_dict whose names have a prefix, by names without it."""
+    """Reads the arrays of a state_dict whose names have a prefix, by names without it."""
     state_dict = getattr(source, "state_dict", lambda: source)()
     if not isinstance(state_dict, Mapping):
         raise TypeError(
@@ -129,14 +130,14 @@ def _arrays(source: object, prefix: str) -> dict[str, np.ndarray]:
 
 
 def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Fields) -> Layer:
-    """One layer, in one direction or both."""
+    """Makes one layer, in one direction or both."""
     both = f"weight_ih{name}_reverse" in arrays
     suffixes = (name, f"{name}_reverse") if both else (name,)
     return make_layer([(_direction(arrays, suffix), fields) for suffix in suffixes])
 
 
 def _direction(arrays: Mapping[str, np.ndarray], suffix: str) -> Params:
-    """The parameters of one direction of one layer."""
+    """Makes the parameters of one direction of one layer."""
     cell = _named(suffix)
     absent = {} if cell.paths[2] in arrays else dict.fromkeys(cell.paths[2:])
     found = find_arrays(cell, {**arrays, **absent})
@@ -148,7 +149,7 @@ def _direction(arrays: Mapping[str, np.ndarray], suffix: str) -> Params:
 
 
 def _named(suffix: str) -> Cell:
-    """The row of torch with names that end with a layer and a direction, such as "_l0_reverse"."""
+    """Returns torch's row of the table, with a suffix like "_l0_reverse" at the end of names."""
     return _CELL._replace(paths=tuple(f"{path}{suffix}" for path in _CELL.paths))
 
 

@@ -1,4 +1,4 @@
-"""What all conversions share: parameters in and out of layers, and errors that name the input."""
+"""Helpers of all converters: parameters of layers, and errors that name the damaged input."""
 
 import contextlib
 import importlib
@@ -18,25 +18,25 @@ from gruflax.layers.fields import AXES, config_of
 from gruflax.linen import GRU, GRUCell
 
 
-# A GRU's parameters as NumPy arrays by name. Their type is Any, for JAX's functions take NumPy
-# arrays and their types do not say so.
+# A GRU's parameters as NumPy arrays by name. The values are Any because JAX's functions accept
+# NumPy arrays although their annotations ask for jax.Array.
 Params: TypeAlias = dict[str, Any]
 
 # The fields of a GRU, or a config of Keras: numbers, names, callables, dicts.
 Fields: TypeAlias = Mapping[str, Any]
 
-# Arrays in dicts in dicts: the variables of a module, or the parameters of another library.
+# Nested dicts of arrays: the variables of a module, or the parameters of another library.
 Nested: TypeAlias = Mapping[str, Any]
 
 T = TypeVar("T")
 
 
 class Weights(NamedTuple):
-    """The parameters of one direction of one layer, and the GRU that they belong to.
+    """The parameters of one direction of one layer, and the config of its GRU.
 
     Attributes:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u], [3u] or absent.
-        config: the GRU that they belong to.
+        config: the options of the GRU.
     """
 
     params: Params
@@ -60,7 +60,7 @@ class Weights(NamedTuple):
 
 
 def make_params(kernel: object, recurrent_kernel: object, bias: object = None) -> Params:
-    """Makes a GRU's parameters of [f, 3u], [u, 3u] and a bias, or says what does not fit."""
+    """Makes a GRU's parameters from arrays [f, 3u], [u, 3u] and a bias, or raises a ValueError."""
     given = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
     params: Params = {
         name: np.array(each, order="C") for name, each in given.items() if each is not None
@@ -71,7 +71,7 @@ def make_params(kernel: object, recurrent_kernel: object, bias: object = None) -
 
 
 def weights_of(source: object, variables: Nested | None = None) -> Weights:
-    """Reads the weights of one GRU: of bare params, or of a module and its variables."""
+    """Reads the weights of one GRU from bare params, or from a module and its variables."""
     module, given = (None, source) if variables is None else (source, variables)
     if not isinstance(given, Mapping):
         raise TypeError(f"variables must be a dict of arrays, got {brief(given)}.")
@@ -98,7 +98,7 @@ def _is_gru(module: object) -> TypeGuard[GRU | GRUCell]:
 
 
 def check_fits(module: GRU | GRUCell, params: Params) -> GRUConfig:
-    """Returns the config of a module, or says what of the parameters does not fit."""
+    """Returns the config of a module, or raises a ValueError if the parameters do not fit it."""
     config = config_of(module)
     check_params(params, config, module.units)
     return config
@@ -111,7 +111,7 @@ def _check_floats(arrays: Params) -> None:
 
 
 def _config_for(params: Params) -> GRUConfig:
-    """Returns the default GRU that fits parameters: their bias says which one."""
+    """Returns the config for bare parameters, whose bias tells `use_bias` and `reset_after`."""
     bias = params.get("bias")
     return GRUConfig(use_bias=bias is not None, reset_after=bias is None or np.ndim(bias) == 2)
 
@@ -124,12 +124,12 @@ def errors_as_value_errors(what: str) -> Iterator[None]:
     except (FileNotFoundError, ValueError):
         raise
     except Exception as error:
-        # Which exceptions a file raises is up to HDF5, zip, protobuf and what they hold.
+        # HDF5, zip and protobuf raise exceptions of many kinds for damaged files.
         raise ValueError(f"{what}: {error}") from error
 
 
 def read_json(what: str, text: str | bytes) -> Any:
-    """Reads JSON, or raises a ValueError that names it."""
+    """Reads JSON, or raises a ValueError that begins with `what`."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,7 +137,7 @@ def read_json(what: str, text: str | bytes) -> Any:
 
 
 def nest(arrays: Mapping[str, np.ndarray | None]) -> Params:
-    """Puts arrays whose names are joined with dots into nested dicts."""
+    """Puts arrays into nested dicts, by names that are paths joined with dots."""
     tree: Params = {}
     for path, array in arrays.items():
         *owners, name = path.split(".")
@@ -153,7 +153,7 @@ def nest(arrays: Mapping[str, np.ndarray | None]) -> Params:
 
 
 def pick(found: Mapping[str, T], name: str | None, what: str) -> T:
-    """Chooses by name, or the only one there is."""
+    """Returns the value of a name, or the only value if no name is given."""
     if name is None and len(found) == 1:
         return next(iter(found.values()))
     if name is None or name not in found:
@@ -162,7 +162,7 @@ def pick(found: Mapping[str, T], name: str | None, what: str) -> T:
 
 
 def import_optional(purpose: str, name: str, *submodules: str) -> ModuleType:
-    """Imports a library and modules of it, or raises an ImportError that says how to install it."""
+    """Imports a library and its submodules; an ImportError says how to install it."""
     try:
         library = importlib.import_module(name)
         for each in submodules:

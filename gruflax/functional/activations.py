@@ -1,6 +1,6 @@
-"""Keras' activations by name."""
+"""Keras' activation functions, and the look-up of them by name."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +17,22 @@ def linear(x: jax.Array) -> jax.Array:
 
 
 def hard_shrink(x: jax.Array) -> jax.Array:
-    """Returns `x` where its size is above 0.5, else 0."""
+    """Returns `x` where `|x| > 0.5`, else 0."""
     return jnp.where(jnp.abs(x) > 0.5, x, jnp.zeros_like(x))
 
 
 def soft_shrink(x: jax.Array) -> jax.Array:
-    """Moves `x` by 0.5 towards 0, and no further."""
+    """Moves `x` towards 0 by 0.5, but not past 0."""
     return jnp.sign(x) * jax.nn.relu(jnp.abs(x) - 0.5)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Returns `x Phi(x)`, exactly: `jax.nn.gelu` approximates it by default."""
+    """Returns `x Phi(x)` exactly, where `jax.nn.gelu` by default approximates."""
     return jax.nn.gelu(x, approximate=False)
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Returns `x` where it is positive, else 0.2 of it: Keras' slope."""
+    """Returns `x` where it is positive, else `0.2 x`, with Keras' slope."""
     return jax.nn.leaky_relu(x, negative_slope=0.2)
 
 
@@ -52,8 +52,8 @@ def tanh_shrink(x: jax.Array) -> jax.Array:
 def sparsemax(x: jax.Array) -> jax.Array:
     """Projects `x` [..., u] onto the simplex, over the last axis.
 
-    Keras 3.15's own adds up the cumulative sums of the support, not its values, so that what it
-    returns does not sum to 1; this one does.
+    The sparsemax of Keras 3.15 adds up the cumulative sums of the support instead of its values, so
+    that its results do not sum to 1. These do.
 
     Source: Martins and Astudillo, "From Softmax to Sparsemax", arXiv:1602.02068.
     """
@@ -83,14 +83,15 @@ _OTHERS: dict[str, Function] = {
     "tanh": jnp.tanh,
     "tanh_shrink": tanh_shrink,
 }
-# Keras' names, those that JAX has too first.
+# Keras' names; first those that JAX has too.
 ACTIVATIONS: dict[str, Function] = {name: getattr(jax.nn, name) for name in _JAX_NAMES} | _OTHERS
 
-# These treat each unit by itself. `softmax` and its kin mix units, and a user's own function may.
+# Pointwise functions compute each unit from that unit alone. `softmax` and the like mix units, and
+# a user's own function may do so.
 _MIXING = {jax.nn.log_softmax, jax.nn.softmax, sparsemax}
 _POINTWISE = {hard_sigmoid_v1, *ACTIVATIONS.values()} - _MIXING
 
-# The first name of each function: Keras has two for some.
+# Keras has two names for some functions; this has the first one of each.
 _NAMES = {function: name for name, function in reversed(ACTIVATIONS.items())}
 _SPELLINGS = {name.replace("_", ""): _NAMES[function] for name, function in ACTIVATIONS.items()}
 
@@ -98,7 +99,7 @@ _SPELLINGS = {name.replace("_", ""): _NAMES[function] for name, function in ACTI
 def named_activation(
     identifier: str | Function | None, field: str = "activation"
 ) -> str | Function:
-    """Finds the name of an activation: equal ones are equal, hash alike and can be copied."""
+    """Returns the name of an activation, so that equal ones compare equal and can be copied."""
     if identifier is None:
         return "linear"
     if isinstance(identifier, str):
@@ -108,18 +109,30 @@ def named_activation(
         return name
     if not callable(identifier):
         raise TypeError(f"{field} must be a name, a callable or None, got {brief(identifier)}.")
-    if not _is_hashable(identifier):
+    try:
+        # An instance of a hashable class may hold what is not, so that only hashing it can tell.
+        hash(identifier)
+    except TypeError as error:
         raise TypeError(
             f"{field} must be hashable, for it is static under jit, got {brief(identifier)}."
-        )
+        ) from error
     return _NAMES.get(identifier, identifier)
 
 
 def get_activation(identifier: str | Function | None) -> Function:
-    """Looks up the function of `[..., u]` that an activation is.
+    """Looks up an activation function, which takes and returns an array `[..., u]`.
 
-    Args and errors are those of `named_activation`. Source: the names and defaults of
-    `keras.activations`.
+    Args:
+        identifier: a name of Keras, a callable, which is returned as it is, or None for linear.
+
+    Returns:
+        The function.
+
+    Raises:
+        TypeError: `identifier` is neither a name, a hashable callable nor None.
+        ValueError: the name is unknown; the message lists the known ones.
+
+    Source: the names and defaults of `keras.activations`.
     """
     found = named_activation(identifier)
     return ACTIVATIONS[found] if isinstance(found, str) else found
@@ -129,7 +142,7 @@ def activate(field: str, identifier: str | Function | None, x: jax.Array) -> jax
     """Applies an activation to `x` [..., u], or raises a ValueError that names its field."""
     result = jnp.asarray(get_activation(identifier)(x))
     if jax.typeof(result).weak_type:
-        # Made of Python's numbers, which take any dtype.
+        # The function made it from Python's numbers, which JAX lets take any dtype.
         result = result.astype(x.dtype)
     if (result.shape, result.dtype) != (x.shape, x.dtype):
         raise ValueError(
@@ -139,15 +152,6 @@ def activate(field: str, identifier: str | Function | None, x: jax.Array) -> jax
     return result
 
 
-def _is_hashable(value: object) -> bool:
-    # An instance may hold what is not hashable, so that its class does not tell.
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return isinstance(value, Hashable)
-
-
 def is_pointwise(*identifiers: str | Function | None) -> bool:
-    """Returns whether activations are known to treat each unit by itself: Keras' and JAX's own."""
+    """Returns whether activations are known to be pointwise; only Keras' and JAX's own can be."""
     return all(get_activation(each) in _POINTWISE for each in identifiers)

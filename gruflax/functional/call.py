@@ -1,7 +1,4 @@
-"""One call of a GRU over a sequence as one value.
-
-Checked, completed, in the caller's own layout.
-"""
+"""A call of a GRU over a sequence as one value, which all loops take as their argument."""
 
 import dataclasses
 import inspect
@@ -37,7 +34,7 @@ T = TypeVar("T")
 
 
 def _static(default: T) -> T:
-    """A field of a dataclass that is part of the structure of its pytree."""
+    """Makes a dataclass field that is static: part of the structure of the pytree, not a leaf."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
@@ -46,25 +43,25 @@ def _static(default: T) -> T:
 class Call:
     """A GRU call with every argument checked and every default filled in.
 
-    It is a pytree: arrays (or their types, or tangents) as leaves, and the rest static.
+    It is a pytree whose leaves are arrays, or their types or tangents; all other fields are static.
 
     Attributes:
         params: of the GRU, in the compute dtype, after dropout of recurrent weights.
         steps: `Steps` of arrays `[..., t, *]`, or `[t, ..., *]` with `time_major`.
         initial_state: `[..., u]`.
-        reset_state: `[..., u]`, what a reset goes back to.
+        reset_state: `[..., u]`, the state after a reset.
         masks: dropout masks of inputs and states.
-        config: the GRU; its zoneout is 0 where `steps.zoneout_mask` does it.
+        config: the options of the GRU; its zoneout is 0 if `steps.zoneout_mask` replaces it.
         time_major: whether time is the first axis, and not the one before the features.
         go_backwards: whether the last step is processed first.
-        precision: of the products.
+        precision: the precision of the matrix products.
         return_sequences: whether the state after every step is wanted.
         zero_output_for_mask: whether outputs are zeros at masked steps.
-        loop: which loop was asked for.
+        loop: the name of the loop that the caller asked for.
         remat: whether the backward pass keeps only every sqrt(t)-th state.
         chunk: steps per chunk of a loop that works on chunks; None lets it choose.
-        inner_unroll: steps that one turn of the loop inside of a chunk computes. No public function
-            takes it: it is varied only where a GPU is timed.
+        inner_unroll: the `unroll` of the scan inside of a chunk. No public function takes it; only
+            timings on a GPU vary it.
     """
 
     params: Params
@@ -90,7 +87,7 @@ class Call:
 
     @property
     def time_axis(self) -> int:
-        """Returns the axis of time, from the front, of everything that has one."""
+        """Returns the index of the axis of time in all arrays that have one."""
         return 0 if self.time_major else self.initial_state.ndim - 1
 
     def in_order(self, steps: jax.Array) -> jax.Array:
@@ -103,7 +100,7 @@ class Call:
         return jnp.moveaxis(states, 0, self.time_axis)
 
     def outputs(self, states: jax.Array) -> jax.Array:
-        """Makes outputs, in the caller's axes, of the states after every step `[t, ..., u]`."""
+        """Makes the outputs, in the caller's layout, from the states `[t, ..., u]`."""
         states = self.in_layout(states)
         valid = self.steps.valid
         if not self.zero_output_for_mask or valid is None:
@@ -114,7 +111,8 @@ class Call:
     def cleared(self) -> "Call":
         """Returns the same call with inputs of zeros at masked steps.
 
-        A `where` on the state alone would let NaN through in the gradient, as zero times NaN.
+        Masked inputs may be NaN. A `where` on the state alone would not keep NaN out of the
+        gradient, because zero times NaN is NaN.
         """
         steps = self.steps
         if steps.valid is None:
@@ -148,7 +146,7 @@ def make_call(
 ) -> Call:
     """Checks and completes the arguments of `gruflax.gru_sequence`.
 
-    `static` are fields of a Call.
+    `static` holds the other static fields of the Call.
     """
     flags = {name: each for name, each in static.items() if name in _FLAGS}
     check_flags(go_backwards=go_backwards, time_major=time_major, **flags)
@@ -162,7 +160,7 @@ def make_call(
     inputs = inputs.astype(dtype)
     axis = 0 if time_major else inputs.ndim - 2
     time, batch_shape = inputs.shape[axis], inputs.shape[:axis] + inputs.shape[axis + 1 : -1]
-    # A loop walks along the time axis, so that every device has all steps of its rows.
+    # A loop goes through the steps in order, so every device must have all steps of its rows.
     spread = [None if each == axis else each for each in range(inputs.ndim - 1)]
     inputs = sharded_like(inputs, inputs, [*spread, inputs.ndim - 1])
     valid = combined_mask(mask, seq_lengths, batch_shape, time, axis)
@@ -179,7 +177,7 @@ def make_call(
     params, masks = drop_weights(params, masks)
     zoneout_mask, config = draw_zoneout(rng, config, (time, *batch_shape, units))
     if zoneout_mask is not None:
-        # Drawn in the order of processing.
+        # The mask is drawn in the order of processing.
         drawn = jnp.flip(zoneout_mask, axis=0) if go_backwards else zoneout_mask
         zoneout_mask = jnp.moveaxis(drawn, 0, axis)
     reset = steps_to_mask("reset", reset, batch_shape, time, axis)
@@ -202,7 +200,7 @@ def make_call(
 
 
 _FLAGS = ("return_sequences", "zero_output_for_mask", "remat")
-# Its options: what says what is computed, not what is returned of it and not how.
+# The options that say what is computed; those in `static` say how, and what is returned.
 CALL_OPTIONS = tuple(
     name
     for name, each in inspect.signature(make_call).parameters.items()

@@ -1,4 +1,4 @@
-"""Checks of arrays at call time, with errors that name the argument."""
+"""Checks of arguments when a function is called; each error names the argument."""
 
 import reprlib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ PyTree: TypeAlias = Any
 
 
 def brief(value: Any) -> str:
-    """Describes what was given in an error, on one line whatever it is."""
+    """Describes any value on one short line, for an error message."""
     if isinstance(value, jax.core.Tracer):
         return "a traced value"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -39,7 +39,7 @@ def check_flags(**flags: object) -> None:
 
 
 def known_values(array: ArrayLike) -> np.ndarray | None:
-    """Returns an array's values; None where it is traced, or lies on other hosts too."""
+    """Returns an array's values; None if it is traced, or partly on other hosts."""
     if isinstance(array, jax.core.Tracer):
         return None
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
@@ -48,7 +48,7 @@ def known_values(array: ArrayLike) -> np.ndarray | None:
 
 
 def check_inputs(name: str, inputs: Any, features: int | None, axes: str, rank: int) -> jax.Array:
-    """Returns inputs as an array, or raises an error unless the kernel has a row per feature."""
+    """Returns inputs as an array, or raises an error unless they have the number of features."""
     wanted = f"({axes}, {'features' if features is None else features})"
     array = inputs if hasattr(inputs, "shape") and hasattr(inputs, "dtype") else _as_numpy(inputs)
     kinds = (jnp.number, jnp.bool_)
@@ -67,7 +67,7 @@ def check_inputs(name: str, inputs: Any, features: int | None, axes: str, rank: 
 
 
 def _as_numpy(given: object) -> np.ndarray | None:
-    """Returns nested lists of numbers as an array; None where they are none."""
+    """Returns nested lists of numbers as an array; None if they do not form one."""
     try:
         return np.asarray(given)
     except ValueError:
@@ -75,7 +75,7 @@ def _as_numpy(given: object) -> np.ndarray | None:
 
 
 def are_numbers(values: object) -> bool:
-    """Returns whether something is a list of numbers, nested or not, and so stands for an array."""
+    """Returns whether values are a list of numbers, maybe nested, and so stand for an array."""
     leaves = jax.tree.leaves(values) if isinstance(values, (tuple, list)) else []
     return bool(leaves) and all(isinstance(leaf, (int, float)) for leaf in leaves)
 
@@ -94,11 +94,11 @@ def check_key(name: str, key: object, *, optional: bool = True) -> None:
 def compute_dtype(
     dtype: DTypeLike | None, params: Mapping[str, ArrayLike], inputs: ArrayLike
 ) -> jnp.dtype:
-    """Chooses the dtype to compute in."""
+    """Returns the dtype to compute in: the given one, else the promoted one of all arrays."""
     if dtype is None:
         dtypes = [jnp.result_type(value) for value in (*params.values(), inputs)]
         dtype = dtypes[0]
-        # The choice of a dtype is explicit here, whatever arithmetic is allowed to promote.
+        # The user may have restricted promotion in arithmetic; this choice is documented.
         with jax.numpy_dtype_promotion("standard"):
             for other in dtypes[1:]:
                 dtype = jnp.promote_types(dtype, other)
@@ -114,7 +114,7 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
 
 
 def check_reset(reset: object, reset_state: object) -> None:
-    """Raises a ValueError where a state to reset to comes without the steps to reset at."""
+    """Raises a ValueError if there is a `reset_state` but no `reset`."""
     if reset is None and reset_state is not None:
         raise ValueError("reset_state must come with reset, which says where, got no reset.")
 
@@ -122,7 +122,7 @@ def check_reset(reset: object, reset_state: object) -> None:
 def check_state(
     name: str, state: ArrayLike | None, batch_shape: tuple[int, ...], units: int, dtype: DTypeLike
 ) -> jax.Array:
-    """Casts a state and checks its shape."""
+    """Checks the shape of a state and casts it; None gives zeros."""
     if state is None:
         return jnp.zeros((*batch_shape, units), dtype)
     wanted = (*batch_shape, units)

@@ -1,4 +1,4 @@
-"""The static description of a GRU."""
+"""The options of a GRU, which are static under `jax.jit`."""
 
 import dataclasses
 import numbers
@@ -20,8 +20,10 @@ class GRUConfig:
     """The options of a GRU: frozen, hashable, and static under `jax.jit`.
 
     Args:
-        activation: of the candidate; a Keras name, a callable, or None for linear. Default "tanh".
-        recurrent_activation: of the update and the reset gate; likewise. Default "sigmoid".
+        activation: activation of the candidate: a Keras name, a callable, or None for linear.
+            Default "tanh".
+        recurrent_activation: activation of the update and the reset gate, given in the same way.
+            Default "sigmoid".
         use_bias: whether `params` holds a bias. Default True.
         reset_after: True applies the reset gate after the recurrent product, as cuDNN, torch and
             Keras 3 do (bias `[2, 3u]`); False applies it to the state before the product, as the
@@ -33,13 +35,12 @@ class GRUConfig:
         recurrent_weight_dropout: rate in [0, 1] at which entries of the recurrent kernel are
             dropped, the same at every step and in every sequence: DropConnect. Default 0.
         zoneout: rate in [0, 1] at which a unit keeps its state instead of taking the new one, drawn
-            anew at every step; at inference the state moves by the expectation. Default
-            0.
-        learn_initial_state: whether `params` holds an `initial_state` [u], with which sequences
-            begin that are given no other. Default False.
-        implementation: 1 gives each gate dropout masks of its own, 2, the default, shares one.
-            A recurrent dropout makes it 1, as in Keras 3.8 and
-            TensorFlow 2.2; 0, of TensorFlow 1, is 1.
+            anew at every step; at inference the new state is the expectation of that. Default 0.
+        learn_initial_state: whether `params` holds an `initial_state` [u], with which a sequence
+            begins if the call gives no other state. Default False.
+        implementation: 1 gives each gate a dropout mask of its own; 2, the default, uses one mask
+            for all gates. With recurrent dropout it is always 1, as in Keras 3.8 and TensorFlow
+            2.2. 0, from TensorFlow 1, means 1.
 
     Raises:
         TypeError: an activation is neither a name, a hashable callable nor None, a rate is no
@@ -74,7 +75,7 @@ class GRUConfig:
             check_flags(**{name: getattr(self, name)})
         if isinstance(self.implementation, bool) or self.implementation not in (0, 1, 2):
             raise ValueError(f"implementation must be 1 or 2, got {self.implementation!r}.")
-        # 0 is TensorFlow 1's, and the same as 1 since.
+        # TensorFlow 1 has 0, which later versions treat as 1.
         if self.recurrent_dropout or self.implementation == 0:
             object.__setattr__(self, "implementation", 1)
 

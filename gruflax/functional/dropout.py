@@ -1,4 +1,4 @@
-"""Dropout masks that stay the same at every step of a sequence, and zoneout, anew at every step.
+"""Dropout masks, the same at every step of a sequence, and zoneout masks, new at every step.
 
 Sources: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural
 Networks", arXiv:1512.05287, for inputs and states; Merity et al., arXiv:1708.02182, for weights;
@@ -20,14 +20,13 @@ from gruflax.functional.params import GATES
 
 
 class DropoutMasks(NamedTuple):
-    """The factors of inputs, states and recurrent weights: 0, or one over the keep rate.
+    """Factors for inputs, states and recurrent weights, each 0 or `1 / (1 - rate)`.
 
     Attributes:
         inputs: `[n, ..., f]`; n is 1 (one mask for all gates) or 3 (one per gate, z r h). None, the
-            default, is no dropout of inputs.
-        recurrent: `[n, ..., u]`. None, the default, is no dropout of states.
-        recurrent_weights: `[u, 3u]`, of the recurrent kernel. None, the default, is no dropout of
-            weights.
+            default, drops no inputs.
+        recurrent: `[n, ..., u]`. None, the default, drops no states.
+        recurrent_weights: `[u, 3u]`, for the recurrent kernel. None, the default, drops no weights.
     """
 
     inputs: jax.Array | None = None
@@ -41,13 +40,13 @@ def dropout_mask(
     """Draws an inverted-dropout mask.
 
     Args:
-        rng: JAX random key, consumed.
+        rng: JAX random key.
         rate: share of entries that become 0, in [0, 1]; 1 drops everything.
-        shape: of the mask.
-        dtype: of the mask; float32 by default.
+        shape: shape of the mask.
+        dtype: dtype of the mask; float32 by default.
 
     Returns:
-        An array of 0 and `1 / (1 - rate)`.
+        An array of that shape with the values 0 and `1 / (1 - rate)`.
 
     Raises:
         TypeError: `rate` is no number.
@@ -60,7 +59,7 @@ def dropout_mask(
 
 
 def _draw(rng: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
-    """Draws what is not dropped; by a float32, so that it is the same with and without x64."""
+    """Draws True where nothing is dropped. The rate is float32, to draw the same with x64."""
     return jax.random.bernoulli(rng, jnp.float32(1.0 - rate), shape)
 
 
@@ -79,12 +78,12 @@ def draw_dropout_masks(
         batch_shape: leading axes of an input step.
         features: size of an input step.
         units: size of the state.
-        config: the GRU, with its rates.
-        dtype: of the masks; float32 by default.
+        config: the options of the GRU, with its rates.
+        dtype: dtype of the masks; float32 by default.
 
     Returns:
-        Masks of inputs `[n, ..., f]`, states `[n, ..., u]` and recurrent weights `[u, 3u]`; None
-        where nothing is dropped.
+        `DropoutMasks` of inputs `[n, ..., f]`, states `[n, ..., u]` and recurrent weights
+        `[u, 3u]`; a mask is None if its rate is 0, and all are None without `rng`.
     """
     if rng is None:
         return DropoutMasks()
@@ -105,9 +104,10 @@ def draw_dropout_masks(
 def draw_zoneout(
     rng: jax.Array | None, config: GRUConfig, shape: tuple[int, ...]
 ) -> tuple[jax.Array | None, GRUConfig]:
-    """Draws a zoneout mask of some `shape`, True where a unit takes its new state.
+    """Draws a zoneout mask of a given `shape`, True where a unit takes its new state.
 
-    Returns it, or None where there is nothing to draw, and the config of what is left to do.
+    Returns the mask, or None if there is nothing to draw, and the config that goes with it: with a
+    mask the zoneout of the config is 0.
     """
     if rng is None or not config.zoneout:
         return None, config
@@ -117,14 +117,14 @@ def draw_zoneout(
 
 
 def split_masks(masks: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
-    """Returns the recurrent dropout masks of z and r and that of the candidate."""
+    """Splits the recurrent dropout masks into those of z and r and that of the candidate."""
     return (None, None) if masks is None else (masks[:2], masks[-1:])
 
 
 def drop_weights(
     params: Mapping[str, jax.Array], masks: DropoutMasks
 ) -> tuple[Mapping[str, jax.Array], DropoutMasks]:
-    """Drops recurrent weights, once for all steps."""
+    """Applies the mask of recurrent weights; the masks that are left have none."""
     if masks.recurrent_weights is None:
         return params, masks
     kernel = params["recurrent_kernel"] * masks.recurrent_weights
@@ -140,7 +140,7 @@ def resolve_dropout_masks(
     config: GRUConfig,
     dtype: DTypeLike,
 ) -> DropoutMasks:
-    """Draws the masks of one call, or casts and checks those that were injected."""
+    """Draws the masks of one call, or checks and casts those that the caller gave."""
     if masks is None:
         return draw_dropout_masks(rng, batch_shape, features, units, config, dtype)
     if not isinstance(masks, DropoutMasks):

@@ -1,4 +1,4 @@
-"""The gates, the candidate and the state of a GRU at every step."""
+"""Returning the gates, the candidate and the state of a GRU at every step."""
 
 from typing import Any, NamedTuple
 
@@ -19,9 +19,9 @@ class GateActivations(NamedTuple):
     """The gates of every step, each `[..., t, u]`, or `[t, ..., u]` with `time_major`.
 
     At a step that counts, `state = update * before + (1 - update) * candidate`, where `before` is
-    the state that the step begins with. At a masked step the state stays what it was; gates and
-    candidate are what a step on an input of zeros would compute. With zoneout, the update gate of
-    inference contains it; in training, units that are zoned out stay what they were.
+    the state that the step begins with. At a masked step the state does not change, and the gates
+    and the candidate are those of an input of zeros. At inference the update gate includes zoneout;
+    in training, zoned out units keep their state.
 
     Attributes:
         update: the update gate z, the share of the old state that is kept.
@@ -39,26 +39,29 @@ class GateActivations(NamedTuple):
 def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateActivations:
     """Runs a GRU over a sequence and returns every gate of every step.
 
-    The states come from the loop of `gru_sequence`; from them the step's own functions compute the
-    gates of all steps at once. For a Flax layer,
+    The states are computed as in `gru_sequence`, and from them the gates of all steps at once. For
+    a Flax layer, call
     `gruflax.gate_activations(variables["params"], x, config=layer.config)`.
 
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent.
         inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
-        **options: of `gruflax.gru_sequence`, with its defaults:
-            config: the GRU, a `GRUConfig`.
-            initial_state: `[..., u]`, the state that the first step begins with.
-            mask: `[..., t]` or `[..., t, 1]`, True where the step counts.
-            seq_lengths: `[...]` integers in [0, t], the number of steps that count.
-            reset: like `mask`, True where the state goes back to `reset_state` before the step.
-            reset_state: `[..., u]`, only with `reset`.
-            rng: JAX random key for dropout and zoneout; None for inference.
-            dropout_masks: `DropoutMasks` to use instead of drawing them.
-            go_backwards: True processes the last step first.
-            time_major: True has time as the first axis.
-            dtype: to compute in.
-            precision: of the products.
+        **options: options of `gruflax.gru_sequence`, which explains them in full:
+            config: the options of the GRU; by default `GRUConfig()`.
+            initial_state: `[..., u]`, the state that the first step begins with; by default the
+                learned one, else zeros.
+            mask: `[..., t]` or `[..., t, 1]`, True where the step counts; None by default.
+            seq_lengths: `[...]` integers in [0, t], the number of steps that count; None by
+                default.
+            reset: like `mask`, True where the state goes back to `reset_state` before the step;
+                None by default.
+            reset_state: `[..., u]`, only with `reset`; by default the learned one, else zeros.
+            rng: JAX random key for dropout and zoneout; None, the default, for inference.
+            dropout_masks: `DropoutMasks` to use instead of drawing them; None by default.
+            go_backwards: True processes the last step first; False by default.
+            time_major: True has time as the first axis; False by default.
+            dtype: dtype to compute in; None, the default, promotes those of `params` and `inputs`.
+            precision: precision of the matrix products, as in `jax.numpy.dot`; None by default.
 
     Returns:
         `GateActivations` of arrays `[..., t, u]` in the compute dtype, in the order of processing.

@@ -1,4 +1,4 @@
-"""Which steps count: boolean masks and sequence lengths."""
+"""Boolean masks and sequence lengths, which say which steps count."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
     """Marks the first `seq_lengths` steps of each sequence.
 
     Args:
-        seq_lengths: `[...]` integers in [0, time], valid steps per sequence. Traced ones, whose
-            values are not known, are clipped to that range.
+        seq_lengths: `[...]` integers in [0, time], the number of valid steps of each sequence.
+            Traced ones, whose values are not known, are clipped to that range.
         time: number of steps.
 
     Returns:
@@ -28,7 +28,7 @@ def lengths_to_mask(seq_lengths: ArrayLike, time: int) -> jax.Array:
     dtype = jnp.result_type(seq_lengths) if known is None else known.dtype
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"seq_lengths must be integers, got {dtype}.")
-    # With a symbolic number of steps nothing can be compared before it is known.
+    # A number of steps that is a symbol of jax.export cannot be compared.
     if known is not None and known.size and isinstance(time, int):
         least, most = int(known.min()), int(known.max())
         if least < 0 or most > time:
@@ -50,12 +50,12 @@ def mask_to_lengths(mask: ArrayLike) -> jax.Array:
         mask: `[..., t]`, True (or 1) where the step counts; right-padded.
 
     Returns:
-        `[...]` int32.
+        `[...]` int32, the number of valid steps of each sequence.
 
     Raises:
-        TypeError: the mask is of another dtype than bool, integers or floats.
-        ValueError: the mask's values are known (not traced) and a valid step follows an invalid
-            one, so that lengths cannot describe it; or they are not 0 and 1.
+        TypeError: the dtype of the mask is none of bools, integers and floats.
+        ValueError: the values are known (not traced) and are not 0 and 1, or a valid step follows
+            an invalid one, so that lengths cannot describe the mask.
     """
     valid = as_booleans("mask", mask)
     values = known_values(valid)
@@ -65,7 +65,7 @@ def mask_to_lengths(mask: ArrayLike) -> jax.Array:
 
 
 def as_booleans(name: str, array: ArrayLike) -> jax.Array:
-    """Reads bools, or integers or floats of 0 and 1."""
+    """Converts integers or floats of 0 and 1 to bools, and checks their values."""
     known = known_values(array)
     dtype = jnp.result_type(array) if known is None else known.dtype
     if jnp.issubdtype(dtype, jnp.bool_):
@@ -84,9 +84,9 @@ def as_booleans(name: str, array: ArrayLike) -> jax.Array:
 def steps_to_mask(
     name: str, steps: ArrayLike | None, batch_shape: tuple[int, ...], time: int, axis: int
 ) -> jax.Array | None:
-    """Reads booleans over the steps: batch axes of the inputs, with time at `axis`; or None.
+    """Checks a mask over the steps and broadcasts it to the batch axes, with time at `axis`.
 
-    `steps` may have one more axis of size 1 at the end, and batch axes of size 1.
+    `steps` may have one more axis of size 1 at the end, and batch axes of size 1. None stays None.
     """
     if steps is None:
         return None
@@ -110,7 +110,7 @@ def combined_mask(
     time: int,
     axis: int,
 ) -> jax.Array | None:
-    """Combines a mask and lengths: batch axes with time at `axis`, True where both say so."""
+    """Combines a mask and lengths to one mask, with time at `axis`; None if there is neither."""
     valid = steps_to_mask("mask", mask, batch_shape, time, axis)
     if seq_lengths is None:
         return valid
@@ -123,7 +123,7 @@ def combined_mask(
 
 
 def where_steps(condition: jax.Array, array: jax.Array, other: ArrayLike) -> jax.Array:
-    """Selects whole steps `[..., *]` by booleans `[...]`; `other` is alike or a scalar."""
+    """Selects whole steps by booleans `[...]` from `array` `[..., *]` and `other`."""
     condition = sharded_like(condition, array, range(condition.ndim))
     condition = jnp.expand_dims(condition, range(condition.ndim, array.ndim))
     return jnp.where(condition, array, jnp.asarray(other, array.dtype))

@@ -1,4 +1,4 @@
-"""The parameters of a GRU: drawn, checked and split into gates."""
+"""Drawing, checking and splitting the parameters of a GRU."""
 
 import inspect
 import math
@@ -25,7 +25,7 @@ def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.fl
     Source: Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear
     neural networks", arXiv:1312.6120.
     """
-    # LAPACK's QR knows no 16-bit floats.
+    # LAPACK has no QR decomposition of 16-bit floats.
     wide = at_least_float32(dtype)
     return jax.nn.initializers.orthogonal()(key, shape, wide).astype(dtype)
 
@@ -61,19 +61,19 @@ def init_gru_params(
         rng: JAX random key.
         features: size of an input step.
         units: size of the state.
-        config: the GRU; by default `GRUConfig()`, which is Keras 3's.
+        config: the options of the GRU; by default `GRUConfig()`, which has Keras 3's defaults.
         kernel_initializer: `f(key, shape, dtype)` of `kernel` [f, 3u]; Glorot uniform by default.
-        recurrent_initializer: the same of `recurrent_kernel` [u, 3u]; orthogonal by default.
-        bias_initializer: the same of `bias` [2, 3u] or [3u]; zeros by default.
-        dtype: of the parameters; float32 by default.
+        recurrent_initializer: the same for `recurrent_kernel` [u, 3u]; orthogonal by default.
+        bias_initializer: the same for `bias` [2, 3u] or [3u]; zeros by default.
+        dtype: dtype of the parameters; float32 by default.
 
     Returns:
-        A dict of `kernel`, `recurrent_kernel` and, with `use_bias`, `bias`; with
-        `learn_initial_state`, `initial_state` [u], zeros.
+        A dict of `kernel` and `recurrent_kernel`; with `use_bias` also of `bias`, and with
+        `learn_initial_state` also of `initial_state` [u], which is zeros.
 
     Raises:
         TypeError: `config` is no GRUConfig, `rng` is no key, or an initializer returns no array.
-        ValueError: `features` is no integer of at least 0, or `units` none of at least 1.
+        ValueError: `features` is not an integer of at least 0, or `units` not one of at least 1.
     """
     check_config(config)
     check_key("rng", rng, optional=False)
@@ -96,13 +96,13 @@ def init_gru_params(
 def draw_param(
     name: str, initializer: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
 ) -> jax.Array:
-    """Draws one parameter, or raises an error that names it: an initializer returns an array."""
+    """Draws one parameter, or raises an error that names it if the initializer is unfit."""
     if not _takes_three(initializer):
         raise TypeError(
             f"the initializer of {name} must take (key, shape, dtype), as JAX's do, got "
             f"{brief(initializer)}."
         )
-    # JAX's initializers divide by the number of rows.
+    # JAX's initializers divide by the number of rows, which may be 0.
     drawn = initializer(key, shape, dtype) if math.prod(shape) else jnp.zeros(shape, dtype)
     if callable(drawn) and not hasattr(drawn, "shape"):
         made = getattr(initializer, "__name__", type(initializer).__name__)
@@ -137,7 +137,7 @@ def check_size(name: str, size: int, least: int = 1) -> None:
 
 
 def check_params(params: Params, config: GRUConfig, units: int | None = None) -> tuple[int, int]:
-    """Checks that `params` are those of a GRU with this `config`."""
+    """Checks that `params` are those of a GRU with this `config`; returns `(features, units)`."""
     check_config(config)
     if not isinstance(params, Mapping):
         raise TypeError(f"params must be a dict of arrays, got {brief(params)}.")
@@ -176,7 +176,7 @@ _ORIGINS = {
 
 
 def _origin(params: Params) -> str:
-    """What to do with parameters of another library, for an error; empty where it is unknown."""
+    """Returns advice for an error if the parameters are recognized as those of something else."""
     return next((f": {remedy}" for name, remedy in _ORIGINS.items() if name in params), "")
 
 
@@ -193,7 +193,7 @@ def split_bias(params: Params, config: GRUConfig) -> tuple[jax.Array | None, jax
 
 
 def split_recurrent_kernel(params: Params) -> list[jax.Array]:
-    """Splits the recurrent kernel into that of z and r [u, 2u] and that of the candidate [u, u]."""
+    """Splits the recurrent kernel into the part of z and r [u, 2u] and the candidate's [u, u]."""
     kernel = params["recurrent_kernel"]
     return jnp.split(kernel, [2 * kernel.shape[0]], axis=-1)
 

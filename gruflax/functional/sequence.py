@@ -1,4 +1,4 @@
-"""A GRU over a sequence."""
+"""Running a GRU over a sequence: the function `gru_sequence`."""
 
 import jax
 from jax import lax
@@ -41,47 +41,49 @@ def gru_sequence(
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
             columns z | r | h.
-        inputs: `[..., t, f]` with any number of batch axes. Without one, `[t, f]` is one sequence,
-            as in Flax: a forgotten axis looks the same.
-        config: the GRU; by default `GRUConfig()`, which is Keras 3's.
-        initial_state: `[..., u]`; None, the default, is the learned one of `params`, else zeros.
+        inputs: `[..., t, f]` with any number of batch axes. `[t, f]` is one sequence without a
+            batch, as in Flax, so that a forgotten batch axis is not an error.
+        config: the options of the GRU; by default `GRUConfig()`, which has Keras 3's defaults.
+        initial_state: `[..., u]`, the state that the first step begins with; None, the default, is
+            the learned one of `params`, else zeros.
         mask: `[..., t]` or `[..., t, 1]`, bools or numbers of 0 and 1; where it is False the state
             and the output stay what they were, and no result depends on that input, even if it is
-            NaN. None, the default, lets all steps count.
-        seq_lengths: `[...]` integers in [0, t]: only so many steps count, the first ones. Traced
-            ones are clipped. With `mask`, the steps count that both allow. None by default.
+            NaN. With None, the default, all steps count.
+        seq_lengths: `[...]` integers in [0, t], the number of steps at the start of each sequence
+            that count. Traced ones are clipped to that range. With `mask`, a step counts if both
+            say so. None, the default, does not limit the steps.
         reset: like `mask`; where it is True the state goes back to `reset_state` before that step.
             None by default.
-        reset_state: `[..., u]`, with `reset`; None is the learned state of `params`, else zeros,
-            never `initial_state`: that may be what the last call left behind.
+        reset_state: `[..., u]`, only with `reset`; None, the default, is the learned state of
+            `params`, else zeros. It is never `initial_state`, which may come from an earlier call.
         rng: JAX random key for dropout, or None, the default, for inference. One key gives one set
-            of masks, the same at every step; zoneout draws from it anew at every step.
+            of dropout masks, the same at every step; zoneout is drawn anew at every step.
         dropout_masks: `DropoutMasks` to use instead of drawing them; None by default.
         go_backwards: True processes the last step first, and gives outputs in the order of
             processing; False by default.
         time_major: True has time as the first axis of `inputs`, `mask`, `reset` and outputs; False
             by default.
-        unroll: True is a Python loop instead of `lax.scan`, whose compile time grows with the
-            sequence; False by default.
-        return_sequences: True, the default, returns the output of every step; False never stores
-            them.
+        unroll: True runs a Python loop, whose compile time grows with the sequence, instead of a
+            `lax.scan`; False by default.
+        return_sequences: True, the default, returns the output of every step; False returns the
+            last one only and never stores the others.
         zero_output_for_mask: True makes outputs zeros, instead of the carried state, at masked
             steps; False by default.
         loop: "scan" is `lax.scan` over the step; "chunked" works on chunks of time and keeps only
             the states for the backward pass; "native" is a C++ kernel on a CPU, and on other
             platforms "chunked"; "cudnn" is one call of cuDNN on a GPU; "auto", the default, chooses
             among the first three, and `gruflax.explain_loop` tells which it is. All give the same
-            numbers; 16-bit floats are rounded at every step, but by "native" only at the end: it
-            carries the states in float32.
+            numbers, except that 16-bit floats are rounded at every step, and in "native", which
+            carries the states in float32, only at the end.
         chunk: steps per chunk of the chunked loop; None, the default, chooses by the sizes.
         remat: True keeps every sqrt(t)-th state for the backward pass, which computes the others
             again, for very long sequences. False, the default, keeps every state, and in the native
             loop the gates too, four times the states, while they take less than 64 MiB.
-        dtype: to compute in; None, the default, promotes the dtypes of `params` and `inputs`.
-        precision: of the products, as in `jax.numpy.dot`; None by default.
+        dtype: dtype to compute in; None, the default, promotes those of `params` and `inputs`.
+        precision: precision of the matrix products, as in `jax.numpy.dot`; None by default.
 
     Returns:
-        `(outputs, state)`: `[..., t, u]`, or the last output `[..., u]` without
+        `(outputs, state)`: the outputs `[..., t, u]`, or the last output `[..., u]` without
         `return_sequences`; and the state after the last step `[..., u]`. Both in the compute dtype.
 
     Raises:
@@ -120,7 +122,7 @@ def gru_sequence(
 
 
 def _last_output(call: Call, state: jax.Array) -> jax.Array:
-    """Returns the output of the last step: the state; zeros, if asked for, where it is masked."""
+    """Returns the output of the last step: the state, or zeros at masked steps if asked for."""
     valid = call.steps.valid
     if not call.zero_output_for_mask or valid is None or call.time == 0:
         return state

@@ -1,4 +1,4 @@
-"""How arrays lie on meshes of devices: explicit shardings, parts, and axes they vary over."""
+"""Arrays on meshes of devices: explicit shardings, and the axes that arrays vary over."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -13,29 +13,30 @@ from gruflax.functional.checks import PyTree
 
 
 def explicit_sharding(array: jax.Array) -> Any:
-    """Returns how an array lies on a mesh with explicit axes, where its type says so, or None."""
+    """Returns the sharding in an array's type if its mesh has explicit axes, else None."""
     sharding = jax.typeof(array).sharding
     return sharding if sharding.mesh.explicit_axes else None
 
 
 def sharded_like(array: jax.Array, like: jax.Array, axes: Sequence[int | None]) -> jax.Array:
-    """Spreads the first axes of an array over devices as these `axes` of another one are.
+    """Shards the first axes of an array like the given `axes` of another array.
 
-    Where one is None, and beyond them, every device has all of the array.
+    An axis for which `axes` has None, or has nothing, is not sharded: every device has all of it.
     """
     sharding = explicit_sharding(like)
     if sharding is None:
         return array
     spec = PartitionSpec(*(None if axis is None else sharding.spec[axis] for axis in axes))
-    # A mesh need not be set for the other array to lie on it, so that the sharding has to name it.
+    # The sharding names the mesh, because an array can lie on a mesh that is not set.
     return jax.sharding.reshard(array, NamedSharding(sharding.mesh, spec))
 
 
 def mesh_of(inputs: Any) -> AbstractContextManager[object]:
-    """Sets the mesh of explicit axes that inputs lie on, where the caller has set none.
+    """Returns a context that sets the mesh of the inputs, if it has explicit axes and none is set.
 
-    JAX computes and transposes some operations only under a mesh. Where an untraced function is
-    differentiated none can be set; JAX' own error asks for `jax.set_mesh` there.
+    JAX can compute and transpose some operations only under a mesh. While a function is
+    differentiated outside of `jax.jit` no mesh can be set; there JAX's own error asks the user to
+    call `jax.set_mesh`.
     """
     sharding = explicit_sharding(inputs) if isinstance(inputs, jax.Array) else None
     if sharding is None or not jax.sharding.get_abstract_mesh().empty:
@@ -43,7 +44,7 @@ def mesh_of(inputs: Any) -> AbstractContextManager[object]:
     if isinstance(inputs, jax.core.Tracer):
         return jax.sharding.use_abstract_mesh(sharding.mesh)
     try:
-        # The mesh of the array's type is abstract: only that of its devices can be set here.
+        # Outside of tracing only the mesh of devices can be set, and that of the type is abstract.
         lies: Any = inputs.sharding
         return jax.set_mesh(lies.mesh)
     except ValueError:
@@ -51,10 +52,10 @@ def mesh_of(inputs: Any) -> AbstractContextManager[object]:
 
 
 def beside(weight: jax.Array, inputs: jax.Array) -> jax.Array:
-    """Puts a weight on the mesh of the inputs, such that every device has all of its columns.
+    """Puts a weight on the mesh of the inputs so that every device has all of its columns.
 
-    JAX could not tell how the gradient of a weight on no mesh should lie. And the columns are gates
-    side by side: shards of columns would not end where a gate ends.
+    For a weight on no mesh JAX would not know the sharding of its gradient. Columns are not sharded
+    because they are gates side by side, and shards would not end where gates end.
     """
     if explicit_sharding(weight) is None:
         return sharded_like(weight, inputs, ())
@@ -69,9 +70,9 @@ def run_in_parts(
     out_specs: list[PartitionSpec],
     summed: Sequence[tuple[str, ...]],
 ) -> list[jax.Array]:
-    """Runs a function of arrays on the part that each device has of them.
+    """Runs a function on every device, on that device's parts of the arrays.
 
-    `summed` names for each result the mesh axes over which the devices' results are added up.
+    For each result, `summed` has the mesh axes over which the devices' results are added up.
     """
 
     def on_each_device(*parts):
@@ -79,7 +80,8 @@ def run_in_parts(
         found = function(*(vary_with(part, parts) for part in parts))
         return [sum_over(array, axes) for array, axes in zip(found, summed, strict=True)]
 
-    # A program may be lowered when no mesh is set, or another one: the arrays' own counts.
+    # A program may be lowered while no mesh or another one is set, so the arrays' own mesh is
+    # set here.
     with jax.sharding.use_abstract_mesh(mesh):
         parts = map(jax.sharding.reshard, arrays, in_specs)
         return jax.shard_map(
@@ -98,7 +100,8 @@ def sum_over(array: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 def vary_with(array: jax.Array, *others: PyTree) -> jax.Array:
     """Makes an array vary over the mesh axes that other pytrees of arrays vary over.
 
-    Inside `jax.shard_map` zeros that are made there vary over nothing.
+    Zeros that are made inside `jax.shard_map` vary over no axis, but a loop's carry must vary over
+    the same axes as the arrays that are combined with it.
     """
     axes = {axis for leaf in jax.tree.leaves(others) for axis in varying_axes(leaf)}
     missing = tuple(sorted(axes - varying_axes(array)))

@@ -1,8 +1,8 @@
-"""One step of a GRU: the equations, and the same as code.
+"""One step of a GRU: first its equations, then the functions that compute them.
 
-x is the input [..., f], h the state before the step and h' the one after it [..., u]; columns of
-the kernel W [f, 3u] and the recurrent kernel R [u, 3u] are z | r | n; s is the recurrent
-activation, g the activation, and * multiplies number by number.
+x is the input [..., f], h the state before the step [..., u] and h' the state after it; the columns
+of the kernel W [f, 3u] and of the recurrent kernel R [u, 3u] are z | r | n; s is the recurrent
+activation, g the activation, and * is the elementwise product.
 
 `reset_after=True` (cuDNN, torch, Keras 3; arXiv:1406.1078v1), bias [2, 3u] with the rows b and c:
 
@@ -20,8 +20,8 @@ Both:
 
     h' = z * h + (1 - z) * n
 
-Dropout multiplies x, and the h of the products but not that of the last line. At inference, zoneout
-of rate p makes z + p (1 - z) of z, its expectation.
+Dropout multiplies x, and h in the products with R, but not h in the last equation. At inference,
+zoneout of rate p replaces z by its expectation, z + p (1 - z).
 """
 
 import functools
@@ -53,9 +53,9 @@ from gruflax.functional.params import (
 from gruflax.functional.sharding import beside, mesh_of, sharded_like
 
 
-# Projections side by side, z r n or z r, each `[..., u]`.
+# Projections of the gates z, r, n or z, r, each `[..., u]`.
 Gates = tuple[jax.Array, ...]
-# `dot(x, kernel, precision=...)`.
+# A matrix product `dot(x, kernel, precision=...)`.
 Dot = Callable[..., jax.Array]
 
 
@@ -67,7 +67,7 @@ def project(
     precision: lax.PrecisionLike = None,
     dot: Dot = jnp.dot,
 ) -> jax.Array:
-    """Computes `x W + b` `[..., k]`, x dropped by one mask or one per gate `[n, ..., f]`."""
+    """Computes `x W + b` `[..., k]`, after dropout of x by masks `[n, ..., f]`."""
     if masks is None:
         product = dot(x, kernel, precision=precision)
     elif masks.shape[0] == 1:
@@ -92,7 +92,7 @@ def update_and_reset(x: Gates, h: Gates, config: GRUConfig) -> tuple[jax.Array, 
 
 
 def blend(z: jax.Array, a: jax.Array, h: jax.Array, config: GRUConfig) -> jax.Array:
-    """Computes h' `[..., u]` of z, the argument a of g, and h."""
+    """Computes h' `[..., u]` from z, the argument a of g, and h."""
     n = activate("activation", config.activation, a)
     return z * h + (1 - z) * n
 
@@ -106,7 +106,7 @@ def step(
     precision: lax.PrecisionLike = None,
     dot: Dot = jnp.dot,
 ) -> tuple[jax.Array, Gates]:
-    """Computes h' of x's projections and h, and z, r and the argument of g, each `[..., u]`."""
+    """Computes `(h', (z, r, a))`, each `[..., u]`, from the projections of x and h; n = g(a)."""
     if config.reset_after:
         _, c = split_bias(params, config)
         h_z, h_r, h_n = split_gates(
@@ -135,24 +135,24 @@ def gru_cell_step(
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes one step; made for `jax.lax.scan`.
+    """Computes one step of a GRU; fits `jax.lax.scan`.
 
     Args:
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent;
             columns z | r | h, as in Keras.
-        state: `[..., u]`; None is zeros.
+        state: `[..., u]`, the state before the step; None means zeros.
         x: `[..., f]`, with the batch axes of `state`.
         rng: JAX random key for dropout, or None, the default, for inference. The masks depend on
             the key and the shapes only: the same key at every step gives the same masks.
-        config: the GRU; by default `GRUConfig()`, which is Keras 3's.
+        config: the options of the GRU; by default `GRUConfig()`, which has Keras 3's defaults.
         dropout_masks: `DropoutMasks` to use instead of drawing them; None by default.
         zoneout_rng: JAX random key for zoneout, another one at every step; None, the default, is
             `rng`.
-        dtype: to compute in; None, the default, promotes the dtypes of `params` and `x`.
-        precision: of the products, as in `jax.numpy.dot`; None by default.
+        dtype: dtype to compute in; None, the default, promotes those of `params` and `x`.
+        precision: precision of the matrix products, as in `jax.numpy.dot`; None by default.
 
     Returns:
-        `(state, output)`, both `[..., u]` in the compute dtype, and the same array.
+        `(state, output)`, twice the same array `[..., u]` in the compute dtype.
 
     Raises:
         TypeError: `dtype` is not a floating dtype, or `x` holds token ids.

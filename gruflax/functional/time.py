@@ -1,4 +1,4 @@
-"""The axis of time: what a loop reads at every step, and chunks of steps."""
+"""The arrays that a loop reads step by step, and scans over chunks of steps."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -16,7 +16,7 @@ Results = TypeVar("Results")
 
 
 class Steps(NamedTuple):
-    """Everything that has a time axis, or one step of it; None is what there is not.
+    """The arrays of a call that have a time axis, or one step of them; absent ones are None.
 
     Attributes:
         inputs: `[..., t, f]`.
@@ -63,9 +63,9 @@ def over_chunks(
 
 
 def even_length(time: int, wanted: int) -> int:
-    """Returns the divisor of `time` nearest to a wanted length, or that itself where none is near.
+    """Returns the divisor of `time` nearest to a wanted length, or that length if none is near.
 
-    With a shorter last chunk, `over_chunks` copies everything once more.
+    Without a shorter last chunk, `over_chunks` saves a copy of all results.
     """
     divisors = [size for size in range(wanted // 2 + 1, 2 * wanted) if time and time % size == 0]
     return min(divisors, key=lambda size: abs(size - wanted), default=wanted)

@@ -2,41 +2,45 @@
 
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 from gruflax.functional.activations import Function, get_activation, named_activation
 
 
-def identify(identifier: Any, field: str = "activation") -> str | Function:
-    """Brings an activation to the form that is equal where activations are equal.
+# What names an activation: see `identify`.
+Identifier: TypeAlias = str | Mapping[str, object] | Function | None
+
+
+def identify(identifier: Identifier, field: str = "activation") -> str | Function:
+    """Returns one and the same value for every way to write the same activation.
 
     Args:
         identifier: a Keras name, a config dict, a callable, or None for linear.
         field: the argument's name, for errors.
 
     Returns:
-        Keras' name; a callable that Keras does not know as it is.
+        Keras' name; a callable that Keras has no name for is returned as it is.
 
     Raises:
         TypeError: `identifier` is none of these.
-        ValueError: the name is unknown; the message lists the known ones. Or the config is
-            malformed, or has arguments: no function here takes any.
+        ValueError: the name is unknown (the message lists the known ones), or the config is
+            malformed or has arguments, which no activation takes.
     """
     if isinstance(identifier, Mapping):
         identifier = _name(identifier, field)
     return named_activation(identifier, field)
 
 
-# Keras' names are also what its configs hold.
+# Keras' configs hold the names, too.
 serialize = identify
 
 
-def get(identifier: Any, field: str = "activation") -> Function:
-    """Looks up the function of `[..., u]` that `identify` finds the name of."""
+def get(identifier: Identifier, field: str = "activation") -> Function:
+    """Returns the function of an array `[..., u]` of anything that `identify` takes."""
     return get_activation(identify(identifier, field))
 
 
-def _name(config: Mapping[str, Any], field: str) -> str:
+def _name(config: Mapping[str, object], field: str) -> str:
     name, arguments = config.get("class_name"), config.get("config")
     if name == "function":
         # Keras 3 writes a function as class "function" with its name as the config.

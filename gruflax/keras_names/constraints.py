@@ -1,4 +1,4 @@
-"""Keras' weight constraints: projections of one weight."""
+"""Keras' constraints: functions that project a weight onto the values that it may have."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class NonNeg:
 class MinMaxNorm:
     """Scales weights so that their norms along an axis lie between two values.
 
-    A `rate` of 1 enforces the bounds at every step, less moves towards them.
+    A `rate` of 1 makes the norms obey the bounds at once; a smaller one moves them part of the way.
     """
 
     min_value: float = 0.0
@@ -49,9 +49,9 @@ class MinMaxNorm:
 
 @dataclasses.dataclass(frozen=True)
 class MaxNorm:
-    """Scales weights down whose norm along an axis is above a value.
+    """Scales down weights whose norm along an axis is above a value.
 
-    0 is the weights into a column.
+    The default axis, 0, has all weights of one unit: a column of the matrix.
 
     Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
     """
@@ -79,14 +79,15 @@ def _rescaled(
     weight: jax.Array, axis: Axis, desired: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
     """Scales weights from their norms along `axis` to `desired(norms)`."""
-    # Float16 flushes epsilon to 0: weights of 0, such as a new bias, would become NaN.
+    # In float16 epsilon rounds to 0, and weights that are all 0, as of a new bias, would become
+    # NaN.
     wide = weight.astype(at_least_float32(weight.dtype))
     norms = jnp.sqrt(jnp.square(wide).sum(axis=axis, keepdims=True))
     return (wide * (desired(norms) / (_EPSILON + norms))).astype(weight.dtype)
 
 
 _CLASSES = (MaxNorm, MinMaxNorm, NonNeg, UnitNorm)
-_REGISTRY = Registry("constraint", {cls.__name__: cls for cls in _CLASSES}, {})
+_REGISTRY = Registry("constraint", _CLASSES, {})
 get = _REGISTRY.get
 identify = _REGISTRY.identify
 serialize = _REGISTRY.serialize

@@ -1,10 +1,10 @@
-"""Keras' initializers, over `jax.nn.initializers`."""
+"""Keras' initializers: each is called with a key, a shape and a dtype, as JAX's are."""
 
 import abc
 import dataclasses
 import numbers
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ _DISTRIBUTIONS: dict[str, Literal["truncated_normal", "normal", "uniform"]] = {
 
 
 class _Seeded(abc.ABC):
-    """A random initializer, whose `seed` replaces the key if it is not None."""
+    """A random initializer. A `seed` other than None is used instead of the key of the call."""
 
     seed: int | None
 
@@ -42,7 +42,7 @@ class _Seeded(abc.ABC):
 
     @abc.abstractmethod
     def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
-        """Draws an array of `shape` and `dtype` by a key."""
+        """Draws an array of `shape` and `dtype` from a key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class RandomNormal(_Seeded):
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedNormal(_Seeded):
-    """A normal distribution without what lies beyond two standard deviations."""
+    """A normal distribution cut off at two standard deviations."""
 
     mean: float = 0.0
     stddev: float = 0.05
@@ -130,16 +130,19 @@ class RandomUniform(_Seeded):
 
 @dataclasses.dataclass(frozen=True)
 class VarianceScaling(_Seeded):
-    """A distribution with variance `scale / n`, n the fan of the fused matrix.
+    """A distribution with variance `scale / n`, where n is the fan of the matrix of all gates.
 
     Attributes:
-        scale: factor of the variance.
-        mode: "fan_in", "fan_out" or "fan_avg".
-        distribution: "truncated_normal", "untruncated_normal" or "uniform".
-        seed: replaces the key where given.
+        scale: the factor of the variance; 1 by default.
+        mode: "fan_in", the default, counts the rows, "fan_out" the columns, and "fan_avg" is their
+            mean.
+        distribution: "truncated_normal", the default, its other name "normal",
+            "untruncated_normal" or "uniform".
+        seed: an integer that replaces the key; None, the default, uses the key.
 
     Raises:
-        ValueError: `scale` is not positive, `seed` is no integer, or another mode or distribution.
+        ValueError: `scale` is not positive, `seed` is no integer, or the mode or distribution is
+            unknown.
     """
 
     scale: float = 1.0
@@ -160,7 +163,8 @@ class VarianceScaling(_Seeded):
 
     def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
         vector = len(shape) == 1
-        # To Keras a vector's fans are both its length, as is the outer fan of a one-row matrix.
+        # For Keras both fans of a vector are its length. JAX needs a matrix: a single row has that
+        # fan out.
         mode = "fan_out" if vector else self.mode
         draw = jax.nn.initializers.variance_scaling(
             self.scale, mode, _DISTRIBUTIONS[self.distribution]
@@ -170,7 +174,7 @@ class VarianceScaling(_Seeded):
 
 @dataclasses.dataclass(frozen=True)
 class Orthogonal(_Seeded):
-    """A matrix with orthonormal rows or columns, times `gain`; any floating dtype.
+    """A matrix with orthonormal rows or columns, times `gain`, of any floating dtype.
 
     Source: arXiv:1312.6120.
     """
@@ -182,52 +186,63 @@ class Orthogonal(_Seeded):
         return self.gain * orthogonal(key, shape, dtype)
 
 
-def _scaled(name: str, scale: float, mode: Mode, distribution: str, source: str) -> type:
-    """Makes one of the named special cases of `VarianceScaling`, with a seed as its only field."""
+@dataclasses.dataclass(frozen=True)
+class _Scaled(_Seeded):
+    """A `VarianceScaling` with a name of its own and a seed as its only argument."""
 
-    def draw(self: _Seeded, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
-        return VarianceScaling(scale, mode, distribution)(key, shape, dtype)
+    scaling: ClassVar[VarianceScaling]
+    seed: int | None = None
 
-    return dataclasses.make_dataclass(
-        name,
-        [("seed", int | None, None)],
-        bases=(_Seeded,),
-        namespace={
-            "_draw": draw,
-            "__doc__": f"VarianceScaling({scale}, {mode!r}, {distribution!r}). Source: {source}.",
-            "__module__": __name__,
-        },
-        frozen=True,
-    )
+    def _draw(self, key: jax.Array, shape: Shape, dtype: DTypeLike) -> jax.Array:
+        return self.scaling(key, shape, dtype)
 
 
-_GLOROT = 'Glorot and Bengio, "Understanding the difficulty of training deep feedforward networks"'
-_HE = "arXiv:1502.01852"
-_LECUN = 'LeCun et al., "Efficient BackProp"'
+class GlorotNormal(_Scaled):
+    """A truncated normal distribution with variance 2 / (fan in + fan out).
 
-GlorotNormal = _scaled("GlorotNormal", 1.0, "fan_avg", "truncated_normal", _GLOROT)
-GlorotUniform = _scaled("GlorotUniform", 1.0, "fan_avg", "uniform", _GLOROT)
-HeNormal = _scaled("HeNormal", 2.0, "fan_in", "truncated_normal", _HE)
-HeUniform = _scaled("HeUniform", 2.0, "fan_in", "uniform", _HE)
-LecunNormal = _scaled("LecunNormal", 1.0, "fan_in", "truncated_normal", _LECUN)
-LecunUniform = _scaled("LecunUniform", 1.0, "fan_in", "uniform", _LECUN)
+    Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks", AISTATS 2010.
+    """
+
+    scaling = VarianceScaling(1.0, "fan_avg", "truncated_normal")
+
+
+class GlorotUniform(_Scaled):
+    """A uniform distribution with variance 2 / (fan in + fan out). Source: as `GlorotNormal`."""
+
+    scaling = VarianceScaling(1.0, "fan_avg", "uniform")
+
+
+class HeNormal(_Scaled):
+    """A truncated normal distribution with variance 2 / fan in. Source: arXiv:1502.01852."""
+
+    scaling = VarianceScaling(2.0, "fan_in", "truncated_normal")
+
+
+class HeUniform(_Scaled):
+    """A uniform distribution with variance 2 / fan in. Source: arXiv:1502.01852."""
+
+    scaling = VarianceScaling(2.0, "fan_in", "uniform")
+
+
+class LecunNormal(_Scaled):
+    """A truncated normal distribution with variance 1 / fan in.
+
+    Source: LeCun et al., "Efficient BackProp".
+    """
+
+    scaling = VarianceScaling(1.0, "fan_in", "truncated_normal")
+
+
+class LecunUniform(_Scaled):
+    """A uniform distribution with variance 1 / fan in. Source: as `LecunNormal`."""
+
+    scaling = VarianceScaling(1.0, "fan_in", "uniform")
+
 
 _CLASSES = (
-    Constant,
-    GlorotNormal,
-    GlorotUniform,
-    HeNormal,
-    HeUniform,
-    Identity,
-    LecunNormal,
-    LecunUniform,
-    Ones,
-    Orthogonal,
-    RandomNormal,
-    RandomUniform,
-    TruncatedNormal,
-    VarianceScaling,
-    Zeros,
+    *(Constant, Identity, Ones, Orthogonal, RandomNormal, RandomUniform, TruncatedNormal, Zeros),
+    *(GlorotNormal, GlorotUniform, HeNormal, HeUniform, LecunNormal, LecunUniform, VarianceScaling),
 )
 _ALIASES: dict[str, Callable] = {
     "IdentityInitializer": Identity,
@@ -237,7 +252,7 @@ _ALIASES: dict[str, Callable] = {
     "uniform": RandomUniform,
     "zero": Zeros,
 }
-_REGISTRY = Registry("initializer", {cls.__name__: cls for cls in _CLASSES}, _ALIASES)
+_REGISTRY = Registry("initializer", _CLASSES, _ALIASES)
 get = _REGISTRY.get
 identify = _REGISTRY.identify
 serialize = _REGISTRY.serialize

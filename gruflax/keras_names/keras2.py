@@ -1,6 +1,7 @@
-"""Keras 2: how its configs and files are told from those of Keras 3, and what its names mean.
+"""Keras 2: how to recognize its configs and files, and what its names of activations mean.
 
-Keras 2 is whatever came before Keras 3: Keras up to 2.15, tf.keras of TensorFlow 1 and 2, tf-keras.
+"Keras 2" stands for everything before Keras 3: Keras up to 2.15, tf.keras of TensorFlow 1 and 2,
+and tf-keras.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,32 +12,33 @@ from gruflax.functional.checks import brief
 from gruflax.keras_names import activations
 
 
-# Every GRU and GRUCell of Keras 2 writes the first of these into its config, tf.keras' GRU both.
+# Every GRU and GRUCell of Keras 2 writes "implementation" into its config, and the GRU of tf.keras
+# writes both.
 _OLD_ARGUMENTS = {"implementation", "time_major"}
 
-# Every GRU and GRUCell of Keras 3 and of gruflax writes this, whatever else; none of Keras 2 does.
+# Every GRU and GRUCell of Keras 3 and of gruflax writes this into its config, and none of Keras 2.
 _NEW_ARGUMENT = "seed"
 
-# The names that Keras 3 gives to another function. All others that both have are the same: gelu is
-# exact in both, and the slope of leaky_relu 0.2.
+# Names that mean another function in Keras 3, and what they mean in Keras 2. All other names mean
+# the same in both: gelu is exact, and leaky_relu has the slope 0.2.
 _MEANINGS = {"hard_sigmoid": hard_sigmoid_v1}
 
 
 def has_arguments(names: Collection[str]) -> bool:
-    """Returns whether a GRU or GRUCell that has arguments of these names is one of Keras 2.
+    """Returns whether the config of a GRU or GRUCell was written by Keras 2.
 
     Args:
-        names: a config, or the names in it; a few of them by hand are as in Keras 3 unless one is
-            Keras 2's alone.
+        names: the config, or the names in it. A config that somebody wrote by hand is taken for one
+            of Keras 3 unless it has an argument that only Keras 2 has.
     """
     return _NEW_ARGUMENT not in names and not _OLD_ARGUMENTS.isdisjoint(names)
 
 
 def is_version(version: str | bytes | None) -> bool:
-    """Returns whether the `keras_version` of an HDF5 file is before 3; Keras 1 wrote None.
+    """Returns whether the `keras_version` of an HDF5 file is before 3; None is Keras 1.
 
     Raises:
-        ValueError: it does not begin with a number.
+        ValueError: the version does not begin with a number.
     """
     text = version.decode("utf8", "replace") if isinstance(version, bytes) else str(version or "1")
     major = text.partition(".")[0]
@@ -45,13 +47,13 @@ def is_version(version: str | bytes | None) -> bool:
     return int(major) < 3
 
 
-def meant(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes arguments of Keras 2 such that they mean the same here; callables are what they are.
+def meant(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Replaces the names of activations in arguments of Keras 2 by what they mean there.
 
     Raises:
-        ValueError: an activation's name is unknown, or its config malformed.
+        ValueError: the name of an activation is unknown, or its config is malformed.
     """
-    found = dict(arguments)
+    found: dict[str, Any] = dict(arguments)
     for field in ("activation", "recurrent_activation"):
         if isinstance(found.get(field), (str, Mapping)):
             name = activations.identify(found[field], field)

@@ -1,4 +1,4 @@
-"""The look-up that initializers, regularizers and constraints share."""
+"""The look-up of Keras' objects by name or config, for initializers, regularizers, constraints."""
 
 import dataclasses
 import inspect
@@ -10,10 +10,11 @@ from typing import Any
 from gruflax.functional.checks import brief
 
 
-# TensorFlow 1 wrote the weight's dtype into its initializers; here the layer's param_dtype decides.
+# TensorFlow 1 wrote the weight's dtype into the config of an initializer; here the layer's
+# param_dtype decides.
 _IGNORED = ("dtype",)
 
-# Keras 3.15 writes these for kernels of more than two axes; None asks for nothing.
+# Keras 3.15 has these arguments for kernels of more than two axes; a GRU's are None.
 _IGNORED_IF_NONE = ("input_axes", "output_axes")
 
 
@@ -23,18 +24,19 @@ class Registry:
 
     Attributes:
         kind: "initializer", "regularizer" or "constraint".
-        classes: by Keras' class name: frozen dataclasses with Keras' arguments, callable.
-        aliases: other names, and what they stand for: a class, or a function that makes an object.
+        classes: frozen dataclasses with Keras' names and arguments, whose objects are callable.
+        aliases: other names of Keras for them: each stands for a class, or for a function that
+            makes an object.
     """
 
     kind: str
-    classes: Mapping[str, type]
+    classes: tuple[type, ...]
     aliases: Mapping[str, Callable[[], object]]
 
     def identify(self, identifier: object, field: str | None = None) -> Any:
         """Returns the name of an object with default arguments, and any other object as it is.
 
-        So equal objects become equal values.
+        A default by its name, its config or its object thus becomes the same value.
         """
         field = field or self.kind
         if identifier is None:
@@ -50,22 +52,19 @@ class Registry:
                 f"{field} must be a name, a config dict, a callable or None, "
                 f"got {brief(identifier)}."
             )
-        if (
-            not _is_known(identifier, self.classes)
-            or identifier != self.classes[type(identifier).__name__]()
-        ):
-            return identifier
-        return snake_case(type(identifier).__name__)
+        cls: type = type(identifier)
+        is_default = cls in self.classes and identifier == cls()
+        return snake_case(cls.__name__) if is_default else identifier
 
     def get(self, identifier: object, field: str | None = None) -> Any:
-        """Looks up a callable: takes what `identify` takes; None for None."""
+        """Returns the callable of what `identify` takes, or None for None."""
         found = self.identify(identifier, field)
         return self._by_name(found, field or self.kind)() if isinstance(found, str) else found
 
-    def serialize(self, identifier: object) -> Any:
-        """Writes an object as Keras 3 does."""
+    def serialize(self, identifier: object) -> object:
+        """Returns the config dict that Keras 3 writes for an object; others stay as they are."""
         found = self.get(identifier)
-        if not _is_known(found, self.classes):
+        if type(found) not in self.classes:
             return found
         return {
             "module": f"keras.{self.kind}s",
@@ -77,10 +76,11 @@ class Registry:
     def _by_name(self, name: str, field: str) -> Callable[[], object]:
         if name in self.aliases:
             return self.aliases[name]
-        spellings = {known.lower(): cls for known, cls in self.classes.items()}
+        spellings = {cls.__name__.lower(): cls for cls in self.classes}
         found = spellings.get(name.replace("_", "").lower())
         if found is None:
-            known = sorted({snake_case(each) for each in (*self.classes, *self.aliases)})
+            names = (*(cls.__name__ for cls in self.classes), *self.aliases)
+            known = sorted(set(map(snake_case, names)))
             raise ValueError(f"{field} must be one of {known}, got {name!r}.")
         return found
 
@@ -92,7 +92,7 @@ class Registry:
                 f"got {reprlib.repr(dict(config))}."
             )
         cls = self._by_name(name, field)
-        # A config holds every argument, so that an alias is as good as its class.
+        # A config holds every argument, so that the arguments an alias implies do not matter.
         cls = cls if inspect.isclass(cls) else type(cls())
         arguments = {
             key: _plain(value)
@@ -109,21 +109,17 @@ class Registry:
 
 
 def _plain(value: object) -> object:
-    """A value of a config as an argument."""
+    """Turns a value of a config into an argument."""
     if isinstance(value, list):
         # JSON knows no tuples, and a list would make the object unhashable.
         return tuple(value)
     if isinstance(value, Mapping) and value.get("class_name") == "SeedGenerator":
-        # Keras writes a generator, of which only the seed that it began with has a meaning here.
+        # Keras 3 writes its random generator; only the seed it began with means something here.
         return (value.get("config") or {}).get("seed")
     return value
 
 
 def snake_case(name: str) -> str:
-    """Returns what Keras makes of the name of a class: "GlorotUniform" is "glorot_uniform"."""
+    """Writes the name of a class as Keras does: "GlorotUniform" becomes "glorot_uniform"."""
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
-
-
-def _is_known(value: object, classes: Mapping[str, type]) -> bool:
-    return type(value) in classes.values()

@@ -1,4 +1,4 @@
-"""Keras' regularizers: the loss of one weight or output."""
+"""Keras' regularizers: each computes a loss from one weight, or from the outputs of a layer."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from gruflax.keras_names.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class L1L2:
-    """The penalty `l1 sum |w| + l2 sum w^2`; ValueError for a factor that is none."""
+    """The penalty `l1 sum |w| + l2 sum w^2`; the factors must be finite and not negative."""
 
     l1: float = 0.0
     l2: float = 0.0
@@ -29,7 +29,7 @@ class L1L2:
 
 @dataclasses.dataclass(frozen=True)
 class L1:
-    """The penalty `l1 sum |w|`; ValueError for a factor that is none."""
+    """The penalty `l1 sum |w|`; the factor must be finite and not negative."""
 
     l1: float = 0.01
 
@@ -43,7 +43,7 @@ class L1:
 
 @dataclasses.dataclass(frozen=True)
 class L2:
-    """The penalty `l2 sum w^2`; ValueError for a factor that is none."""
+    """The penalty `l2 sum w^2`; the factor must be finite and not negative."""
 
     l2: float = 0.01
 
@@ -90,12 +90,12 @@ def _wide(weight: jax.Array) -> jax.Array:
 
 
 def _l1_l2() -> L1L2:
-    """TensorFlow 1's name, with its factors; Keras 3's class has none by default."""
+    """Returns TensorFlow 1's `l1_l2`; the factors of Keras 3's class L1L2 are 0 by default."""
     return L1L2(l1=0.01, l2=0.01)
 
 
 _CLASSES = (L1, L1L2, L2, OrthogonalRegularizer)
-_REGISTRY = Registry("regularizer", {cls.__name__: cls for cls in _CLASSES}, {"l1_l2": _l1_l2})
+_REGISTRY = Registry("regularizer", _CLASSES, {"l1_l2": _l1_l2})
 get = _REGISTRY.get
 identify = _REGISTRY.identify
 serialize = _REGISTRY.serialize

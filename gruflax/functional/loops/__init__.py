@@ -1,4 +1,4 @@
-"""The loops: each takes a `Call` and returns its states in the caller's layout.
+"""The loops that run a GRU over time: each takes a `Call` and returns its outputs and last state.
 
-`choice.py` chooses one of them. The native loop is the chunked one where its kernel does not run.
+`choice.py` chooses one of them. Without its kernel the native loop runs the chunked one.
 """

@@ -1,4 +1,4 @@
-"""Which loop runs a call, and why not a faster one."""
+"""Choosing the loop that runs a call, and explaining why it is not a faster one."""
 
 import dataclasses
 import functools
@@ -28,13 +28,13 @@ Loop = Callable[[Call], tuple[jax.Array | None, jax.Array]]
 
 
 class LoopChoice(NamedTuple):
-    """Which loops run a call, as `gruflax.explain_loop` tells.
+    """Which loops run a call: the result of `gruflax.explain_loop`.
 
     Attributes:
         forward: the loop of the forward pass: "native", "chunked", "scan", "unrolled" or "cudnn".
-        gradient: the loop of the backward pass, and then of the forward pass that goes with it.
-            "scan" and "unrolled" are differentiated by JAX.
-        reasons: a sentence for each reason why no faster loop is chosen; empty where there is none.
+        gradient: the loop of the backward pass, and of the forward pass that belongs to it. JAX
+            differentiates "scan" and "unrolled".
+        reasons: a sentence for each reason why no faster loop is chosen; empty if the fastest is.
     """
 
     forward: str
@@ -53,23 +53,35 @@ def explain_loop(
 ) -> LoopChoice:
     """Tells which loop would run a call of `gruflax.gru_sequence`, and why not a faster one.
 
-    Nothing is computed. The choice depends on the sizes: where `jax.vmap` maps the inputs alone,
-    ask with the mapped axis as one more batch axis; where it maps the parameters, ask with one
-    member. Where the native loop is chosen, the chunked loop still computes forward mode,
-    derivatives of derivatives, derivatives by `dropout_masks`, and a pullback that `jax.vmap` maps
-    alone, as `jax.jacrev` does.
+    Nothing is computed. The choice depends on the sizes. For a call that `jax.vmap` maps over the
+    inputs alone, give inputs with the mapped axis as one more batch axis; for one that it maps over
+    the parameters, give the arrays of one member. Even with the native loop, the chunked loop
+    computes forward mode, derivatives of derivatives, derivatives by `dropout_masks`, and a
+    pullback that `jax.vmap` maps over cotangents alone, as `jax.jacrev` does.
 
     Args:
-        params: of the GRU, arrays or `jax.ShapeDtypeStruct`s.
+        params: parameters of the GRU, arrays or `jax.ShapeDtypeStruct`s.
         inputs: `[..., t, f]`, an array or a `jax.ShapeDtypeStruct`.
-        loop: the loop that is asked for: "auto", the default, "scan", "chunked", "native" or
-            "cudnn".
-        unroll: whether a Python loop is asked for; False by default.
-        platform: where it would run: "cpu", the default, "gpu" or "tpu".
-        **options: the other arguments of `gruflax.gru_sequence`, with its defaults: `config`,
-            `initial_state`, `mask`, `seq_lengths`, `reset`, `reset_state`, `rng`, `dropout_masks`,
-            `go_backwards`, `time_major`, `return_sequences`, `zero_output_for_mask`, `chunk`,
-            `remat`, `dtype` and `precision`.
+        loop: the loop to ask for: "auto", the default, "scan", "chunked", "native" or "cudnn".
+        unroll: True asks for a Python loop; False by default.
+        platform: where the call would run: "cpu", the default, "gpu" or "tpu".
+        **options: options of `gruflax.gru_sequence`, which explains them in full:
+            config: the options of the GRU; by default `GRUConfig()`.
+            initial_state: `[..., u]`; None by default.
+            mask: `[..., t]` or `[..., t, 1]`; None by default.
+            seq_lengths: `[...]` integers; None by default.
+            reset: like `mask`; None by default.
+            reset_state: `[..., u]`, only with `reset`; None by default.
+            rng: JAX random key; None by default.
+            dropout_masks: `DropoutMasks`; None by default.
+            go_backwards: True processes the last step first; False by default.
+            time_major: True has time as the first axis; False by default.
+            return_sequences: False returns the last output only; True by default.
+            zero_output_for_mask: True makes outputs zeros at masked steps; False by default.
+            chunk: steps per chunk; None by default.
+            remat: True keeps only every sqrt(t)-th state; False by default.
+            dtype: dtype to compute in; None by default.
+            precision: precision of the matrix products; None by default.
 
     Returns:
         `LoopChoice`.
@@ -123,7 +135,7 @@ def _explained(call: Call, unroll: bool, platform: str) -> LoopChoice:
 
 
 def _why_not(call: Call, name: str, unroll: bool) -> list[str]:
-    """Says why a loop that is not native is no faster one."""
+    """Lists the reasons why a call that does not run natively has no faster loop."""
     if call.loop != "auto":
         return [f"Not native: loop is {call.loop!r}."]
     unmet = unmet_conditions(call, unroll=unroll) or ["there is at most one step"]
@@ -135,7 +147,7 @@ def _why_not(call: Call, name: str, unroll: bool) -> list[str]:
 
 
 def choose_loop(call: Call, *, unroll: bool = False) -> Loop:
-    """Chooses what runs a call."""
+    """Returns the function that runs a call."""
     chosen = _loop(_name(call, unroll), call)
     if call.remat and isinstance(call.time, int) and call.time > 1:
         return functools.partial(_in_segments, chosen)
@@ -143,14 +155,14 @@ def choose_loop(call: Call, *, unroll: bool = False) -> Loop:
 
 
 def _name(call: Call, unroll: bool) -> str:
-    """Names the loop that runs a call, where the platform has it."""
+    """Names the loop that runs a call, if the platform has it."""
     check_flags(unroll=unroll)
     if call.loop not in LOOPS:
         raise ValueError(f"loop must be one of {LOOPS}, got {call.loop!r}.")
     if call.loop == "native":
         check_native(call, unroll=unroll)
     if call.loop == "cudnn":
-        # Experimental, and large: imported where it is asked for.
+        # It is experimental and large, and imported only when it is asked for.
         from gruflax.functional.loops.cudnn.loop import check_cudnn
 
         check_cudnn(call, unroll=unroll)
@@ -161,8 +173,8 @@ def _name(call: Call, unroll: bool) -> str:
         return "scan" if 0 in (*call.steps.inputs.shape, *call.initial_state.shape) else "cudnn"
     if call.loop == "native" or (call.loop == "auto" and not unmet_conditions(call)):
         return "native"
-    # In jax.export sizes may be symbols, and the scan is the loop that asks nothing of them.
-    # Without partial derivatives unit by unit the chunked loop saves memory and not time.
+    # In jax.export sizes may be symbols, which only the scan can handle. With activations that mix
+    # units the chunked loop saves memory, but no time.
     if call.loop == "chunked" or (call.loop == "auto" and _is_pointwise(call)):
         return "chunked" if isinstance(call.time, int) else "scan"
     return "scan"
@@ -184,8 +196,7 @@ def _loop(name: str, call: Call) -> Loop:
 
 
 def _in_segments(run: Loop, call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Runs a call by sqrt(t) segments of time; the backward pass keeps the state between them."""
-    # Segments are slices with time first.
+    """Runs a call in sqrt(t) segments of time; the backward pass keeps the states between them."""
     first = call.ordered()
 
     def segment(state, steps):

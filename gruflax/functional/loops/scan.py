@@ -1,4 +1,4 @@
-"""The reference: `lax.scan` over the step, and the Python loop of `unroll`."""
+"""The reference loops: a `lax.scan` over the steps, and a Python loop for `unroll`."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def scan_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
 
 
 def unrolled_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Does what `scan_loop` does, without a loop in the compiled program."""
+    """Runs a call as `scan_loop` does, without a loop in the compiled program."""
     h, states, steps = call.initial_state, [], call.cleared().ordered().steps
     for index in range(call.time):
         h = _one_step(call, h, jax.tree.map(lambda array, index=index: array[index], steps))
@@ -33,7 +33,7 @@ def unrolled_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
 
 
 def _one_step(call: Call, h: jax.Array, now: Steps) -> jax.Array:
-    """Computes the state `[..., u]` after one step `[..., *]` of a call."""
+    """Computes the state `[..., u]` after one step of a call; `now` is that step `[..., *]`."""
     h = start_anew(h, now.reset, call.reset_state)
     b, _ = split_bias(call.params, call.config)
     x = split_gates(

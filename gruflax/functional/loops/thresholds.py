@@ -1,7 +1,7 @@
-"""What was measured on CPUs: where which loop, which product and which length is the fastest.
+"""Sizes at which one loop, product or chunk length becomes faster than another, measured on CPUs.
 
-Sizes are those of one member where parameters are mapped by `jax.vmap`. Nothing here changes what
-is computed.
+If `jax.vmap` maps the parameters, the sizes are those of one member. The choices here change the
+speed and not the results.
 """
 
 import math
@@ -13,30 +13,31 @@ from gruflax.functional.time import even_length
 
 
 def rows_of(call: Call) -> int:
-    """Returns the number of sequences; one for a size that is a symbol of `jax.export`."""
+    """Returns the number of sequences; sizes that are symbols of `jax.export` count as 1."""
     batch = call.initial_state.shape[:-1]
     return math.prod(size if isinstance(size, int) else 1 for size in batch)
 
 
-# The kernel. Where weights are too large for the caches, and rows too few to share what is read of
-# them at a step, XLA's products read them faster. These are bytes of weights for each row.
+# The limits of the kernel, in bytes of weights for each row. Above them the weights do not fit the
+# caches and are read at every step for few rows, which XLA's products do faster.
 _FORWARD_BYTES, _BACKWARD_BYTES = 9 * 2**17, 3 * 2**17
 
-# Of every step the forward pass can keep what the backward pass would compute again with a product
-# of its own: z, r, the candidate and what r multiplies. That makes training up to a fifth faster,
-# and takes four times the memory of the outputs. Up to this size of a call it is kept: what is
-# larger than the caches by far gains less, and long sequences should fit where they did before.
+# The forward pass can keep four arrays of each step for the backward pass: z, r, the candidate and
+# the array that r multiplies. Otherwise the backward pass computes them again, with one more
+# product. Keeping them makes training up to a fifth faster and takes four times the memory of the
+# outputs. They are kept up to this size: calls far above the size of the caches gain less, and long
+# sequences should not run out of memory.
 KEPT_GATES = 4
 _KEPT_BYTES = 64 * 2**20
 
 
 def runs_well(call: Call) -> bool:
-    """Returns whether the kernel is the fastest for the states of a call."""
+    """Returns whether the kernel computes the states of a call faster than the chunked loop."""
     return call.loop == "native" or _row_bytes(call) <= _FORWARD_BYTES
 
 
 def gradients_run_well(call: Call) -> bool:
-    """Returns whether the kernel is the fastest for the gradients of a call."""
+    """Returns whether the kernel computes the gradients of a call faster than the chunked loop."""
     return call.loop == "native" or _row_bytes(call) <= _BACKWARD_BYTES
 
 
@@ -56,22 +57,22 @@ def _row_bytes(call: Call) -> float:
     return weights / max(1, rows_of(call))
 
 
-# The chunked loop. With more rows, or fewer units forward, the plain form is as fast or faster.
+# With more rows, or in the forward pass fewer units, the plain product is at least as fast.
 _MOST_ROWS, _WIDE_UNITS = 32, 512
 
 
 def choose_products(rows: int, units: int) -> tuple[bool, bool]:
-    """Chooses whether on CPUs the recurrent kernel is a step's left factor: forward, backward.
+    """Chooses, for the forward and the backward pass, if CPUs multiply with the kernel on the left.
 
-    It is with few rows, where XLA would rearrange the kernel at every step; forward only where the
-    kernel is large, for it costs a transposed copy of it.
+    With few rows XLA would otherwise rearrange the recurrent kernel at every step. The forward pass
+    needs a transposed copy for it, which only pays if the kernel is large.
     """
     few = 1 < rows <= _MOST_ROWS
     return few and units >= _WIDE_UNITS, few
 
 
-# What a chunk works on should stay in a core's cache. A sequence that nearly does is one chunk, for
-# an outer loop copies every state once more.
+# The arrays of a chunk should stay in a core's cache. A sequence that nearly fits is one chunk,
+# because a loop over chunks copies every state once more.
 _BLOCK_BYTES, _ONE_CHUNK_BYTES = 2**21, 5 * 2**20
 _SHORTEST, _LONGEST = 8, 256
 
@@ -79,9 +80,9 @@ _SHORTEST, _LONGEST = 8, 256
 def chunk_length(time: int, batch: int, features: int, units: int, itemsize: int) -> int:
     """Chooses the steps per chunk: at most `time`, a divisor of it where one is near.
 
-    A chunk is as long as its projected inputs fit the cache, at most 256 steps, where a sequence of
-    no more than that may take 5 MiB; and at least so long that adding up the weights' gradients,
-    once per chunk, costs less than the products.
+    A chunk has the most steps, up to 256, whose projected inputs fit the cache. It has at least so
+    many that adding up the weights' gradients, once per chunk, costs less than the products. A
+    sequence of up to 256 steps and 5 MiB is one chunk.
     """
     step_bytes = max(1, GATES * batch * units * itemsize)
     if 0 < time <= min(_LONGEST, _ONE_CHUNK_BYTES // step_bytes):

@@ -3,11 +3,10 @@
 In the forward pass one product projects a chunk's inputs, and an inner loop multiplies by the
 recurrent kernel once per step. The derivative rule (`tangent`) computes the tangent chunk by chunk
 from the states alone. JAX transposes it into a backward pass whose weight gradients are products
-over chunks, and which keeps the states and nothing else of each step.
+over chunks, and which keeps only the states of each step.
 
-Known limits: activations that mix units have no partial derivatives unit by unit, so that each
-chunk is computed once more in the backward pass and differentiated by JAX; sizes of time must be
-known.
+Known limits: with activations that mix units the derivative rule does not apply, and JAX computes
+and differentiates each chunk once more in the backward pass; the number of steps must be known.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
 
 
 def checkpointed_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Does the same for activations that may mix units; JAX differentiates each chunk."""
+    """Runs a call whose activations may mix units; JAX differentiates each chunk."""
     states, h = _forward(_prepared(call), jax.checkpoint, by_chunk=False)
     return None if states is None else call.outputs(states), h
 
@@ -55,7 +54,7 @@ def chunked_tangent(
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the tangent of the chunked loop from its states `[t, ..., u]`, in order.
 
-    `tangents` are those of `Tangents` that are not zero. The result is linear in them.
+    `tangents` are the fields of `Tangents` that are not zero. The result is linear in them.
     """
     zeros = {name: jnp.zeros_like(getattr(call, name)) for name in ("initial_state", "reset_state")}
     given = Tangents(**{**zeros, **tangents})
@@ -65,7 +64,7 @@ def chunked_tangent(
 
 
 def _prepared(call: Call) -> Call:
-    """Clears masked inputs, and chooses the steps per chunk, at most all."""
+    """Clears masked inputs, and chooses the number of steps per chunk."""
     rows, features, units = thresholds.rows_of(call), call.steps.inputs.shape[-1], _units(call)
     chunk = call.chunk
     if chunk is None:
@@ -82,7 +81,7 @@ def _units(call: Call) -> int:
 def _forward(
     call: Call, wrap: Callable[[Chunk], Chunk] = lambda chunk: chunk, by_chunk: bool = True
 ) -> tuple[jax.Array | None, jax.Array]:
-    """Computes `(states [t, ..., u] in order or None, the last)`; `wrap` is applied to a chunk."""
+    """Computes `(states [t, ..., u] or None, last state)`; `wrap` changes the chunk function."""
     params, dot = call.params, jnp.dot
     forward, _ = thresholds.choose_products(thresholds.rows_of(call), _units(call))
     if forward and call.config.reset_after and call.masks.recurrent is None:
@@ -105,7 +104,7 @@ def _forward(
             h = hold(one_step(params, x, h)[0], h, now)
             return h, h if call.return_sequences else None
 
-        # One array per gate: XLA's CPU code for a slice of a packed one is not vectorised.
+        # There is one array per gate because XLA on CPUs does not vectorise slices of a packed one.
         steps = split_gates(x), now._replace(inputs=None)
         return lax.scan(body, h, steps, unroll=call.inner_unroll)
 
@@ -117,7 +116,7 @@ def _forward(
 
 @jax.custom_jvp
 def _by_rule(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Computes what `_forward` does, with the derivative rule of `tangent`."""
+    """Computes `_forward` with the derivative rule of `tangent` instead of JAX's own."""
     return _forward(call)
 
 
@@ -141,17 +140,13 @@ def _by_rule_jvp(primals, tangents):
 
 
 def _known(tangent: PyTree, primal: PyTree) -> PyTree:
-    """Returns a tangent, or None where all of it is known to be zero."""
-    return None if _is_zero(tangent) else _made_zeros(tangent, primal)
-
-
-def _is_zero(tangent: PyTree) -> bool:
-    """Returns whether all of a tangent is known to be zero."""
-    return all(map(_is_symbol, jax.tree.leaves(tangent, is_leaf=_is_symbol)))
+    """Returns a tangent, or None if all of it is known to be zero."""
+    leaves = jax.tree.leaves(tangent, is_leaf=_is_symbol)
+    return None if all(map(_is_symbol, leaves)) else _made_zeros(tangent, primal)
 
 
 def _made_zeros(tangent: PyTree, primal: PyTree) -> PyTree:
-    """Makes zeros of what is known to be zero."""
+    """Replaces JAX's symbols for zero tangents by arrays of zeros."""
     return jax.tree.map(
         lambda leaf, like: jnp.zeros_like(like) if _is_symbol(leaf) else leaf,
         tangent,

@@ -1,4 +1,4 @@
-"""The matrix products of the chunked loop, on CPUs each in the form that XLA computes fastest."""
+"""The matrix products of the chunked loop, in the forms that XLA computes fastest on CPUs."""
 
 import functools
 import math
@@ -16,8 +16,8 @@ from gruflax.functional.step import Dot
 def flat_dot(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
     """Computes `x kernel` over a chunk `[k, ..., f]` as a product of two matrices: `[k, ..., n u]`.
 
-    Transposed, with more axes, it would copy the larger factor. The batch goes first: where it is
-    sharded, the rows of the matrix are too.
+    The transpose of a product with more axes would copy the larger factor. The batch comes before
+    the steps, so that the rows of the matrix are sharded like the batch.
     """
     rows = jnp.moveaxis(x, 0, -2)
     flat = rows.reshape(math.prod(rows.shape[:-1]), x.shape[-1])
@@ -30,11 +30,12 @@ def kernel_first_dot(
 ) -> jax.Array:
     """Computes `h R` `[..., 3u]` with the kernel, transposed to `[3u, u]`, as the left factor.
 
-    It must be transposed outside of the loop: XLA would fold a transpose inside into the product.
+    The kernel must be transposed outside of the loop, because XLA would fold a transpose inside the
+    loop into the product.
     """
     contracted = (((1,), (state.ndim - 1,)), ((), ()))
     product = lax.dot_general(transposed_kernel, state, contracted, precision=precision)
-    # Gate by gate: XLA would undo a transpose of all of the product.
+    # Each gate is transposed alone, because XLA would undo a transpose of the whole product.
     gates = jnp.split(product, GATES)
     return jnp.concatenate([jnp.moveaxis(gate, 0, -1) for gate in gates], axis=-1)
 
@@ -42,8 +43,8 @@ def kernel_first_dot(
 def kernel_first_backward_dot(
     state: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None
 ) -> jax.Array:
-    """Computes `h R` `[..., n u]` such that its transpose has the kernel as the left factor."""
-    # In two parts, for the same reason.
+    """Computes `h R` `[..., n u]` so that its transpose has the kernel as the left factor."""
+    # The state is transposed in two parts, because XLA would undo a transpose of the whole.
     parts = jnp.split(state, [state.shape[-1] // 2], axis=-1)
     columns = jnp.concatenate([jnp.moveaxis(part, -1, 0) for part in parts])
     return lax.dot_general(columns, kernel, (((0,), (0,)), ((), ())), precision=precision)
@@ -52,12 +53,12 @@ def kernel_first_backward_dot(
 def transposed_dot(
     state: jax.Array, transposed_kernel: jax.Array, precision: lax.PrecisionLike = None
 ) -> jax.Array:
-    """Computes `h R` `[..., 3u]` in the plain form, of the kernel transposed to `[3u, u]`."""
+    """Computes `h R` `[..., 3u]` plainly, from a kernel that is transposed to `[3u, u]`."""
     return jnp.dot(state, transposed_kernel.T, precision=precision)
 
 
 def on_cpus(dot: Dot, elsewhere: Dot = jnp.dot) -> Dot:
-    """Returns a product that has one form on CPUs, and another where it is lowered for others."""
+    """Returns a product that has one form on CPUs and another one on other platforms."""
 
     def product(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
         here, there = (functools.partial(each, precision=precision) for each in (dot, elsewhere))
@@ -69,10 +70,11 @@ def on_cpus(dot: Dot, elsewhere: Dot = jnp.dot) -> Dot:
 def chunk_reader(
     call: Call, by_chunk: bool = True
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """Returns how a chunk gets its inputs `[k, ..., f]`, and what of `[t, ...]` is sliced for it.
+    """Returns a function that reads a chunk's inputs `[k, ..., f]`, and the array to slice for it.
 
-    Inputs with the batch first are transposed chunk by chunk, so that no time-major copy exists;
-    those that go backwards are copied anyway.
+    Inputs with the batch first are transposed chunk by chunk, so that there is no time-major copy
+    of all. Then the array to slice holds the indices of the steps. Backwards there is a copy
+    anyway.
     """
     if not by_chunk or call.time_major or call.go_backwards:
         return lambda x: x, call.in_order(call.steps.inputs)

@@ -1,7 +1,7 @@
-"""The tangent of the chunked loop, derived and then computed chunk by chunk.
+"""The tangent of the chunked loop: its derivation, and its computation chunk by chunk.
 
-Of a step (`gruflax.functional.step`) let q = x W + b be the projection of the input, p that of the
-state, and dv the tangent of any v. All products * are number by number.
+In a step (`gruflax.functional.step`) let q = x W + b be the projection of the input, p that of
+the state, and dv the tangent of any v. The product * is elementwise.
 
 `reset_after=True`: p = h R + c, and h' = H(q, p, h). With the partial derivatives of H
 
@@ -9,10 +9,10 @@ state, and dv the tangent of any v. All products * are number by number.
 
     dh' = A . (dh R) + D * dh + [A . (h dR + dc) + B . (dx W + x dW + db)]
 
-where A . v = A_z v_z + A_r v_r + A_n v_n. All of A, B, D and the bracket hang on states that are
-known, so that over the chunk they are computed at once, by products of matrices; what is left is
-linear in dh, with one product per step. Its transpose, with e the cotangent of h' and (A e)_i = A_i
-* e, is
+where A . v = A_z v_z + A_r v_r + A_n v_n. A, B, D and the bracket depend only on states that are
+known, so they are computed for all steps of a chunk at once, by matrix products. The rest is linear
+in dh, with one product per step. Its transpose, where e is the cotangent of h' and (A e)_i =
+A_i * e, is
 
     cotangent of h:  (A e) R^T + D * e        of R:  h^T (A e)        of c:  A e
                 of x:  (B e) W^T              of W:  x^T (B e)        of b:  B e
@@ -24,12 +24,12 @@ added up over steps and sequences for R, c, W and b.
     dk = K_p * (dh R_r + [h dR_r + dq_r]) + K_h * dh
     dh' = H_p * (dh R_z + [h dR_z + dq_z]) + H_m * (dk R_n + [k dR_n + dq_n]) + H_h * dh
 
-Masked steps and zoned out units have h' = h in H; a reset step begins with h = f, and so dh = df.
-Masks of dropout multiply x, h and k before their products, and where they have tangents these add
-products of the same form.
+For masked steps and zoned out units H returns h. A step with a reset begins with the reset state f,
+so that h = f and dh = df. Dropout masks multiply x, h and k before their products; tangents of the
+masks add products of the same form.
 
-Stored are the states, one array `[t, ..., u]`. Recomputed per chunk are p, m and the partials. Each
-chunk is checkpointed, so that its transpose keeps nothing of the steps.
+Only the states are stored, one array `[t, ..., u]`. p, m and the partial derivatives are computed
+again for each chunk. Each chunk is checkpointed, so that its transpose stores nothing per step.
 """
 
 import functools
@@ -51,7 +51,7 @@ from gruflax.functional.time import Steps, hold, over_chunks, start_anew
 
 
 class Tangents(NamedTuple):
-    """The tangents of the arrays of a call; None where one is zero."""
+    """The tangents of the arrays of a call; a tangent that is zero may be None."""
 
     initial_state: jax.Array
     reset_state: jax.Array
@@ -69,8 +69,8 @@ def tangent_states(
     be pointwise.
     """
     linearize = _linear_after if call.config.reset_after else _linear_before
-    # The transpose of a slice is an array of the size of all inputs, which would be added up chunk
-    # by chunk. Inputs with a gradient are therefore brought in order as one array.
+    # The transpose of slicing a chunk is an array as large as all inputs, and one would be added
+    # per chunk. Inputs with a gradient are therefore put into order as a whole.
     read, x = products.chunk_reader(call, by_chunk=tangents.inputs is None)
     dx = None if tangents.inputs is None else call.in_order(tangents.inputs)
 
@@ -101,18 +101,19 @@ def tangent_states(
     return dstates, dh
 
 
-# A value and its tangent, None where that is zero.
+# A value and its tangent, which is None if it is zero.
 Pair = tuple[jax.Array, jax.Array | None]
-# The same of dropout masks, where the value may be None too.
+# The same for dropout masks, where the value may be None too.
 MaskPair = tuple[jax.Array | None, jax.Array | None]
-# What a linear step needs of each step of a chunk, `[k, ...]`.
+# The arrays `[k, ...]` that the linear step reads at each step of a chunk.
 Terms = tuple[jax.Array, ...]
 
 
 class _Weights(NamedTuple):
-    """W, b, c, R (of z and r alone where the reset comes before) and R_n.
+    """W, b, c, R and R_n; a weight that the GRU does not have is None.
 
-    None where there is none.
+    With `reset_after=True` the field `gate_kernel` is all of R. Otherwise it is [R_z | R_r], and
+    `candidate_kernel` is R_n.
     """
 
     kernel: jax.Array | None = None
@@ -123,7 +124,7 @@ class _Weights(NamedTuple):
 
     @classmethod
     def of(cls, params: Params | None, config: GRUConfig) -> "_Weights":
-        """Takes parameters, or their tangents, apart."""
+        """Splits parameters, or their tangents, into these weights."""
         if params is None:
             return cls()
         recurrent = params["recurrent_kernel"]
@@ -132,13 +133,13 @@ class _Weights(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """The values that the steps of a chunk are linearised at, in pairs with their tangents.
+    """The values at which the steps of a chunk are linearised, in pairs with their tangents.
 
     Attributes:
-        call: the call, of which only static parts and sizes are used.
-        weights: `_Weights`.
-        x: `[k, ..., f]`.
-        masks: dropout masks.
+        call: the call; only its static fields and its sizes are used.
+        weights: the weights and their tangents.
+        x: the inputs `[k, ..., f]` and their tangent.
+        masks: the dropout masks and their tangents.
         h: `[k, ..., u]`, the state that each step begins with.
         steps: `Steps` of arrays `[k, ..., *]`.
     """
@@ -172,7 +173,7 @@ class _Given(NamedTuple):
         return q, _sum(self.product(self.x, kernel, masks), db)
 
     def product(self, factors: Pair, kernels: Pair, masks: MaskPair) -> jax.Array | None:
-        """Computes the tangent of `(factor * mask) kernel`; None where it has none."""
+        """Computes the tangent of `(factor * mask) kernel`; None if it is zero."""
         (x, dx), (kernel, dkernel), (mask, dmask) = factors, kernels, map(_each_step, masks)
         dot = functools.partial(project, precision=self.call.precision, dot=products.flat_dot)
         by_x = None if dx is None else dot(dx, kernel, masks=mask)
@@ -183,7 +184,7 @@ class _Given(NamedTuple):
     def step_product(
         self, kernel: jax.Array, mask: jax.Array | None
     ) -> Callable[[jax.Array], jax.Array]:
-        """Returns `dh -> dh R`, in the form whose transpose is fast."""
+        """Returns the function `dh -> dh R`, in a form whose transpose is fast."""
         units = self.h.shape[-1]
         _, backward = thresholds.choose_products(thresholds.rows_of(self.call), units)
         dot = products.on_cpus(products.kernel_first_backward_dot) if backward else jnp.dot
@@ -256,15 +257,16 @@ def _linear_before(given: _Given) -> tuple[Callable[..., jax.Array], Terms]:
 
 def _partials(function: Callable[..., jax.Array], *arguments: jax.Array) -> tuple[jax.Array, ...]:
     """Computes a pointwise function's partial derivative by each argument."""
-    # Pointwise, so that the derivative of the sum is that of each number.
+    # Each result depends on one element of each argument, so that the gradient of the sum of all
+    # results holds the partial derivatives of each.
     value, pullback = jax.vjp(function, *arguments)
     return pullback(jnp.ones_like(value))
 
 
 def _dotted(partials: jax.Array, projection: jax.Array | None) -> jax.Array:
-    """Computes `A . v` of `[..., n, u]` and `[..., n u]`, side by side as they are; None is zero.
+    """Computes `A . v` `[..., u]` from A `[..., n, u]` and v `[..., n u]`, where None is zero.
 
-    Transposed, that is one multiplication for all gates.
+    Gates stay side by side, so that the transpose is one multiplication for all of them.
     """
     if projection is None:
         return jnp.zeros_like(partials[..., 0, :])
@@ -278,7 +280,7 @@ def _each_step(masks: jax.Array | None) -> jax.Array | None:
 
 
 def _sum(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
-    """Adds tangents, where None is zero; the second may have fewer axes."""
+    """Adds two tangents, where None is zero; the second one may have fewer axes."""
     if one is None or other is None:
         return other if one is None else one
     return one + jnp.expand_dims(other, range(one.ndim - other.ndim))

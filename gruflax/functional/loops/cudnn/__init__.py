@@ -1,1 +1,1 @@
-"""cuDNN's GRU: its library through `ctypes`, its buffers and stream from XLA."""
+"""The cuDNN loop: calls its library through `ctypes`, with buffers and a stream from XLA."""

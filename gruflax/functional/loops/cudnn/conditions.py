@@ -1,4 +1,4 @@
-"""When a GRU can run in cuDNN."""
+"""The conditions under which a call can run in cuDNN."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,16 @@ from gruflax.functional.loops.cudnn.library import has_cudnn, load_cudnn
 
 # cuDNN refuses longer sequences.
 _MOST_STEPS = 65_535
-# The least version of cuDNN and compute capability of a GPU for a GRU in bfloat16.
+# The lowest version of cuDNN and the lowest compute capability for a GRU in bfloat16.
 _BFLOAT16_VERSION, _BFLOAT16_CAPABILITY = 91300, 8.0
 
 
 def unmet_conditions(call: Call, *, unroll: bool) -> list[str]:
     """Lists what keeps a call from running in cuDNN, a clause for each condition.
 
-    Sources: the conditions that Keras' `GRU` lists for its cuDNN path, but for the one that a mask
-    be right-padded: any mask will do here. What cuDNN's documentation of
-    `cudnnSetRNNDescriptor_v8` and `cudnnSetRNNDataDescriptor` asks for, and its own checks.
+    Sources: the conditions that Keras' `GRU` lists for its cuDNN path, except that masks need not
+    be right-padded here; cuDNN's documentation of `cudnnSetRNNDescriptor_v8` and
+    `cudnnSetRNNDataDescriptor`, and the checks that cuDNN makes itself.
     """
     config, masks, sizes = call.config, call.masks, call.steps.inputs.shape
     conditions = {

@@ -32,14 +32,14 @@ class CudnnError(RuntimeError):
 
 
 class _Handle(NamedTuple):
-    """cuDNN's state for one stream, of one device, and the lock of who calls with it."""
+    """cuDNN's state for one stream of one device, and a lock to be held in calls with it."""
 
     pointer: ctypes.c_void_p
     lock: threading.Lock
 
 
 class Cudnn:
-    """cuDNN's GRU, with device memory given by address."""
+    """cuDNN's GRU. Arrays on the GPU are given by their addresses, as integers."""
 
     def __init__(self, library: ctypes.CDLL):
         self._library = library
@@ -52,7 +52,7 @@ class Cudnn:
 
     @property
     def version(self) -> int:
-        """Returns cuDNN's version, as 90100 for 9.1.0."""
+        """Returns cuDNN's version as a number, for example 90100 for 9.1.0."""
         return self._library.cudnnGetVersion()
 
     def forward(
@@ -142,7 +142,7 @@ class Cudnn:
 
     def _place(self, handle, made: "_Descriptors", size, layer: int) -> tuple[int, int]:
         """Returns where a linear layer's matrix and bias begin in the weight space."""
-        # Addresses are computed and nothing is read: any base will do, and null might not.
+        # cuDNN only computes addresses here and reads nothing, so any base but null will do.
         base = 1 << 20
         matrix, bias = ctypes.c_void_p(), ctypes.c_void_p()
         self._call(
@@ -163,7 +163,7 @@ class Cudnn:
         return matrix.value - base, bias.value - base
 
     def _describe(self, problem: Problem) -> "_Descriptors":
-        """Makes the descriptors of a problem; they are kept, and never changed."""
+        """Makes the descriptors of a problem, which are kept and never changed."""
         made = _Descriptors(
             gru=self._create("cudnnCreateRNNDescriptor"),
             x=self._create("cudnnCreateRNNDataDescriptor"),
@@ -194,7 +194,7 @@ class Cudnn:
             _PADDED_IO[layout],
         )
         if settings.algorithm == "persist_dynamic":
-            # Its kernels are compiled for a batch size.
+            # The kernels of this algorithm are compiled for one batch size.
             handle = self._handle(0)
             with handle.lock:
                 self._call("cudnnBuildRNNDynamic", handle.pointer, made.gru, problem.batch)
@@ -219,7 +219,7 @@ class Cudnn:
         return made
 
     def _no_dropout(self) -> ctypes.c_void_p:
-        """Returns a descriptor that drops nothing, and so needs no random states."""
+        """Returns a dropout descriptor that drops nothing and so needs no random states."""
         made = self._create("cudnnCreateDropoutDescriptor")
         rate, states, size, seed = ctypes.c_float(0), None, ctypes.c_size_t(0), ctypes.c_uint64(0)
         handle, name = self._handle(0), "cudnnSetDropoutDescriptor"
@@ -233,7 +233,7 @@ class Cudnn:
         return result
 
     def _handle(self, stream: int) -> _Handle:
-        """Returns the handle of a stream; made on its first call, when its device is current."""
+        """Returns the handle of a stream. The first call makes it for the current device."""
         with self._making:
             if stream not in self._handles:
                 pointer = self._create("cudnnCreate")
@@ -263,7 +263,7 @@ class _Descriptors(NamedTuple):
 
 
 def _usual_math(problem: Problem) -> str:
-    """Chooses the units that multiply, as PyTorch does."""
+    """Chooses the kind of arithmetic units, as PyTorch does."""
     if problem.dtype in ("float16", "bfloat16"):
         return "tensor_op"
     return "fma" if problem.dtype == "float32" and not problem.tensor_cores else "default"
@@ -274,13 +274,13 @@ def _address(value: int) -> ctypes.c_void_p:
 
 
 def _space(size: int, address: int) -> tuple[ctypes.c_size_t, ctypes.c_void_p]:
-    """Returns a space as cuDNN takes it: its size and where it is."""
+    """Returns a memory space as cuDNN takes it: its size and its address."""
     return ctypes.c_size_t(size), ctypes.c_void_p(address if size else None)
 
 
 @functools.cache
 def load_cudnn() -> Cudnn:
-    """Loads cuDNN: the copy that JAX's CUDA plugin has loaded, or that of its Python package."""
+    """Loads cuDNN: the copy that JAX's CUDA plugin has loaded, or one in a Python package."""
     for place in (SONAME, *_packaged()):
         try:
             cudnn = Cudnn(ctypes.CDLL(place))

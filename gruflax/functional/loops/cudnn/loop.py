@@ -1,8 +1,9 @@
-"""The loop that is one call of cuDNN forward and one backward. Experimental: no GPU has run it yet.
+"""The cuDNN loop: one call of cuDNN forward and one backward. Experimental: no GPU has run it yet.
 
-Known limits: cuDNN knows one convention, one mask for all gates and no resets (`conditions`); only
-its standard algorithm is asked for; under `jax.vmap` a training step is one call for each member; a
-program for several platforms at once cannot have it, not even in a branch for GPUs alone.
+Known limits: cuDNN has one kind of GRU, one dropout mask for all gates and no resets
+(`conditions`); only its standard algorithm is used; under `jax.vmap` a training step is one call
+for each member; a program that is lowered for several platforms cannot contain it, even in a branch
+for GPUs alone.
 """
 
 import functools
@@ -28,8 +29,8 @@ from gruflax.functional.step import project, step
 def cudnn_loop(call: Call, settings: Settings = Settings()) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call in cuDNN: `(outputs [..., t, u] or None, the last state [..., u])`.
 
-    First derivatives backwards are cuDNN's; those of derivatives are taken of a scan. cuDNN has no
-    forward mode.
+    cuDNN computes first derivatives in reverse mode. It has no forward mode, so that forward mode
+    and derivatives of derivatives are those of a scan.
     """
     first, mask = call.cleared().ordered(), call.masks.inputs
     steps = first.steps
@@ -54,10 +55,10 @@ def cudnn_loop(call: Call, settings: Settings = Settings()) -> tuple[jax.Array |
 def _over_valid_steps(
     run: Callable[[jax.Array], jax.Array], state: jax.Array, x: jax.Array, valid: jax.Array
 ) -> jax.Array:
-    """Runs over the steps that count, moved to the front, and spreads out the states.
+    """Runs over the steps that count, moved to the front, and spreads out the states again.
 
-    cuDNN knows lengths only, wants them on the host, and not of zero. This way any mask will do,
-    with nothing to wait for.
+    cuDNN has no masks, only lengths, which must be positive and in the memory of the host. Moving
+    steps allows any mask, without waiting for lengths to be copied from the GPU.
     """
     order = jnp.argsort(~valid, axis=0, stable=True)
     states = run(jnp.take_along_axis(x, order[..., None], axis=0))
@@ -102,7 +103,7 @@ def _gradients(problem, weights, state, x, states, reserve, dstates):
 
 @_gradients.defjvp
 def _gradients_jvp(problem, primals, tangents):
-    # Of `states` and the reserve no tangent is taken: the scan computes them from the inputs.
+    # `states` and the reserve need no tangents, because the scan starts from the inputs.
     *inputs, _, _, dstates = primals
     *dinputs, _, _, ddstates = tangents
 
@@ -127,8 +128,8 @@ def _scanned(problem: Problem, weights: jax.Array, state: jax.Array, x: jax.Arra
     return lax.scan(one_step, state, x)[1]
 
 
-# By these names, as strings or members, JAX asks for what float32 has; by presets that add up
-# products of several parts, such as BF16_BF16_F32_X6, for nearly that.
+# The names of precisions that are as exact as float32, and the endings of those that are nearly so,
+# because they add up products of several parts, for example BF16_BF16_F32_X6.
 _FULL = ("HIGHEST", "FLOAT32", "F32_F32_F32", "F64_F64_F64")
 _IN_PARTS = ("_X3", "_X6", "_X9")
 

@@ -1,4 +1,4 @@
-"""cuDNN's two passes as JAX functions, which XLA calls on its own stream with its own buffers."""
+"""cuDNN's forward and backward pass as JAX functions, on XLA's own stream and buffers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -45,8 +45,8 @@ def forward(
     @call.def_vmap
     def rule(count, mapped, weights, state, x):
         if not count or mapped[0] or problem.training:
-            # The gradient of shared weights is wanted for each, so that each has its own reserve;
-            # and cuDNN refuses an empty batch.
+            # In training each member needs a reserve of its own, because its gradient of shared
+            # weights is separate. And cuDNN refuses an empty batch.
             return _one_by_one(call, mapped, (weights, state, x)), (True, True)
         state, x = (
             _fold(array) if each else _fold(jnp.broadcast_to(array, (count, *array.shape)))
@@ -84,7 +84,7 @@ def backward(
             load_cudnn().backward(stream, sized, *inputs, *outputs)
 
         results = *like, _bytes(load_cudnn().sizes(sized).workspace)
-        # The first two are results too: cuDNN adds to the one and overwrites the other.
+        # The first two operands are results too: cuDNN adds to one and overwrites the other.
         changed = jnp.zeros_like(weights), reserve
         inputs = *changed, _lengths(sized), x, state, weights, states, dstates
         dweights, _, dstate, dx, _ = _called(queue, results, *inputs, changed=len(changed))
@@ -103,14 +103,11 @@ def _called(
     *inputs: jax.Array,
     changed: int = 0,
 ) -> list[jax.Array]:
-    """Has XLA call a function that queues work on its stream."""
+    """Makes XLA call a function that queues work on XLA's stream."""
 
     def callback(context, out, *arguments):
-        queue(
-            _stream(context),
-            [_address(each) for each in out],
-            *map(_address, arguments),
-        )
+        # The context has the CUDA stream that XLA runs the program on.
+        queue(context.stream, [_address(each) for each in out], *map(_address, arguments))
 
     types = [jax.ShapeDtypeStruct(each.shape, _raw_dtype(each.dtype)) for each in results]
     called = buffer_callback(
@@ -125,7 +122,7 @@ def _called(
 
 
 def _on_a_gpu(*arrays: jax.Array) -> list[jax.Array]:
-    """Returns the same arrays in a program that cannot be lowered but for a GPU."""
+    """Returns the same arrays, in a program that can be lowered for a GPU only."""
     return _on_a_gpu_p.bind(*arrays)
 
 
@@ -137,7 +134,7 @@ def _refuse(context: mlir.LoweringRuleContext, *_: object) -> NoReturn:
     )
 
 
-# A callback would be lowered for a CPU as well, and get addresses that cuDNN cannot read.
+# Without this primitive the callback could be lowered for a CPU, whose addresses cuDNN cannot read.
 _on_a_gpu_p = Primitive("gru_on_a_gpu")
 _on_a_gpu_p.multiple_results = True
 _on_a_gpu_p.def_impl(jax.jit(_on_a_gpu))
@@ -147,17 +144,12 @@ mlir.register_lowering(_on_a_gpu_p, lambda _, *arrays: arrays, platform="cuda")
 
 
 def _raw_dtype(dtype: DTypeLike) -> DTypeLike:
-    """Returns a dtype that buffers have an address for: there is none of bfloat16."""
+    """Returns the dtype to pass buffers as: those of bfloat16 have no array interface."""
     return np.uint16 if dtype == jnp.bfloat16 else dtype
 
 
-def _stream(context: Any) -> int:
-    """Returns the CUDA stream that XLA runs the program on."""
-    return context.stream
-
-
 def _address(buffer: Any) -> int:
-    """Returns where a buffer lies on the GPU."""
+    """Returns the address of a buffer on the GPU."""
     return buffer.__cuda_array_interface__["data"][0]
 
 

@@ -1,18 +1,18 @@
-"""The description of a cuDNN call, and the memory that it needs."""
+"""The description of a call of cuDNN, and the sizes of the memory that it needs."""
 
 from typing import NamedTuple
 
 
 class Settings(NamedTuple):
-    """The choices that cuDNN leaves to its caller, of speed and not of numbers.
+    """The choices that cuDNN leaves to its caller, which change the speed and not the results.
 
-    No public function takes it: it is varied only where a GPU is timed.
+    No public function takes them; only timings on a GPU vary them.
 
     Attributes:
         algorithm: "standard", "persist_static", "persist_dynamic" or "persist_static_small_h".
         math: "default", "tensor_op" or "fma"; None follows the dtype and the precision.
-        packed: whether sequences are described as packed; all are of one length, so that the data
-            are the same.
+        packed: whether sequences are described as packed; the data are the same, because all
+            sequences have one length.
     """
 
     algorithm: str = "standard"
@@ -52,7 +52,7 @@ class Sizes(NamedTuple):
         offsets: of the matrices [u, f] or [u, u] and then of the biases [u] in the weight space,
             first those of the input and then those of the state, each in cuDNN's order r, z, h.
         workspace: scratch memory of a call.
-        reserve: what the forward pass leaves for the backward pass.
+        reserve: memory that the forward pass fills for the backward pass.
     """
 
     weights: int

@@ -1,4 +1,4 @@
-"""A GRU's parameters in cuDNN's weight space, and back."""
+"""Packing a GRU's parameters into cuDNN's weight space, and unpacking them."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from gruflax.functional.loops.cudnn.problem import Problem, Sizes
 from gruflax.functional.params import GATES, Params
 
 
-# Of Keras' gates z, r, h in cuDNN's order r, z, h; its own inverse.
+# The indices of Keras' gates z, r, h in cuDNN's order r, z, h. The permutation is its own inverse.
 _ORDER = (1, 0, 2)
 
 

@@ -1,4 +1,4 @@
-"""The axes of the arrays of a call, by name, and the names of the arrays themselves."""
+"""Names for the axes of the arrays of a call, and for the arrays themselves."""
 
 import jax
 
@@ -7,7 +7,8 @@ from gruflax.functional.checks import PyTree
 
 
 WEIGHTS = ("kernel", "recurrent_kernel", "bias")
-# The axis of the members of a call, in front of the others (`primitives`).
+# The name of the axis of members, which is in front of the others. `jax.vmap` over weights makes a
+# call of several members: see `primitives`.
 MEMBER = "member"
 
 
@@ -19,7 +20,7 @@ def batch_axes(call: Call) -> tuple[str, ...]:
 def array_axes(
     name: str, batch: tuple[str, ...], time_major: bool, reset_after: bool = True
 ) -> tuple[str, ...]:
-    """Names the axes of an array or a result; arrays share "time" and the names of `batch`."""
+    """Names the axes of an array or result; the axes of time and batch have one name in all."""
     steps = ("time", *batch) if time_major else (*batch, "time")
     first, last = f"{name}_first", f"{name}_last"
     if name == "bias" and not reset_after:
@@ -40,17 +41,17 @@ def axes_of(call: Call, name: str, has_members: bool) -> tuple[str, ...]:
 
 
 def batch_axis(name: str, time_major: bool) -> int:
-    """Returns where an array that is no weight has its first batch axis."""
+    """Returns the index of the first batch axis of an array that is not a weight."""
     return array_axes(name, ("first",), time_major).index("first")
 
 
 def array_names(tree: PyTree) -> list[str]:
-    """Names the leaves of a pytree of calls and dictionaries: each by its field or key."""
+    """Names the leaves of the structure of a pytree, each by its field of a Call or its key."""
     return [f"{path[-1]}_masks" if "masks" in path else path[-1] for path in _paths(tree)]
 
 
 def linear_leaves(tree: PyTree) -> list[bool]:
-    """Tells for each leaf whether it is under the key "linear"."""
+    """Returns for each leaf whether it is under the key "linear"."""
     return ["linear" in path for path in _paths(tree)]
 
 

@@ -1,4 +1,4 @@
-"""When a call can run in the kernel; when it should, `gruflax.functional.loops.thresholds` says."""
+"""The conditions under which a call can run in the kernel; `thresholds` says when it should."""
 
 from jax import lax
 
@@ -8,7 +8,7 @@ from gruflax.functional.config import Activation
 from gruflax.functional.loops.native.library import native_info
 
 
-# In the order of `Activation` in kernel/problem.h.
+# The order is that of `Activation` in kernel/problem.h, so that an index is the kernel's number.
 _ACTIVATIONS = (
     "sigmoid",
     "tanh",
@@ -21,13 +21,13 @@ _ACTIVATIONS = (
     "hard_tanh",
     "softsign",
 )
-# Two names may mean one function, so that numbers are looked up by function.
+# Two names may mean the same function, so the look-up is by function.
 _FUNCTIONS = tuple(map(get_activation, _ACTIVATIONS))
 _NAMES = ", ".join(repr(getattr(each, "__name__", each)) for each in _ACTIVATIONS)
 
 
 def activation_number(activation: Activation) -> int:
-    """Returns the kernel's number of an activation; -1 is one that it has not."""
+    """Returns the kernel's number of an activation, -1 if the kernel does not have it."""
     function = get_activation(activation)
     return _FUNCTIONS.index(function) if function in _FUNCTIONS else -1
 
@@ -57,13 +57,13 @@ def check_native(call: Call, *, unroll: bool) -> None:
         raise ValueError(f"loop='native' cannot be met: {'; '.join(unmet)}.")
 
 
-# What asks for no less than the dtype has.
+# The presets that are as exact as the dtype.
 _FULL = (lax.DotAlgorithmPreset.F32_F32_F32, lax.DotAlgorithmPreset.F64_F64_F64)
 
 
 def _is_reduced(precision: lax.PrecisionLike) -> bool:
     """Returns whether a product on a CPU would be less exact than its dtype."""
-    # One precision for both factors of a product, or one for each; by its name or as a member.
+    # A precision is for both factors or one for each, and is a name or a member of an enum.
     factors = precision if isinstance(precision, tuple) else (precision,)
     names = lax.DotAlgorithmPreset.__members__
     factors = [names.get(each, each) if isinstance(each, str) else each for each in factors]

@@ -1,8 +1,8 @@
-"""XLA's calls of the kernel, and how they are split over the devices that share a batch.
+"""Calls of the kernel by XLA, and how they are split over the devices that share a batch.
 
-The kernel's operands are the arrays of a `Call` and, backwards, its outputs, its gates and their
-cotangents, each where it lies. An attribute says of every array that there may be whether it is
-there, and whether every member has its own. kernel/ffi.cc reads them in the same order.
+The kernel's operands are the arrays of a `Call` and, backwards, also its outputs, its gates and
+their cotangents; none of them is copied. An attribute says for each possible array whether it is
+absent, shared by all members, or different for each member. kernel/ffi.cc has the same order.
 """
 
 import functools
@@ -36,7 +36,7 @@ _RESULTS = {
     FORWARD: ("state", "outputs", "gates"),
     BACKWARD: (*WEIGHTS, "inputs", "initial_state", "reset_state"),
 }
-# As in kernel/ffi.cc.
+# The values of that attribute, as in kernel/ffi.cc.
 _ABSENT, _SHARED, _EACH = range(3)
 
 
@@ -48,10 +48,11 @@ def run_kernel(
     types: Mapping[str, jax.ShapeDtypeStruct],
     local: bool,
 ) -> Arrays:
-    """Calls the kernel: `{name: result}` of `{name: type}`, all in the call's layout.
+    """Calls the kernel for results `{name: type}`; returns `{name: result}` in the call's layout.
 
-    `each` tells which operands have an axis of members; if any has, all results have it. 16-bit
-    floats are computed in float32, and the results rounded. `local` operands are a device's own.
+    `each` tells which operands have an axis of members; if any has one, all results have one.
+    16-bit floats are computed in float32, and the results rounded. With `local`, the operands are
+    already the parts of one device.
     """
     names = [name for name in _OPERANDS[target] if name in operands]
     results = [name for name in _RESULTS[target] if name in types]
@@ -82,7 +83,7 @@ def _widened(array: jax.Array) -> jax.Array:
 
 
 class _Signature(NamedTuple):
-    """What is static in a call of the kernel."""
+    """The static part of a call of the kernel."""
 
     target: str
     operands: tuple[tuple[str, int], ...]
@@ -105,7 +106,7 @@ class _Signature(NamedTuple):
             for (name, presence), array in given
             for axis, size in zip(self.axes(name, presence), array.shape, strict=True)
         }
-        # Results that are not like an operand.
+        # These axes belong to results only, so that no operand has told their sizes.
         units = sizes["recurrent_kernel_first"]
         sizes |= {"state_last": units, "outputs_last": units, "gates_last": KEPT_GATES * units}
         dtype = operands[0].dtype
@@ -130,23 +131,23 @@ def _presences(names: tuple[str, ...], there: tuple[tuple[str, int], ...]) -> np
 
 @functools.lru_cache(maxsize=256)
 def _partitioned(signature: _Signature) -> Callable[..., tuple[jax.Array, ...]]:
-    """Makes a call of the kernel that every device runs on its part of batch and members.
+    """Makes a call of the kernel that each device runs on its part of the batch and the members.
 
-    Every device has all steps of its rows, and all of the shared weights, whose gradients are added
-    up.
+    Each device has all steps of its rows and all of the shared weights. The gradients of these
+    weights are added up over the devices.
     """
     sides = signature.operands, signature.results
     operands, results = ([signature.axes(*each) for each in side] for side in sides)
     split = (MEMBER, *signature.batch)
 
     def partition(mesh, arrays, _):
-        # XLA has chosen how the operands lie. Members and batch axes stay spread as they are; all
-        # other axes are gathered, for the kernel needs them complete.
+        # XLA has chosen the shardings of the operands. Members and batch axes keep theirs; all
+        # other axes are gathered, because the kernel needs them complete.
         over, used = {}, set()
         for axes, array in zip(operands, arrays, strict=True):
             for axis, devices, size in zip(axes, _spec(array, mesh), array.shape, strict=False):
-                # Uneven parts are padded with rows that would count in the gradients of weights.
-                even = size % _count(mesh, devices) == 0
+                # XLA would pad uneven parts with rows, which would add to the gradients of weights.
+                even = size % math.prod(mesh.shape[name] for name in devices) == 0
                 # The first operand that has an axis decides for all.
                 free = axis in split and axis not in over and used.isdisjoint(devices)
                 if devices and free and even:
@@ -177,16 +178,11 @@ def _partitioned(signature: _Signature) -> Callable[..., tuple[jax.Array, ...]]:
     return call
 
 
-def _count(mesh: jax.sharding.Mesh, devices: tuple[str, ...]) -> int:
-    """Returns over how many devices some axes of a mesh go."""
-    return math.prod(mesh.shape[name] for name in devices)
-
-
 def _spec(array: jax.ShapeDtypeStruct, mesh: jax.sharding.Mesh) -> tuple[tuple[str, ...], ...]:
-    """Finds the axes of a mesh that each axis of an array goes over; all go over none if it can't.
+    """Finds the mesh axes that each axis of an array is sharded over, empty if there is no answer.
 
-    JAX's own search stops where devices share a part of an axis of the mesh, as those do that have
-    parts of a batch that was reshaped.
+    JAX's own search fails if a part of a mesh axis is shared by devices, which happens after a
+    batch was reshaped. This one tries all assignments of mesh axes to array axes.
     """
     dimensions = range(array.ndim)
     for order in itertools.permutations(mesh.axis_names):

@@ -1,4 +1,4 @@
-"""What is static in an operation of the native loop, and how its arrays are put together."""
+"""The static part of an operation of the native loop, and the order of its arrays."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from gruflax.functional.checks import PyTree
 from gruflax.functional.loops.native.axes import array_names, axes_of
 
 
-# {name: array, or a pytree of them}.
+# Arrays, or pytrees of arrays, by name.
 Arrays = dict[str, PyTree]
 # The arrays of an operation, or of its results, in the order of `jax.tree.leaves`; and their types.
 Leaves = Sequence[jax.Array]
@@ -18,12 +18,12 @@ Types = Sequence[jax.ShapeDtypeStruct]
 
 
 class Form(NamedTuple):
-    """What is static in an operation.
+    """The static part of an operation: what JAX must know of it besides its arrays, the leaves.
 
     Attributes:
-        tree: the structure of its arguments, a call and a dictionary.
+        tree: the structure of its arguments, a `Call` and a dictionary.
         each: for each leaf, whether it has an axis of members.
-        options: the operation's own options, `(name, value)`.
+        options: the operation's own options, pairs `(name, value)`.
     """
 
     tree: object
@@ -31,11 +31,11 @@ class Form(NamedTuple):
     options: tuple[tuple[str, object], ...]
 
     def arguments(self, leaves: Sequence[object]) -> tuple[Call, Arrays]:
-        """Puts leaves together to a call and a dictionary."""
+        """Rebuilds the arguments, a call and a dictionary, from their leaves."""
         return jax.tree.unflatten(self.tree, leaves)
 
     def members(self, leaves: Leaves | Types) -> int | None:
-        """Returns the number of members, None where there is no axis of them."""
+        """Returns the number of members, or None if no leaf has an axis of members."""
         sizes = (leaf.shape[0] for leaf, each in zip(leaves, self.each, strict=True) if each)
         return next(sizes, None)
 
@@ -49,7 +49,7 @@ class Form(NamedTuple):
         )
 
     def mesh_axes(self, types: Types) -> dict[str, str | tuple[str, ...]]:
-        """Finds the explicit axes of a mesh that members and batch are spread over, by axis."""
+        """Finds the explicit mesh axes that members and batch are sharded over, by name of axis."""
         call, _ = self.single(types)
         names = array_names(self.tree)
         found = {}

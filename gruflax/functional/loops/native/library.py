@@ -1,4 +1,4 @@
-"""The kernel's library: where it is, how it is loaded, and what it can do."""
+"""Finding and loading the kernel's library, and what it can do."""
 
 import ctypes
 import functools
@@ -17,7 +17,7 @@ FORWARD, BACKWARD = "gruflax_forward", "gruflax_backward"
 
 _VARIABLE = "GRUFLAX_NATIVE"
 _NAME = "libgruflax.so"
-# Of what `ffi` hands over, and kernel/ffi.cc reads.
+# The version of the interface between `ffi` and kernel/ffi.cc.
 _INTERFACE = 2
 _LOCK = threading.Lock()
 
@@ -27,8 +27,9 @@ class NativeInfo(NamedTuple):
 
     Attributes:
         available: True if the kernel's library is loaded.
-        instruction_set: what it computes with: "avx512", "avx2" or "baseline"; None without it.
-        reason: why there is none; None if there is.
+        instruction_set: the instructions it uses, "avx512", "avx2" or "baseline"; None if it is not
+            available.
+        reason: why it is not available; None if it is.
     """
 
     available: bool
@@ -37,18 +38,18 @@ class NativeInfo(NamedTuple):
 
 
 def native_info() -> NativeInfo:
-    """Tells whether the native loop is there, with which instructions, and if not why not.
+    """Tells whether the native loop is available, with which instructions, or why it is not.
 
     The environment variable `GRUFLAX_NATIVE` is read once: "0" turns the native loop off; "avx512",
-    "avx2" or "baseline" chooses the instructions, else the best that this CPU has are used.
+    "avx2" or "baseline" chooses the instructions. Without it, the best ones of this CPU are used.
 
     Returns:
         `NativeInfo`.
 
     Raises:
-        ValueError: `GRUFLAX_NATIVE` names instructions that this CPU or this build has not.
+        ValueError: `GRUFLAX_NATIVE` names instructions that this CPU or this build lacks.
     """
-    # Two threads that ask first at once must not both load it.
+    # If two threads ask for the first time together, only one of them may load it.
     with _LOCK:
         return _load()
 
@@ -84,23 +85,24 @@ def _load() -> NativeInfo:
     return NativeInfo(True, chosen.decode(), None)
 
 
-# The library, once there is one: XLA calls into it for as long as the process lives.
+# The library, once it is loaded. It is never unloaded, because XLA keeps its functions.
 _loaded: list[ctypes.CDLL] = []
 
 
 def use_instructions(name: str | None) -> bool:
-    """Computes with other instructions from now on; False where this CPU has none."""
+    """Switches to other instructions; returns False if this CPU does not have them."""
     return _loaded[0].gruflax_use(name and name.encode()) is not None
 
 
 def peak_scratch_bytes() -> int:
-    """Returns the most scratch memory held at a time since this was last asked."""
+    """Returns the peak of scratch memory since the last call of this function."""
     return _loaded[0].gruflax_peak_scratch() if native_info().available else 0
 
 
 def _find() -> pathlib.Path | None:
-    # In an editable installation the room has two folders: the sources' and that of what is built.
-    # A checkout, where Python prefers it to the package that was installed from it, has none.
+    # In an editable installation this package has two folders, of the sources and of built files.
+    # If Python imports a checkout instead of the package that was installed from it, the library is
+    # in the installed package only.
     folders = [pathlib.Path(folder) for folder in room.__path__]
     try:
         installed = importlib.metadata.distribution("gruflax").locate_file("")

@@ -1,17 +1,19 @@
-"""The loop that is a C++ kernel on CPUs, and the chunked loop on other platforms.
+"""The native loop: a C++ kernel on CPUs, and the chunked loop on other platforms.
 
-Which of the two is decided where a program is lowered, so that one that is traced on a CPU runs on
-a GPU, and one that is exported runs where there is no kernel (`primitives`, `operations`).
+The choice between the two is made when a program is lowered. A program that is traced on a CPU can
+thus run on a GPU, and an exported program can run where there is no kernel (see `primitives`,
+`operations`).
 
-Memory: all threads share the packed weights; each has the gates of a chunk, at most 192 steps of
-all its rows together; and each part of the rows, at most 64, the sums of the weights' gradients.
-Under differentiation there are the gates of all steps besides, four times the outputs, where they
-take less than 64 MiB and `remat` is not set.
+Memory: all threads share the packed weights. Each thread has the gates of a chunk, at most 192
+steps of all its rows together. Each part of the rows, of which there are at most 64, has sums of
+the weights' gradients. Differentiation also keeps the gates of all steps, four times the outputs,
+if they take less than 64 MiB and `remat` is not set.
 
-16-bit floats are computed in float32: the states are carried in it over all steps, and the results
-are rounded.
+16-bit floats are computed in float32: the state is float32 over all steps, and the results are
+rounded.
 
-Known limits: `conditions`; where an activation has no derivative, that of one side is taken.
+Known limits: those in `conditions`; at a point where an activation has no derivative, the
+derivative of one side is used.
 """
 
 import jax
@@ -24,15 +26,15 @@ from gruflax.functional.sharding import sharded_like, vary_with
 
 def native_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call: `(outputs [..., t, u] or None, the last state [..., u])`."""
-    # Inside `jax.shard_map` the kernel's operands must vary over the same mesh axes; the transpose
-    # of that adds up the gradients of those that did not.
+    # Inside `jax.shard_map` all operands of the kernel must vary over the same mesh axes. For those
+    # that did not, the transpose of `vary_with` adds up the gradients.
     call = jax.tree.map(lambda array: vary_with(array, call), call)
     inputs, batch = call.steps.inputs, batch_axes(call)
     order = axes_of(call, "inputs", has_members=False)
     leaves, tree = jax.tree.flatten(call)
 
     def placed(array, name):
-        """Spreads an array over devices as the batch of the inputs is, and along no other axis."""
+        """Shards an array like the batch of the inputs, and along no other axis."""
         axes = axes_of(call, name, has_members=False)
         places = [order.index(axis) if axis in batch else None for axis in axes]
         return sharded_like(array, inputs, places)

@@ -1,4 +1,4 @@
-"""What `jax.vmap` makes of an operation: one of more members, or one of a larger batch."""
+"""Rules of `jax.vmap`: a mapped operation becomes one with more members or a larger batch."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ from gruflax.functional.loops.native.axes import WEIGHTS, array_names, batch_axi
 from gruflax.functional.loops.native.form import Form, Leaves
 
 
-# `(form, leaves) -> results`.
+# A function `(form, leaves) -> results` that runs an operation.
 Bind = Callable[[Form, Leaves], list[jax.Array]]
 
 
 def weights_differ(form: Form, mapped: Sequence[bool]) -> bool:
-    """Returns whether weights, or gradients of weights that are wanted, have the mapped axis."""
+    """Returns whether weights, or gradients of weights that are asked for, have the mapped axis."""
     wanted = dict(form.options).get("wanted", ())
     names = array_names(form.tree)
     return (isinstance(wanted, tuple) and "params" in wanted) or any(
@@ -26,13 +26,13 @@ def weights_differ(form: Form, mapped: Sequence[bool]) -> bool:
 def over_members(
     bind: Bind, form: Form, leaves: Leaves, mapped: Sequence[bool], size: int
 ) -> list[jax.Array]:
-    """Makes the mapped axis, in front of the leaves that have it, the axis of members."""
+    """Turns the mapped axis, the first one of mapped leaves, into the axis of members."""
     before = form.each
     form = form._replace(each=tuple(a or b for a, b in zip(mapped, before, strict=True)))
     if not any(before):
         return bind(form, leaves)
-    # Where there are members already, one axis has the members of both: [size, m, ...] becomes
-    # [size m, ...], so that the kernel needs to know of one axis only.
+    # If there are members already, both axes are joined, [size, m, ...] to [size m, ...], because
+    # the kernel knows one axis of members only.
     flags = zip(leaves, mapped, before, strict=True)
     shape = size, next(leaf.shape[by_size] for leaf, by_size, each in flags if each)
 
@@ -56,7 +56,7 @@ def over_batch(
     mapped: Sequence[bool],
     size: int,
 ) -> list[jax.Array]:
-    """Makes the mapped axis one more batch axis, the first one; all rows share the weights."""
+    """Turns the mapped axis into the first batch axis; all rows share the weights."""
     time_major = form.arguments(leaves)[0].time_major
 
     def folded(leaf, name, by_size, by_members):

@@ -1,14 +1,14 @@
 """The three operations of the native loop: the states, their tangent, and the gradients.
 
-The kernel computes the states, and the gradients from them. What joins the two is the tangent: its
-transpose is the gradients, everything else of it is the chunked loop's. So forward mode and
-derivatives of derivatives are the chunked loop's.
+The kernel computes the states, and from them the gradients. JAX gets from one to the other by the
+tangent: its transpose is the operation of the gradients. The tangent itself is computed by the
+chunked loop, and so are forward mode and derivatives of derivatives.
 
-Under differentiation the states come with the gates of every step, where these are not too large
-(`thresholds.keeps_gates`), so that the backward pass needs not compute them again. Where they are
-not kept after all, because the program runs elsewhere or `jax.vmap` has made the call too large,
-the array of the gates says so with a number: the kernel computes those gates again that it finds to
-be that.
+Under differentiation the states come with the gates of every step, if these are not too large
+(`thresholds.keeps_gates`), so that the backward pass need not compute them again. If they turn out
+not to be kept, because the program runs on another platform or `jax.vmap` has made the call too
+large, the array of the gates is filled with a special number. The kernel computes every gate again
+that has this number.
 """
 
 import dataclasses
@@ -37,9 +37,9 @@ from gruflax.functional.loops.thresholds import (
 
 
 def _variables(call: Call) -> Arrays:
-    """Returns the arrays of a call that the kernel differentiates by.
+    """Returns the arrays of a call whose gradients the kernel computes.
 
-    Gradients of dropout masks, which may be given, are the chunked loop's.
+    Gradients of dropout masks, which the user may give, are computed by the chunked loop.
     """
     return {
         "params": call.params,
@@ -89,7 +89,7 @@ def _native_states(form: Form, leaves: Leaves, types: Arrays, local: bool) -> Ar
 
 
 def _not_kept(like: jax.ShapeDtypeStruct) -> jax.Array:
-    # As in kernel/backward.h. A gate that is this number by chance is only computed again.
+    # The number is that of kernel/backward.h. A gate that has it by chance is computed again.
     return jnp.full(like.shape, jnp.finfo(like.dtype).min, like.dtype)
 
 
@@ -116,7 +116,7 @@ def _differentiate_states(
     linear = {name: _variables(each)[name] for name in moving}
     dfound = _TANGENT((call, {**kept, "linear": moving}), (each, {**flags, "linear": linear}))
     names = operation.result_names(form, leaves)
-    # Whatever is computed from the gates is differentiated as if from the states.
+    # The gates follow from the states, through which all of the derivative goes.
     dfound["gates"] = jnp.zeros_like(found["gates"]) if "gates" in names else None
     return [found[name] for name in names], [dfound[name] for name in names]
 
@@ -132,7 +132,7 @@ def _tangent_types(call: Call, arrays: Arrays) -> Arrays:
 def _portable_tangent(call: Call, arrays: Arrays) -> Arrays:
     outputs = arrays["outputs"]
     if call.zero_output_for_mask:
-        # At masked steps the outputs are not the states.
+        # At masked steps the outputs are zeros, so the states are computed again.
         complete = dataclasses.replace(call, return_sequences=True, zero_output_for_mask=False)
         outputs, _ = chunked_loop(complete)
         assert outputs is not None
@@ -145,7 +145,7 @@ def _transpose_tangent(form: Form, leaves: Leaves, cotangents: Tangents) -> list
     call, arrays = form.arguments(leaves)
     each, flags = form.arguments(form.each)
     places = form.arguments(range(len(leaves)))[1]["linear"]
-    # JAX gives a placeholder, without numbers, for every leaf that the cotangents are wanted of.
+    # For each leaf whose cotangent is asked for, JAX gives a placeholder instead of an array.
     linear = [ad.is_undefined_primal(leaf) for leaf in leaves]
     wanted = tuple(
         name for name in places if any(linear[place] for place in jax.tree.leaves(places[name]))

@@ -1,14 +1,13 @@
-"""How an operation becomes a JAX primitive: computed, differentiated, transposed and mapped.
+"""Operations as JAX primitives: how they are computed, differentiated, transposed and mapped.
 
-An operation takes a `Call` and a dictionary of further arrays, and is linear in those under
-"linear". It has a portable form, written in JAX, and may have a native one: a call of the kernel,
-for CPUs. Which of the two runs is decided where a program is lowered, when the platform and all
-sizes are known; a program that is exported has the portable form only, for it must run where there
-is no kernel.
+An operation takes a `Call` and a dictionary of further arrays, and is linear in the arrays under
+the key "linear". It has a portable form, written in JAX, and may have a native form, a call of the
+kernel for CPUs. The choice is made when a program is lowered and the platform and all sizes are
+known. An exported program has the portable form only, because it may run where there is no kernel.
 
-`jax.vmap` adds an axis to some of the arrays. If the weights are the same for all, and no gradient
-of them is wanted, it is one more batch axis. Otherwise the operation is one of several members:
-arrays that differ from member to member have an axis of members in front, the others are shared.
+`jax.vmap` adds an axis to some of the arrays. If all share the weights, and no gradient of them is
+asked for, this is one more batch axis. Otherwise the operation has several members: arrays that
+differ between members have an axis of members in front, and the others are shared.
 The native form computes all members in one call, and the portable form is mapped by `jax.vmap`.
 """
 
@@ -37,7 +36,7 @@ from gruflax.functional.sharding import explicit_sharding, run_in_parts
 
 
 Value = mlir.ir.Value
-# Tangents, or cotangents, of arrays; those that are known to be zero are not computed.
+# Tangents or cotangents of arrays. One that is known to be zero is an `ad.Zero`.
 Tangents = Sequence[jax.Array | ad.Zero]
 # `(operation, form, leaves, tangents) -> results, their tangents`.
 Differentiate = Callable[
@@ -49,12 +48,12 @@ class Operation:
     """A primitive with a portable and a native form.
 
     Attributes:
-        name: of the primitive.
+        name: the name of the primitive.
         types: `(call, arrays, **options)` of types -> the results' types, a pytree.
         portable: `(call, arrays, **options)` -> results like `types`.
         native: `(form, leaves, types, local)` -> `{name: result}` for all members, of `{name:
-            type}`; or None where the portable form is faster. `local` says that the leaves are what
-            one device has of them, as inside `jax.shard_map`.
+            type}`; or None if the portable form is faster. `local` says that the leaves are the
+            parts of one device, as inside `jax.shard_map`.
         differentiate: `(operation, form, leaves, tangents)` -> results and their tangents, as
             leaves; None takes those of the portable form. A tangent that is zero is an `ad.Zero`.
         transpose: `(form, leaves, cotangents)` -> the cotangents of linear leaves, None for others;
@@ -73,7 +72,7 @@ class Operation:
         self.types, self.portable, self.native = types, portable, native
         primitive = self.primitive = Primitive(f"gru_{name}")
         primitive.multiple_results = True
-        # Every rule gets the parameter `devices`, and none uses it (`_program_with_devices`).
+        # Every rule gets the parameter `devices` and ignores it: see `_program_with_devices`.
         primitive.def_impl(_compiled(primitive))
         primitive.def_abstract_eval(lambda *types, form, devices: self._types(form, types)[0])
         mlir.register_lowering(primitive, self._lower_portable)
@@ -97,7 +96,7 @@ class Operation:
     ) -> Arrays:
         """Computes the results, a pytree like `types`.
 
-        `each` is a pytree like the arguments: whether an array has an axis of members.
+        `each` is a pytree like the arguments that says which arrays have an axis of members.
         """
         leaves, tree = jax.tree.flatten(arguments)
         flags = tuple(jax.tree.leaves(each)) if each else (False,) * len(leaves)
@@ -145,7 +144,7 @@ class Operation:
         # An exported program may run where there is no kernel.
         if context.module_context.lowering_parameters.for_export:
             return self._lower_portable(context, *values, form=form, devices=devices)
-        # Inside `jax.shard_map` the operands are a device's own, and must not be split once more.
+        # Inside `jax.shard_map` the operands are a device's own, and must not be split again.
         local = bool(getattr(context.module_context.axis_context, "manual_axes", ()))
         run = functools.partial(self._run_native, local=local)
         return self._lower(run, context, *values, form=form)
@@ -168,7 +167,7 @@ class Operation:
     def _run_split(
         self, run: Callable[..., list[jax.Array]], form: Form, *leaves: jax.Array
     ) -> list[jax.Array]:
-        """Runs a form on each device's part, where the types tell how batch and members lie."""
+        """Runs a form on each device's parts, if the types have explicit shardings."""
         call, _ = form.arguments(leaves)
         sharding = explicit_sharding(call.steps.inputs)
         if sharding is None:
@@ -178,7 +177,7 @@ class Operation:
         places = form.mesh_axes(operands)
         summed = tuple(jax.tree.leaves([places[axis] for axis in places if axis != MEMBER]))
         if isinstance(run, functools.partial):
-            # The native form: what it gets is a device's own.
+            # This is the native form, and it will get the parts of one device.
             run = functools.partial(run, local=True)
         call, _ = form.single(operands)
         return run_in_parts(
@@ -190,7 +189,7 @@ class Operation:
                 for name, each in zip(array_names(form.tree), form.each, strict=True)
             ),
             out_specs=[each.sharding.spec for each in types],
-            # The weights are shared, so that each device has the gradients of its rows only.
+            # Each device has the gradients of shared weights by its own rows only.
             summed=[summed if name in WEIGHTS else () for name in array_names(tree)],
         )
 
@@ -234,8 +233,8 @@ class Operation:
         size = next(leaf.shape[0] for leaf, each in zip(leaves, mapped, strict=True) if each)
         linear = linear_leaves(form.tree)
         if all(is_linear for is_linear, each in zip(linear, mapped, strict=True) if each):
-            # `jax.jacrev` maps the cotangents alone. Everything that does not depend on them is the
-            # same for all, and computed once.
+            # `jax.jacrev` maps the cotangents alone. The portable form, mapped by `jax.vmap`,
+            # computes everything that does not depend on them only once.
             run = functools.partial(self._run_portable, form=form)
             run = jax.vmap(run, [0 if each else None for each in mapped])
             found = run(*leaves)
@@ -257,18 +256,18 @@ def differentiate_portable(
 
 
 def _compiled(primitive: Primitive) -> Callable[..., list[jax.Array]]:
-    """Makes what runs a primitive outside of `jax.jit`."""
+    """Makes the function that runs a primitive outside of `jax.jit`."""
 
     def bind(*leaves, form, devices):
         return primitive.bind(*leaves, form=form, devices=devices)
 
-    # JAX marks its own primitives so. `jax_debug_nans` would otherwise run the function again, step
-    # by step, to find the operation that makes the NaN; a primitive has no steps.
+    # JAX marks its own primitives with this attribute. Without it `jax_debug_nans` would run the
+    # function again operation by operation to find a NaN, but a primitive cannot be taken apart.
     vars(bind)["_apply_primitive"] = True
     run = jax.jit(bind, static_argnames=("form", "devices"))
 
     def compiled(*leaves, **static):
-        # `jax.disable_jit` runs operations one by one; the program is all that a primitive has.
+        # Under `jax.disable_jit` there would be no program, without which a primitive cannot run.
         with jax.disable_jit(False):
             return run(*leaves, **static)
 
@@ -276,11 +275,11 @@ def _compiled(primitive: Primitive) -> Callable[..., list[jax.Array]]:
 
 
 def _program_with_devices() -> ClosedJaxpr:
-    """Makes a program for the parameters of our primitives, which is never run.
+    """Makes a program that is never run, to be a parameter of our primitives.
 
-    JAX tells the lowering which devices a program is for only if it finds a primitive in it, or in
-    its parameters, that asks for them. `custom_partitioning` does; ours call that when they are
-    lowered, which is too late to be found.
+    JAX tells the lowering of a program its devices only if it finds a primitive that asks for them
+    in the program or in parameters. `custom_partitioning` asks for them, but our primitives call it
+    only during lowering, which is too late. So this program contains it.
     """
     identity = custom_partitioning(lambda x: x)
     identity.def_partition(partition=lambda *_: None, sharding_rule="i -> i")
