@@ -106,8 +106,11 @@ def _called(
     """Makes XLA call a function that queues work on XLA's stream."""
 
     def callback(context, out, *arguments):
-        # The context has the CUDA stream that XLA runs the program on.
-        queue(context.stream, [_address(each) for each in out], *map(_address, arguments))
+        queue(
+            _stream(context),
+            [_address(each) for each in out],
+            *map(_address, arguments),
+        )
 
     types = [jax.ShapeDtypeStruct(each.shape, _raw_dtype(each.dtype)) for each in results]
     called = buffer_callback(
@@ -146,6 +149,11 @@ mlir.register_lowering(_on_a_gpu_p, lambda _, *arrays: arrays, platform="cuda")
 def _raw_dtype(dtype: DTypeLike) -> DTypeLike:
     """Returns the dtype to pass buffers as: those of bfloat16 have no array interface."""
     return np.uint16 if dtype == jnp.bfloat16 else dtype
+
+
+def _stream(context: Any) -> int:
+    """Returns the CUDA stream that XLA runs the program on."""
+    return context.stream
 
 
 def _address(buffer: Any) -> int:
