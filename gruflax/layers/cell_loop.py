@@ -1,7 +1,9 @@
 """Runs any Flax cell over a sequence, with the masks and resets of a GRU, for linen and for NNX."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,6 +23,29 @@ Output = State
 Step = Callable[[State, jax.Array], tuple[State, Output]]
 # Calls `body(step, carry, now)` at every step: `loop(body, carry, steps) -> (carry, outputs)`.
 Loop = Callable[[Callable[..., Any], State, Steps], tuple[State, Output]]
+
+
+# Zoneout needs another key at every step of a loop, and dropout the same one at all of them. The
+# cell may lie deep inside of a user's cell, which hands on no index of the step. A random stream
+# for the steps would be dropped by Flax's transformations, which do not name it, and a variable of
+# the cell would be mapped by them.
+_STEP: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("step", default=None)
+
+
+@contextlib.contextmanager
+def at_step(index: jax.Array) -> Iterator[None]:
+    """Tells the cells that are called meanwhile, however deep, which step of a loop this is."""
+    token = _STEP.set(index)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def step_key(key: jax.Array | None) -> jax.Array | None:
+    """Returns a key for the current step, made from a key that is the same at every step."""
+    index = _STEP.get()
+    return key if key is None or index is None else jax.random.fold_in(key, index)
 
 
 def time_axis(num_feature_axes: int, time_major: bool) -> int:

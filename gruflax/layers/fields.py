@@ -152,7 +152,7 @@ def settle_layer_fields(layer: LayerLike) -> None:
         layer.activity_regularizer, "activity_regularizer"
     )
     if layer.stateful:
-        _refuse_learned_state(layer)
+        _refuse_learned_state(getattr(layer, "cell", layer))
 
 
 def _refuse_learned_state(module: Any) -> None:
@@ -162,8 +162,7 @@ def _refuse_learned_state(module: Any) -> None:
             "learn_initial_state must be False where stateful=True: a stateful layer begins with "
             "the state that it stored, got both."
         )
-    inner = (module.cell,) if hasattr(module, "cell") else getattr(module, "cells", ())
-    for each in inner:
+    for each in getattr(module, "cells", ()):
         _refuse_learned_state(each)
 
 

@@ -55,7 +55,7 @@ T = TypeVar("T", bound=type[nn.Module])
 Config: TypeAlias = dict[str, Any]
 
 # The classes that a config inside of another config may name, under Keras' names.
-KERAS_CLASSES: dict[str, type[nn.Module]] = {}
+KERAS_CLASSES: dict[str, type[Any]] = {}
 
 
 def keras_class(cls: T) -> T:
@@ -159,15 +159,17 @@ def _serialize(name: str, value: object) -> object:
     kind = _kind(name)
     if kind is not None:
         return kind.serialize(value)
-    if isinstance(value, (tuple, list)) and any(isinstance(each, nn.Module) for each in value):
-        return [_serialize(name, item) for item in value]
-    if isinstance(value, nn.Module) and hasattr(value, "get_config"):
+    classes = tuple(KERAS_CLASSES.values())
+    if isinstance(value, classes):
+        layer: Any = value
         return {
             "module": "keras.layers",
-            "class_name": type(value).__name__,
-            "config": value.get_config(),
+            "class_name": type(layer).__name__,
+            "config": layer.get_config(),
             "registered_name": None,
         }
+    if isinstance(value, (tuple, list)) and any(isinstance(each, classes) for each in value):
+        return [_serialize(name, item) for item in value]
     return value
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core.scope import LazyRng
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -17,7 +16,7 @@ from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.params import check_params, check_size, params_shapes
 from gruflax.functional.sequence import gru_sequence
 from gruflax.functional.step import gru_cell_step
-from gruflax.layers.cell_loop import step_shape
+from gruflax.layers.cell_loop import step_key, step_shape
 from gruflax.layers.fields import (
     AXES,
     Identifier,
@@ -212,7 +211,7 @@ class GRUCell(GRUBase, nn.RNNCellBase):
             inputs,
             key,
             config=self.config,
-            zoneout_rng=step_key(self, key),
+            zoneout_rng=step_key(key) if self.zoneout else None,
             dtype=self.dtype,
             precision=self.precision,
         )
@@ -329,19 +328,6 @@ class GRU(GRUBase, Layer):
     def own_state(self, input_shape: tuple[int, ...]) -> jax.Array:
         """Returns the state `[..., u]` that a sequence begins with: the learned one, or zeros."""
         return self.initialize_carry(None, step_shape(input_shape, 1, self.time_major))
-
-
-# The random stream by which `gruflax.RNN` gives a cell a different key at every step.
-STEP_STREAM = "step"
-
-
-def step_key(module: nn.Module, key: jax.Array | None) -> jax.Array | None:
-    """Turns a key that is the same at every step of a loop into a key of the current step."""
-    if key is None or module.scope is None or STEP_STREAM not in module.scope.rngs:
-        return key
-    # make_rng fails here: Flax counts the draws of the streams that a model begins with only.
-    step = LazyRng.create(module.scope.rngs[STEP_STREAM]).as_jax_rng()
-    return jax.random.fold_in(key, jax.random.bits(step))
 
 
 def declare_params(

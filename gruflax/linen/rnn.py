@@ -1,20 +1,20 @@
 """Keras' RNN and StackedRNNCells as `flax.linen` modules, which run any Flax cell."""
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
-from flax.core.scope import LazyRng, in_filter
+from flax.core.scope import in_filter
 from jax.typing import ArrayLike
 
 from gruflax.functional.params import check_size
 from gruflax.functional.sharding import mesh_of
-from gruflax.layers.cell_loop import Output, loop_cell
+from gruflax.layers.cell_loop import Output, at_step, loop_cell
 from gruflax.layers.fields import ROLES, Identifier, check_kind
 from gruflax.layers.nesting import State, as_tuple
 from gruflax.layers.stacking import (
@@ -26,15 +26,13 @@ from gruflax.layers.stacking import (
     taken_options,
 )
 from gruflax.linen.config import keras_class
-from gruflax.linen.gru import STEP_STREAM, GRUCell
+from gruflax.linen.gru import GRUCell
 from gruflax.linen.layer import Layer, Module, initial_carry
 from gruflax.linen.training import PROBE, sow_weight_losses
 
 
 # Collections that cells sow into; nn.scan drops them where they are not named, as flax.linen.RNN.
 _SOWN = ("intermediates", "losses", "perturbations")
-# Which random streams give a new key at every step, unless a layer has other `split_rngs`.
-_SPLIT: Mapping[Any, bool] = {"params": False, "dropout": False, STEP_STREAM: True}
 
 
 class Lifting(NamedTuple):
@@ -84,12 +82,14 @@ def cell_sequence(
 
     def loop(body, carry, steps):
         def one_step(cell, carry, now):
-            return body(functools.partial(cell, **call), carry, now)
+            index, now = now
+            with at_step(index):
+                return body(functools.partial(cell, **call), carry, now)
 
         time = steps.inputs.shape[0]
         if cell.is_initializing() and lifting.variable_carry and time:
-            # nn.scan carries only variables that exist before it begins.
-            one_step(cell, carry, jax.tree.map(lambda each: each[0], steps))
+            # nn.scan carries what is there before it begins.
+            one_step(cell, carry, jax.tree.map(lambda each: each[0], (jnp.arange(1), steps)))
         carried, fixed = lifting.carried(cell)
         # In a Python loop Flax would count the calls and draw new dropout masks at every step.
         scan = nn.scan(
@@ -97,10 +97,10 @@ def cell_sequence(
             variable_axes=lifting.variable_axes,
             variable_broadcast=["params", *fixed],
             variable_carry=carried,
-            split_rngs={**_SPLIT, **lifting.split_rngs},
+            split_rngs={"params": False, "dropout": False, **lifting.split_rngs},
             unroll=max(1, time) if unroll else 1,
         )
-        return scan(cell, carry, steps)
+        return scan(cell, carry, (jnp.arange(time), steps))
 
     def abstract_step(state, x):
         streams = dict.fromkeys(("params", "dropout", *lifting.split_rngs), jax.random.key(0))
@@ -110,7 +110,7 @@ def cell_sequence(
         lifting.check(set(variables))
         return result
 
-    with mesh_of(inputs), _step_stream(cell):
+    with mesh_of(inputs):
         result = loop_cell(
             loop,
             abstract_step,
@@ -126,24 +126,6 @@ def cell_sequence(
         params = cell.variables.get("params", {})
         sow_weight_losses(cell, {name: params[name] for name in ROLES if name in params})
     return result
-
-
-@contextlib.contextmanager
-def _step_stream(cell: nn.Module) -> Iterator[None]:
-    """Adds a random stream to a cell's scope, which `nn.scan` splits into a key for each step.
-
-    Zoneout needs it where the "dropout" stream gives the same key at every step. Flax itself adds
-    streams at the root of a model only, where users would have to pass this one.
-    """
-    scope = cell.scope
-    assert scope is not None
-    streams = scope.rngs
-    scope.rngs = {**streams, STEP_STREAM: LazyRng.create(jax.random.key(0))}
-    scope.rng_counters.setdefault(STEP_STREAM, 0)
-    try:
-        yield
-    finally:
-        scope.rngs = streams
 
 
 @keras_class

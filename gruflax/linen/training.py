@@ -11,10 +11,11 @@ from flax import linen as nn
 from gruflax.functional.checks import PyTree
 from gruflax.layers.fields import AXES, option
 from gruflax.layers.members import StackedAxis, each_member, stacked_axes, sum_losses
+from gruflax.linen.layer import Module
 
 
 # The name of the copies of cells that are run outside of the model, only for the types of a step.
-PROBE = "probe"
+PROBE = "a copy that tells the types of a step"
 
 Path = tuple[str, ...]
 Constraint = Callable[[jax.Array], jax.Array]
@@ -36,7 +37,8 @@ def collect_constraints(
         if module.name == PROBE:
             probes.append(module)
         result = method(*args, **kwargs)
-        if module.scope is not None and hasattr(module, "kernel_constraint") and not probes:
+        constrained = isinstance(module, Module) and hasattr(module, "kernel_constraint")
+        if constrained and module.scope is not None and not probes:
             params = nn.unbox(module.variables.get("params", {}))
             for name in AXES.keys() & params.keys():
                 # Within nn.vmap, the first call sees the weight of one member.

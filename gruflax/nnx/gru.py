@@ -15,7 +15,7 @@ from gruflax.functional.config import Activation, GRUConfig
 from gruflax.functional.params import check_size, params_shapes
 from gruflax.functional.sequence import gru_sequence
 from gruflax.functional.step import gru_cell_step
-from gruflax.layers.cell_loop import step_shape
+from gruflax.layers.cell_loop import step_key, step_shape
 from gruflax.layers.fields import (
     ROLES,
     Identifier,
@@ -239,11 +239,6 @@ class GRUCell(GRUBase, nnx.RNNCellBase):
     Sources: Keras 3's `GRUCell`; arXiv:1406.1078.
     """
 
-    def __post_init__(self, rngs: nnx.Rngs):
-        super().__post_init__(rngs)
-        # `gruflax.nnx.RNN` sets this to the index of the step of its loop.
-        self.step: jax.Array | None = nnx.data(None)
-
     def __call__(
         self,
         carry: ArrayLike | tuple | list,
@@ -265,17 +260,14 @@ class GRUCell(GRUBase, nnx.RNNCellBase):
             `(carry, output)`: the new state, nested as it was given, and the output `[..., u]`.
         """
         refuse_linen_ways(self)
-        key = zoneout_key = self.dropout_key(deterministic, rngs)
-        if key is not None and self.step is not None:
-            # In a loop the key of dropout is the same at every step; zoneout needs another one.
-            zoneout_key = jax.random.fold_in(key, self.step)
+        key = self.dropout_key(deterministic, rngs)
         state, output = gru_cell_step(
             self.params,
             single_state("carry", carry),
             inputs,
             key,
             config=self.config,
-            zoneout_rng=zoneout_key,
+            zoneout_rng=step_key(key) if self.zoneout else None,
             dtype=self.dtype,
             precision=self.precision,
         )

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -14,7 +13,7 @@ from jax.typing import ArrayLike
 
 from gruflax.functional.checks import PyTree
 from gruflax.functional.sharding import mesh_of
-from gruflax.layers.cell_loop import Output, Steps, loop_cell
+from gruflax.layers.cell_loop import Output, Steps, at_step, loop_cell
 from gruflax.layers.fields import check_kind, settle_layer_fields
 from gruflax.layers.nesting import State
 from gruflax.layers.stacking import (
@@ -89,9 +88,8 @@ def _scan(
     def body(carry, now):
         (index, now), (_, rest, carry) = now, carry
         merged = nnx.merge(graphdef, params, streams, rest, copy=True)
-        _say_step(merged, index)
-        carry, output = one_step(merged, carry, now)
-        _say_step(merged, None)
+        with at_step(index):
+            carry, output = one_step(merged, carry, now)
         _, _, moved, rest = nnx.split(merged, nnx.Param, _is_held, ...)
         return (moved, rest, carry), output
 
@@ -104,13 +102,6 @@ def _scan(
     )
     nnx.update(modules, moved, rest)
     return carry, outputs
-
-
-def _say_step(modules: dict[str, PyTree], index: jax.Array | None) -> None:
-    """Tells every GRU cell within the modules the index of the current step; None after a step."""
-    for _, module in nnx.iter_modules(modules["cell"]):
-        if isinstance(module, GRUCell):
-            module.step = nnx.data(index)
 
 
 def _is_held(path: tuple[object, ...], variable: object) -> bool:

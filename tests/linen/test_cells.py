@@ -185,3 +185,32 @@ def test_directions_of_several_feature_axes():
     np.testing.assert_array_equal(found, layer.apply(params, x, mask=mask))
     np.testing.assert_allclose(found[:1, :2], layer.apply(params, x[:1, :2]), atol=1e-6)
     assert not found[0, 2:].any() and found[1].any(axis=(1, 2, 3)).all()
+
+
+class AroundJit(nn.RNNCellBase):
+    """A cell around a module that is compiled by itself."""
+
+    def setup(self):
+        self.inner = nn.jit(gruflax.GRUCell)(5)
+
+    def __call__(self, states, inputs):
+        return self.inner(states, inputs)
+
+    def initialize_carry(self, rng, shape):
+        return jnp.zeros((*shape[:-1], 5))
+
+    @property
+    def num_feature_axes(self):
+        return 1
+
+
+def test_a_compiled_part_of_a_cell_runs_in_two_loops():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return gruflax.RNN(AroundJit())(x), gruflax.RNN(AroundJit())(x)
+
+    (one, _), variables = Twice().init_with_output(KEY, X)
+    params = {"params": variables["params"]["AroundJit_0"]["inner"]}
+    wanted = gruflax.GRU(5).apply(params, X)
+    np.testing.assert_allclose(one, wanted, atol=1e-6)

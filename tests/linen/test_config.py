@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import keras
 import pytest
 from cells import OwnStep
+from flax import linen as nn
 
 import gruflax
 from gruflax.compat import v1
@@ -224,3 +225,28 @@ def test_hard_sigmoid_of_keras_3():
     assert gruflax.GRUCell.from_config(theirs.cell.get_config()).config == gruflax.GRUConfig(
         recurrent_activation=jax.nn.hard_sigmoid
     )
+
+
+class Foreign(nn.RNNCellBase):
+    """A cell of a user's with a config of its own, which nobody knows by its name."""
+
+    width: int
+
+    def get_config(self):
+        return {"width": self.width}
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        gruflax.RNN(Foreign(4)),
+        gruflax.RNN([Foreign(4), gruflax.GRUCell(3)]),
+        gruflax.Stack(
+            [gruflax.GRU(4, return_sequences=True), gruflax.Bidirectional(gruflax.GRU(3))],
+            dropout=0.25,
+        ),
+    ],
+    ids=["foreign", "foreign and ours", "stack"],
+)
+def test_layers_of_layers_come_back(layer):
+    assert type(layer).from_config(layer.get_config()) == layer

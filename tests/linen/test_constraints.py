@@ -170,3 +170,24 @@ def test_flags_and_shapes_of_the_call():
 
     x, mask = jax.ShapeDtypeStruct(X.shape, X.dtype), jax.ShapeDtypeStruct(X.shape[:2], bool)
     assert len(constraints_by_path(Positional(), x, True, mask=mask)) == 2
+
+
+def test_modules_of_users_are_their_own_whatever_they_are_called():
+    class Model(nn.Module):
+        kernel_constraint: object = 3.0
+
+        def setup(self):
+            self.probe = gruflax.GRU(4, kernel_constraint="max_norm")
+            self.kernel = nn.Dense(3)
+
+        def __call__(self, x):
+            return self.probe(self.kernel(x))
+
+    params = Model().init(KEY, X)["params"]
+    transformation = gruflax.constraints(Model(), X)
+    up = jax.tree.map(lambda leaf: jnp.full_like(leaf, 9.0), params)
+    updates, _ = transformation.update(up, transformation.init(params), params)
+    got = optax.apply_updates(params, updates)
+    norms = jnp.linalg.norm(got["probe"]["kernel"], axis=0)
+    np.testing.assert_allclose(norms, 2.0, rtol=1e-5)
+    assert (got["kernel"]["kernel"] > 7).all()

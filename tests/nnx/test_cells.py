@@ -249,3 +249,31 @@ def test_an_nnx_layer_in_a_linen_module_is_refused():
     np.testing.assert_allclose(
         wrapped.apply(variables, X), gruflax.GRU(5).apply(variables, X), atol=1e-6
     )
+
+
+class Members(nnx.Module):
+    """A cell of a user's: three GRU cells that are mapped, whose states are averaged."""
+
+    num_feature_axes = 1
+
+    def __init__(self):
+        make = nnx.vmap(lambda rngs: grunnx.GRUCell(4, 5, rngs=rngs))
+        self.cells = nnx.split_rngs(splits=3)(make)(nnx.Rngs(0))
+
+    def __call__(self, carry, inputs):
+        step = nnx.vmap(lambda cell, h, x: cell(h, x)[0], in_axes=(0, None, None))
+        carry = step(self.cells, carry, inputs).mean(axis=0)
+        return carry, carry
+
+    def initialize_carry(self, shape, rngs=None):
+        return jnp.zeros((*shape[:-1], 5))
+
+
+def test_cells_are_mapped_within_a_cell():
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 3, 4)), jnp.float32)
+    cell = Members()
+    found = grunnx.RNN(cell)(x)
+    state = jnp.zeros((2, 5))
+    for now in x.swapaxes(0, 1):
+        state, _ = cell(state, now)
+    np.testing.assert_allclose(found, state, atol=1e-6)
