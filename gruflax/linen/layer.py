@@ -209,15 +209,13 @@ class Layer(Module):
         self.reset_states()
 
 
-def sow_activity_loss(
-    layer: nn.Module, identifier: Identifier, result: Output, by_batch: bool = False
-) -> None:
-    """Sows the loss of each output into "losses", divided by the batch size if `by_batch`."""
+def sow_activity_loss(layer: nn.Module, identifier: Identifier, result: Output) -> None:
+    """Sows the loss of each output into the collection "losses"; not at init."""
     regularizer = regularizers.get(identifier, "activity_regularizer")
     if regularizer is None or layer.is_initializing():
         return
     for output in jax.tree.leaves(result):
-        layer.sow("losses", "activity", regularizer(output) / (output.shape[0] if by_batch else 1))
+        layer.sow("losses", "activity", regularizer(output))
 
 
 def initial_carry(cell: nn.RNNCellBase, input_shape: tuple[int, ...], time_major: bool) -> State:

@@ -11,6 +11,7 @@ from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.masks import steps_to_mask, where_steps
 from gruflax.functional.params import check_size
 from gruflax.functional.step import gru_cell_step
+from gruflax.keras_names import regularizers
 from gruflax.layers.cell_loop import step_shape
 from gruflax.layers.fields import Identifier, loop_options
 from gruflax.layers.nesting import State, single_state
@@ -287,8 +288,15 @@ class GRU(V1Module, Layer):
             store_state(self, state, own)
         outputs = self._zeroed(outputs, mask)
         result = [outputs, state] if self.return_state else outputs
-        sow_activity_loss(self, self.activity_regularizer, result, by_batch=True)
+        if self.activity_regularizer is not None:
+            sow_activity_loss(self, self._activity_loss, result)
         return result
+
+    @nn.nowrap
+    def _activity_loss(self, output: jax.Array) -> jax.Array:
+        """Returns the activity loss of an output, as v1 does: divided by the size of an axis."""
+        regularizer = regularizers.get(self.activity_regularizer, "activity_regularizer")
+        return regularizer(output) / output.shape[0]
 
     def own_state(self, input_shape: tuple[int, ...]) -> jax.Array:
         """Returns the initial state of a sequence: zeros `[b, u]`."""
