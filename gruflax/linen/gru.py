@@ -89,7 +89,7 @@ class GRUBase(Module):
         return (self.initialize_carry(None, (batch_size, 1)),)
 
     @nn.compact
-    def sequence(
+    def sequence_arguments(
         self,
         inputs: ArrayLike,
         *,
@@ -97,19 +97,18 @@ class GRUBase(Module):
         reset_state: State = None,
         training: bool = False,
         **options: Any,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Runs the GRU over a sequence: `gruflax.functional.gru_sequence` with its parameters."""
-        return gru_sequence(
-            declare_params(self, inputs, 0 if options.get("time_major") else -2),
-            inputs,
-            config=self.config,
-            initial_state=single_state("initial_state", initial_state),
-            reset_state=single_state("reset_state", reset_state),
-            rng=dropout_key(self, training),
-            dtype=self.dtype,
-            precision=self.precision,
+    ) -> dict[str, Any]:
+        """Returns the arguments of `gru_sequence` but for the inputs, the parameters declared."""
+        return {
+            "params": declare_params(self, inputs, 0 if options.get("time_major") else -2),
+            "config": self.config,
+            "initial_state": single_state("initial_state", initial_state),
+            "reset_state": single_state("reset_state", reset_state),
+            "rng": dropout_key(self, training),
+            "dtype": self.dtype,
+            "precision": self.precision,
             **options,
-        )
+        }
 
 
 @keras_class
@@ -217,6 +216,10 @@ class GRUCell(GRUBase, nn.RNNCellBase):
         )
         return nested_like(states, state), output
 
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
+        """Runs the cell over a sequence by the loop that is best, for `gruflax.RNN`."""
+        return gru_sequence(inputs=inputs, **self.sequence_arguments(inputs, **options))
+
 
 @keras_class
 class GRU(GRUBase, Layer):
@@ -322,8 +325,9 @@ class GRU(GRUBase, Layer):
 
     def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
         """Runs the GRU over a sequence by the loop that its fields ask for."""
+        arguments = self.sequence_arguments(inputs, **options)
         loop = resolve_loop(self.use_cudnn, self.loop)
-        return super().sequence(inputs, loop=loop, remat=self.remat, **options)
+        return gru_sequence(inputs=inputs, loop=loop, remat=self.remat, **arguments)
 
     def own_state(self, input_shape: tuple[int, ...]) -> jax.Array:
         """Returns the state `[..., u]` that a sequence begins with: the learned one, or zeros."""

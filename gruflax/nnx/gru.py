@@ -133,28 +133,26 @@ class GRUBase(nnx.Module):
             return jnp.zeros(shape, dtype)
         return carry_init(draw_key("carry", rngs), shape, dtype)
 
-    def sequence(
+    def sequence_arguments(
         self,
-        inputs: ArrayLike,
         *,
         initial_state: State = None,
         reset_state: State = None,
         deterministic: bool | None = None,
         rngs: Streams | None = None,
         **options: Any,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Runs the GRU over a sequence: `gruflax.functional.gru_sequence` with its parameters."""
-        return gru_sequence(
-            self.params,
-            inputs,
-            config=self.config,
-            initial_state=single_state("initial_state", initial_state),
-            reset_state=single_state("reset_state", reset_state),
-            rng=self.dropout_key(deterministic, rngs),
-            dtype=self.dtype,
-            precision=self.precision,
+    ) -> dict[str, Any]:
+        """Returns the arguments of `gru_sequence` but for the inputs."""
+        return {
+            "params": self.params,
+            "config": self.config,
+            "initial_state": single_state("initial_state", initial_state),
+            "reset_state": single_state("reset_state", reset_state),
+            "rng": self.dropout_key(deterministic, rngs),
+            "dtype": self.dtype,
+            "precision": self.precision,
             **options,
-        )
+        }
 
     def dropout_key(
         self, deterministic: bool | None = None, rngs: Streams | None = None
@@ -273,6 +271,10 @@ class GRUCell(GRUBase, nnx.RNNCellBase):
         )
         return nested_like(carry, state), output
 
+    def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
+        """Runs the cell over a sequence by the loop that is best, for `gruflax.nnx.RNN`."""
+        return gru_sequence(inputs=inputs, **self.sequence_arguments(**options))
+
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class GRU(GRUBase, Layer):
@@ -370,8 +372,11 @@ class GRU(GRUBase, Layer):
 
     def sequence(self, inputs: ArrayLike, **options: Any) -> tuple[jax.Array, jax.Array]:
         """Runs the GRU over a sequence by the loop that its attributes ask for."""
-        loop = resolve_loop(self.use_cudnn, self.loop)
-        return super().sequence(inputs, loop=loop, remat=self.remat, **options)
+        loop, arguments = (
+            resolve_loop(self.use_cudnn, self.loop),
+            self.sequence_arguments(**options),
+        )
+        return gru_sequence(inputs=inputs, loop=loop, remat=self.remat, **arguments)
 
     def own_state(self, input_shape: tuple[int, ...]) -> jax.Array:
         """Returns the state `[..., u]` that a sequence begins with: the learned one, or zeros."""

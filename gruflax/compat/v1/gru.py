@@ -10,6 +10,7 @@ from gruflax.compat.v1.common import MASKS, Masks, V1Module, masks_for, stacked_
 from gruflax.functional.dropout import DropoutMasks
 from gruflax.functional.masks import steps_to_mask, where_steps
 from gruflax.functional.params import check_size
+from gruflax.functional.sequence import gru_sequence
 from gruflax.functional.step import gru_cell_step
 from gruflax.keras_names import regularizers
 from gruflax.layers.cell_loop import step_shape
@@ -281,9 +282,10 @@ class GRU(V1Module, Layer):
         # `_zeroed` puts in v1's zeros at masked steps.
         options = loop_options(self) | {"zero_output_for_mask": False}
         masks = self._dropout_masks(shape, bool(training))
-        outputs, state = self.sequence(
+        arguments = self.sequence_arguments(
             inputs, mask=mask, initial_state=initial_state, dropout_masks=masks, **options
         )
+        outputs, state = gru_sequence(inputs=inputs, **arguments)
         if self.stateful:
             store_state(self, state, own)
         outputs = self._zeroed(outputs, mask)

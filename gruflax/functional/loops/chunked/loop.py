@@ -39,13 +39,14 @@ def chunked_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
 
     Activations must be pointwise.
     """
-    states, h = _by_rule(_prepared(call))
+    states, h = _forward(_prepared(call))
     return None if states is None else call.outputs(states), h
 
 
 def checkpointed_loop(call: Call) -> tuple[jax.Array | None, jax.Array]:
     """Runs a call whose activations may mix units; JAX differentiates each chunk."""
-    states, h = _forward(_prepared(call), jax.checkpoint, by_chunk=False)
+    # The function alone, without its derivative rule.
+    states, h = _forward.fun(_prepared(call), jax.checkpoint, by_chunk=False)
     return None if states is None else call.outputs(states), h
 
 
@@ -78,10 +79,14 @@ def _units(call: Call) -> int:
     return call.initial_state.shape[-1]
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _forward(
     call: Call, wrap: Callable[[Chunk], Chunk] = lambda chunk: chunk, by_chunk: bool = True
 ) -> tuple[jax.Array | None, jax.Array]:
-    """Computes `(states [t, ..., u] or None, last state)`; `wrap` changes the chunk function."""
+    """Computes `(states [t, ..., u] or None, last state)`, with the derivative rule of `tangent`.
+
+    `wrap` changes the function of a chunk.
+    """
     params, dot = call.params, jnp.dot
     forward, _ = thresholds.choose_products(thresholds.rows_of(call), _units(call))
     if forward and call.config.reset_after and call.masks.recurrent is None:
@@ -114,16 +119,11 @@ def _forward(
     return states, h
 
 
-@jax.custom_jvp
-def _by_rule(call: Call) -> tuple[jax.Array | None, jax.Array]:
-    """Computes `_forward` with the derivative rule of `tangent` instead of JAX's own."""
-    return _forward(call)
-
-
-@functools.partial(_by_rule.defjvp, symbolic_zeros=True)
-def _by_rule_jvp(primals, tangents):
+@functools.partial(_forward.defjvp, symbolic_zeros=True)
+def _forward_jvp(wrap, by_chunk, primals, tangents):
+    del wrap, by_chunk
     (call,), (dcall,) = primals, tangents
-    states, h = _by_rule(dataclasses.replace(call, return_sequences=True))
+    states, h = _forward(dataclasses.replace(call, return_sequences=True))
     # Without a tangent of inputs, parameters or masks, products with zeros are left out.
     dmoving = Tangents(
         initial_state=_made_zeros(dcall.initial_state, call.initial_state),
