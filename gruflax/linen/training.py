@@ -36,16 +36,19 @@ def collect_constraints(
         module = context.module
         if module.name == PROBE:
             probes.append(module)
-        result = method(*args, **kwargs)
+        try:
+            result = method(*args, **kwargs)
+        finally:
+            inside = bool(probes)
+            if module.name == PROBE:
+                probes.pop()
         constrained = isinstance(module, Module) and hasattr(module, "kernel_constraint")
-        if constrained and module.scope is not None and not probes:
+        if constrained and module.scope is not None and not inside:
             params = nn.unbox(module.variables.get("params", {}))
             for name in AXES.keys() & params.keys():
                 # Within nn.vmap, the first call sees the weight of one member.
                 found = option(module, name, "constraint"), np.shape(params[name])
                 notes.setdefault((*module.scope.path, name), found)
-        if module.name == PROBE:
-            probes.pop()
         return result
 
     def init(arrays):
