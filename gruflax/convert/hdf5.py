@@ -24,8 +24,10 @@ def check_links(file: Node) -> None:
         raise ValueError(f"the file must hold its arrays itself, {found} is elsewhere.")
 
 
-def read_array(dataset: Node) -> np.ndarray:
-    """Reads an array of floats that lies in this file."""
+def read_array(dataset: Node | np.ndarray) -> np.ndarray:
+    """Reads an array of floats that lies in this file; an array in memory stays as it is."""
+    if isinstance(dataset, np.ndarray):
+        return dataset
     kind = getattr(dataset, "dtype", None)
     if kind is None or kind.kind not in "fuV":
         raise ValueError(f"{dataset.name} must be an array of floats, got {kind or 'a group'}.")

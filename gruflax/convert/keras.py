@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from gruflax.convert.assembly import child, parts, stack
+from gruflax.convert.assembly import child, stack
 from gruflax.convert.keras_configs import Found, choose
 from gruflax.convert.keras_files import read_keras
 from gruflax.convert.keras_layers import Source, holds_grus, make_from_keras, read_weights
@@ -98,16 +98,24 @@ def to_keras(
 
 def _each_params(source: object, variables: Nested | None) -> Iterator[Params]:
     """Yields the parameters of each GRU in a module, in Keras' order."""
-    if variables is None or isinstance(source, GRUCell):
+    inner = {} if variables is None else _inner(source)
+    if not inner:
         yield weights_of(source, variables).params
-    elif isinstance(source, RNN):
-        yield from _each_params(source.cell, child(variables, "cell"))
-    elif isinstance(source, StackedRNNCells):
-        for index, cell in enumerate(source.cells):
-            yield from _each_params(cell, child(variables, f"cells_{index}"))
-    else:
-        for part in parts(source, variables):
-            yield from (weights.params for weights in part.weights)
+    for name, module in inner.items():
+        yield from _each_params(module, child(variables, name))
+
+
+def _inner(module: object) -> dict[str, object]:
+    """Returns the modules inside of a module by the names that they have in its variables."""
+    if isinstance(module, RNN):
+        return {"cell": module.cell}
+    if isinstance(module, StackedRNNCells):
+        return {f"cells_{index}": cell for index, cell in enumerate(module.cells)}
+    if isinstance(module, Bidirectional):
+        return {"forward_layer": module.layer, "backward_layer": module.backward_layer}
+    if isinstance(module, Stack):
+        return {f"layers_{index}": layer for index, layer in enumerate(module.layers)}
+    return {}
 
 
 def _source(source: object, name: str | None) -> Source:

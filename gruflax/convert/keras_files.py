@@ -110,6 +110,8 @@ def _read(file: Node, name: str | None, archive: Sequence[Any] = ()) -> Source:
     else:
         found = list(_by_weights(_group(file), "", _is_old(file)))
     source = choose(found, name, "the file's GRU layers")
+    if not all(source.cells):
+        raise ValueError(f"the file must hold the weights of the {source.class_name}.")
     cells = [[read_array(array) for array in cell] for cell in source.cells]
     return source._replace(cells=cells)
 

@@ -243,9 +243,10 @@ def _without_unknown(cls: type, class_name: str, config: dict[str, Any]) -> dict
         known |= {"trainable", *DTYPE_KEYS, *IGNORED_KEYS}
         own = {key: value for key, value in config.items() if key not in known}
         unknown |= own
+        also = f", nor what {sorted(own)} in its config mean" if own else ""
         warnings.warn(
             f"{class_name} is converted as Keras' {cls.__name__}: what the subclass computes "
-            f"otherwise is not, nor {sorted(own)} of its config.",
+            f"otherwise is not known{also}.",
             stacklevel=2,
         )
     return {key: value for key, value in config.items() if key not in unknown}

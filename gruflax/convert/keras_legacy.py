@@ -1,7 +1,7 @@
 """Reading the HDF5 files of Keras 1 and 2, where the names of weights tell whose they are."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ _NAMES = ("kernel", "recurrent_kernel", "bias")
 _VARIABLE = re.compile(r"(kernel|recurrent_kernel|bias)(?:_(\d+))?")
 
 # Keras 1: "gru_1_W_z", one array for each gate, or "gru_1_W" with all gates.
-_VARIABLE_1 = re.compile(r"(?:(.+)_)?([WUb])(?:_([zrh]))?")
+_VARIABLE_1 = re.compile(r"(?:(.+)_)?([WUb])(?:_([zrh]))?(?:_\d+)?")
 
 
 class Cell(NamedTuple):
@@ -43,11 +43,20 @@ def legacy_layers(file: Node) -> list[Found]:
         config = read_json("the model's config", file.attrs["model_config"])
         for entry in entries(config):
             if entry.layer is not None:
-                found.append(_with_config(entry, pools.get(entry.names[0], [])))
+                found.append(_with_config(entry, _pool(pools, entry)))
     old = keras2.is_version(root.attrs.get("keras_version"))
     for layer, pool in pools.items():
         found.extend(_by_weights(layer, pool, old))
     return found
+
+
+def _pool(pools: Mapping[str, list[Cell]], entry: Entry) -> list[Cell]:
+    """Returns the cells of the layer of a model that an entry belongs to."""
+    if entry.names[0] in pools:
+        return pools[entry.names[0]]
+    # Keras before 2.2.3 wrote no name of a Sequential inside of a model.
+    own = [pool for pool in pools.values() if any(entry.names[-1] in each.owners for each in pool)]
+    return own[0] if own else []
 
 
 def _cells(group: Node) -> list[Cell]:
@@ -130,7 +139,8 @@ def _by_weights(layer: str, pool: Sequence[Cell], keras_2: bool) -> Iterator[Fou
     for cell in pool:
         layers.setdefault(_owner(cell), []).append(cell)
     for owner, cells in layers.items():
-        names = (layer,) if len(layers) == 1 else (owner[-1], "/".join((layer, *owner)))
+        names = ("/".join((layer, *owner)), *owner[-1:])
+        names = (layer, *names) if len(layers) == 1 else names[::-1]
         ways = sorted(_way(cell) for cell in cells)
         kind = "Bidirectional" if ways == ["backward", "forward"] else "RNN"
         # Of two directions the forward one comes first, of cells the one that was made first.
