@@ -38,9 +38,8 @@ def read_array(dataset: Node | np.ndarray) -> np.ndarray:
     if dataset.compression is None and dataset.id.get_storage_size() < dataset.nbytes:
         raise ValueError(f"the file must hold its arrays whole, {dataset.name} is not.")
     array = np.array(dataset)
-    if dataset.attrs.get("dtype") == "bfloat16":
-        return array.view(jnp.bfloat16)
-    return array
+    # HDF5 has no bfloat16: Keras writes its bytes.
+    return array.view(jnp.bfloat16) if array.dtype == "V2" else array
 
 
 def read_strings(group: Node, name: str) -> list[str]:

@@ -23,37 +23,48 @@ class KerasLayer(Protocol):
 
 
 def from_keras(source: object, name: str | Sequence[str] | None = None, **fields: Any) -> Any:
-    """Converts a Keras GRU; exact, bit by bit.
+    """Converts GRUs of Keras 1 to 3, tf.keras and tf-keras; exact, bit by bit.
 
         gru, variables = from_keras("model.keras", "encoder")
         outputs = gru.apply(variables, x)
 
     Args:
-        source: a live `GRU`, `Bidirectional`, `RNN` or `GRUCell`; a live model; the weight list
-            `[kernel, recurrent_kernel, bias]` of a GRU; or the path of a `.keras`, `.weights.h5`
-            or older `.h5` file. The weights of a `CuDNNGRU` are recognized by their bias [6u].
-        name: the name of the layer in a model or a file; None, the default, if that has only one
-            GRU. Several names become a `gruflax.Stack` of these layers.
-        **fields: fields of the `gruflax.GRU`, which replace those of the configuration, for example
-            an `activation` where the layer has one that gruflax does not know. Initializers that
-            gruflax does not know are ignored, since the weights exist already. A weight list and a
-            `.weights.h5` file have no configuration: if they have no bias, give `reset_after=False`
-            where it applies. The name of an activation means what it meant in the release that
-            wrote the source: for Keras 2 "hard_sigmoid" is `clip(0.2 x + 0.5, 0, 1)`. A weight list
-            and a `.weights.h5` file in Keras 3's form, which tf-keras writes too, do not tell the
-            release. For them the name means Keras 3's function; the other one is
-            `gruflax.compat.v1.hard_sigmoid`.
+        source: what holds the GRU. In memory: a `GRU`, `Bidirectional`, `RNN` of `GRUCell`s or
+            `GRUCell`; a model, `TimeDistributed` or layer that has such layers inside, at any
+            depth; or the weight list `[kernel, recurrent_kernel, bias]` of a GRU. On disk: the path
+            of a `.keras` file or the folder that it unpacks to, of a `.weights.h5` file, or of an
+            `.h5` file with a model or its weights. A bias [6u] tells that the weights are a
+            `CuDNNGRU`'s.
+        name: the name of the layer in a model or a file, with the names of the models around it
+            where that is not unique: "encoder/gru". The path of its weights in a file is a name
+            too, and so is that of the `TimeDistributed` around a layer. None, the default, if there
+            is only one GRU. Several names become a `gruflax.Stack` of these layers.
+        **fields: fields of the `gruflax.GRU`, or of the `RNN` and its cells. They replace those of
+            the configuration, for example an `activation` that gruflax does not know, and are all
+            that is known where there is none: for a weight list, a file of weights, and a layer
+            inside of a user's own model or layer. Without a bias such weights need
+            `reset_after=False` where it applies. The name of an activation means what it meant in
+            the release that wrote the source: for Keras 2 "hard_sigmoid" is `clip(0.2 x + 0.5, 0,
+            1)`. A weight list and a `.weights.h5` file of tf-keras do not tell the release: there
+            the name means Keras 3's function, and the other is `gruflax.compat.v1.hard_sigmoid`.
 
     Returns:
         `(module, variables)`, the module configured as the layer was: a `gruflax.GRU`,
-        `Bidirectional`, `RNN` or `Stack`. For a live GRUCell the params alone: `kernel` [f, 3u],
+        `Bidirectional`, `RNN` or `Stack`. Its inputs may have any number of batch axes, as those
+        of a `TimeDistributed` have. For a live GRUCell the params alone: `kernel` [f, 3u],
         `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: `source` is a file, and h5py is not installed.
         TypeError: `source` is of another type.
-        ValueError: a file is damaged, the layer is no GRU, no layer has the name, no name is given
-            for one of several, or the weights do not fit the configuration.
+        ValueError: a file is damaged or a SavedModel, the layer is no GRU or has no weights yet, no
+            layer has the name, no name is given for one of several, the weights do not fit the
+            configuration, or an activation is unknown, has weights or mixes the batch.
+
+    Warns:
+        UserWarning: constraints, regularizers and initializers that gruflax does not know are left
+            out, since outputs do not depend on them; a subclass of a GRU is taken for a GRU.
     """
     if name is not None and not isinstance(name, str):
         return stack([make_from_keras(_source(source, each), fields) for each in name])
@@ -98,9 +109,10 @@ def to_keras(
 
 def _each_params(source: object, variables: Nested | None) -> Iterator[Params]:
     """Yields the parameters of each GRU in a module, in Keras' order."""
-    inner = {} if variables is None else _inner(source)
-    if not inner:
+    inner = _inner(source)
+    if variables is None or not inner:
         yield weights_of(source, variables).params
+        return
     for name, module in inner.items():
         yield from _each_params(module, child(variables, name))
 
@@ -146,7 +158,7 @@ def _found(layer: KerasLayer, names: tuple[str, ...], wrappers: int = 0) -> Iter
     for inner in _children(layer):
         path = (*names, inner.name)
         if holds_grus(_entry(inner)):
-            yield Found((*path[-1 - wrappers :], "/".join(path)), _live(inner))
+            yield Found("/".join(path), path[-1 - wrappers :], _live(inner))
         else:
             wrapper = type(inner).__name__ == "TimeDistributed"
             yield from _found(inner, path, wrappers + 1 if wrapper else 0)

@@ -1,6 +1,7 @@
 """Finding GRUs in the configs of Keras' models, and choosing one of them by its name."""
 
 import collections
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,29 +30,41 @@ class Entry(NamedTuple):
     layer: Fields | None
     wrappers: int = 0
 
-    @property
-    def aliases(self) -> tuple[str, ...]:
-        """Returns what it may be called: by its `TimeDistributed`, its own name, all names."""
-        return (*self.names[-1 - self.wrappers :], "/".join(self.names), self.path)
+    def found(self, source: Source) -> "Found":
+        """Returns the layer with its names, among them that of a `TimeDistributed` around it."""
+        short = self.names[-1 - self.wrappers :]
+        return Found("/".join(self.names), (*short, self.path), source)
 
 
 class Found(NamedTuple):
-    """A layer that was found in a model or a file, and what it may be called."""
+    """A layer that was found in a model or a file.
 
-    names: tuple[str, ...]
+    Attributes:
+        name: its name, after those of the models and layers around it.
+        short: what it may be called besides, if that is the name of no other layer.
+        source: the layer.
+    """
+
+    name: str
+    short: tuple[str, ...]
     source: Source
 
 
 def choose(found: Sequence[Found], name: str | None, what: str) -> Source:
     """Returns the layer of that name, or the only layer if no name is given."""
-    matches = [each.source for each in found if name is None or name in each.names]
+    exact = [each.source for each in found if name is None or name == each.name]
+    matches = exact or [each.source for each in found if name in each.short]
     if len(matches) == 1:
         return matches[0]
-    counts = collections.Counter(name for each in found for name in set(each.names))
-    # Each layer is listed by the first of its names that is no other's.
-    unique = [[name for name in each.names if counts[name] == 1] for each in found]
-    listed = sorted((names or each.names)[0] for names, each in zip(unique, found, strict=True))
-    raise ValueError(f"name must be one of {what}: {listed}, got {name!r}.")
+    names = [{each.name, *each.short} for each in found]
+    counts = collections.Counter(itertools.chain(*names))
+    # Each layer is listed by the shortest of its names that is no other's.
+    unique = [[name for name in each if counts[name] == 1] for each in names]
+    listed = [
+        min(short, key=lambda name: (len(name), name), default=each.name)
+        for short, each in zip(unique, found, strict=True)
+    ]
+    raise ValueError(f"name must be one of {what}: {sorted(listed)}, got {name!r}.")
 
 
 def entries(

@@ -125,7 +125,7 @@ def _with_config(root: Group, config: object, keras_2: bool) -> list[Found]:
             found.extend(_by_weights(group, entry.path, keras_2))
         else:
             layer = Source(entry.layer["class_name"], entry.layer["config"], group.cells())
-            found.append(Found(entry.aliases, layer))
+            found.append(entry.found(layer))
     return found
 
 
@@ -134,8 +134,8 @@ def _by_weights(group: Group, path: str, keras_2: bool) -> Iterator[Found]:
     for place, gru in group.grus(path):
         kind = "Bidirectional" if "forward_layer" in gru.groups else "GRU"
         stacked = "cells" in gru.groups.get("cell", gru).groups
-        names = (place,) if gru.name is None else (gru.name, place)
-        yield Found(names, Source("RNN" if stacked else kind, None, gru.cells(), keras_2))
+        short = () if gru.name is None else (gru.name,)
+        yield Found(place, short, Source("RNN" if stacked else kind, None, gru.cells(), keras_2))
 
 
 def _is_old(file: Node) -> bool:

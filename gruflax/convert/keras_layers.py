@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from gruflax.convert.assembly import Layer, make_layer, pair_variables, sizes
-from gruflax.convert.weights import Fields, Params, make_params, weights_of
+from gruflax.convert.assembly import Layer, pair_variables, sizes
+from gruflax.convert.weights import Fields, Params, check_fits, make_params, weights_of
 from gruflax.functional.checks import brief
 from gruflax.keras_names import constraints, initializers, keras2, regularizers
 from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, StackedRNNCells
@@ -120,15 +120,31 @@ def _each_gate(array: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) ->
     return np.concatenate([change(gate) for gate in np.split(array, 3, axis=-1)], axis=-1)
 
 
-def _without_config(source: Source, cells: Sequence[Params], fields: Fields) -> Layer:
-    """Makes a GRU, a Bidirectional or an RNN of stacked cells from weights and fields alone."""
+def _without_config(source: Source, cells: list[Params], fields: Fields) -> Layer:
+    """Makes a layer from weights and fields alone, with an RNN where cells are stacked."""
     if source.keras_2:
         fields = keras2.meant(fields)
-    if source.class_name != "RNN":
-        return make_layer([(params, fields) for params in cells])
+    if source.class_name != "Bidirectional":
+        module, params = _bare(cells, fields)
+        return module, {"params": params}
+    (forward, params), (backward, others) = (
+        _bare(half, fields) for half in (cells[: len(cells) // 2], cells[len(cells) // 2 :])
+    )
+    backward = backward.clone(go_backwards=not forward.go_backwards)
+    return Bidirectional(forward, "concat", backward), pair_variables(params, others)
+
+
+def _bare(cells: list[Params], fields: Fields) -> tuple[Direction, Params]:
+    """Makes a GRU from the parameters of one cell, or an RNN from those of several."""
+    if len(cells) == 1:
+        gru = GRU(**{**sizes(cells[0]), **fields})
+        check_fits(gru, cells[0])
+        return gru, cells[0]
     own, others = _split_fields(fields)
-    stacked = StackedRNNCells([GRUCell(**{**sizes(params), **others}) for params in cells])
-    return RNN(stacked, **own), {"params": {"cell": _numbered(cells)}}
+    stacked = [GRUCell(**{**sizes(params), **others}) for params in cells]
+    for cell, params in zip(stacked, cells, strict=True):
+        check_fits(cell, params)
+    return RNN(StackedRNNCells(stacked), **own), {"cell": _numbered(cells)}
 
 
 def _direction(

@@ -93,7 +93,7 @@ def _with_config(entry: Entry, pool: list[Cell]) -> Found:
     patterns = [re.escape(name) for name in entry.names]
     cells = [_take(pool, [*patterns, *own]) for own in _patterns(entry.layer)]
     source = Source(entry.layer["class_name"], entry.layer["config"], cells)
-    return Found(entry.aliases, source)
+    return entry.found(source)
 
 
 def _take(pool: list[Cell], patterns: Sequence[str]) -> Sequence[Node]:
@@ -139,14 +139,17 @@ def _by_weights(layer: str, pool: Sequence[Cell], keras_2: bool) -> Iterator[Fou
     for cell in pool:
         layers.setdefault(_owner(cell), []).append(cell)
     for owner, cells in layers.items():
-        names = ("/".join((layer, *owner)), *owner[-1:])
-        names = (layer, *names) if len(layers) == 1 else names[::-1]
+        short = (layer, *owner[-1:]) if len(layers) == 1 else owner[-1:]
         ways = sorted(_way(cell) for cell in cells)
         kind = "Bidirectional" if ways == ["backward", "forward"] else "RNN"
         # Of two directions the forward one comes first, of cells the one that was made first.
         cells.sort(key=lambda cell: (_way(cell) == "backward", _number(cell.owners[-1])))
         kind = "GRU" if len(cells) == 1 else kind
-        yield Found(names, Source(kind, None, [cell.weights for cell in cells], keras_2))
+        yield Found(
+            "/".join((layer, *owner)),
+            short,
+            Source(kind, None, [cell.weights for cell in cells], keras_2),
+        )
 
 
 def _way(cell: Cell) -> str:

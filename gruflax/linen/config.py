@@ -72,6 +72,9 @@ def write_config(module: nn.Module) -> Config:
         written = field.name not in _UNWRITTEN or value != field.default
         if written and field.name not in ("parent", "name", "dtype", "param_dtype"):
             config[field.name] = _serialize(field.name, value)
+            if field.name.endswith("activation") and isinstance(config[field.name], dict):
+                # In Keras an activation layer computes in a dtype of its own.
+                config[field.name]["config"]["dtype"] = config["dtype"]
     return config
 
 
