@@ -90,6 +90,70 @@ def test_malformed_configs_are_no_linear(form):
         activations.get(form)
 
 
-def test_arguments_are_not_dropped():
-    with pytest.raises(ValueError, match="LeakyReLU has unknown keys, got .*negative_slope"):
-        activations.get({"class_name": "LeakyReLU", "config": {"negative_slope": 0.5}})
+LAYERS = {
+    "LeakyReLU": ({}, {"negative_slope": 0.1}),
+    "ELU": ({"alpha": 0.7},),
+    "ReLU": (
+        {"negative_slope": 0.1},
+        {"max_value": 2.0},
+        {"max_value": 4.0, "negative_slope": 0.1, "threshold": 0.5},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+    """Keras' layers as activations, in its configs and back."""
+    for arguments in LAYERS[name]:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            layer = getattr(keras.layers, name)(**arguments)
+            wanted = layer(X)
+        found = activations.identify(
+            keras.layers.GRU(3, activation=layer).get_config()["activation"]
+        )
+        np.testing.assert_array_equal(found(jnp.asarray(X)), wanted)
+        gru = keras.layers.GRU(3, activation=activations.serialize(found))
+        assert type(gru.activation) is type(layer)
+        assert activations.identify(gru.get_config()["activation"]) == found
+
+
+def test_layers_that_have_a_name():
+    layers = keras.layers
+    for layer, name in (
+        (layers.LeakyReLU(negative_slope=0.2), "leaky_relu"),
+        (layers.ELU(), "elu"),
+        (layers.ReLU(), "relu"),
+        (layers.ReLU(max_value=6), "relu6"),
+        (layers.Softmax(), "softmax"),
+        (layers.Activation("relu"), "relu"),
+        (layers.Activation(layers.Softmax()), "softmax"),
+    ):
+        config = keras.layers.GRU(3, activation=layer).get_config()["activation"]
+        assert activations.identify(config) == name
+
+
+def test_layers_of_keras_2():
+    old = {"name": "layer", "trainable": True, "dtype": "float32"}
+
+    def read(name, **arguments):
+        return activations.identify({"class_name": name, "config": old | arguments})
+
+    assert read("LeakyReLU", alpha=0.25) == activations.LeakyReLU(0.25)
+    x = jnp.array([-1.0, 0.5, 0.7, 0.9])
+    np.testing.assert_array_equal(read("ThresholdedReLU", theta=0.7)(x), [0, 0, 0, x[3]])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (("LeakyReLU", {"slope": 0.5}), "LeakyReLU has unknown keys, got .*slope"),
+        (("ELU", {"alpha": "much"}), "ELU has unknown keys, got .*much"),
+        (("relu", {"alpha": 0.5}), "relu has unknown keys, got .*alpha"),
+        (("PReLU", {"shared_axes": None}), "must have no weights of its own, got the layer PReLU"),
+        (("Softmax", {"axis": 0}), "axis of the activation Softmax must be .*units, got 0"),
+        (("ELU", 3), "must name a function"),
+    ],
+)
+def test_arguments_are_not_dropped(config, message):
+    with pytest.raises(ValueError, match=message):
+        activations.get(dict(zip(("class_name", "config"), config, strict=True)))
