@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from gruflax.convert.assembly import Layer, make_layer, stack
 from gruflax.convert.onnx_activations import from_onnx_activations
 from gruflax.convert.onnx_export import Proto
-from gruflax.convert.onnx_graph import SIZES, Values, gru_nodes, load
+from gruflax.convert.onnx_graph import SIZES, SUBMODULES, Values, gru_nodes, load
 from gruflax.convert.weights import (
     Fields,
     Params,
@@ -64,8 +66,9 @@ def from_onnx(
     the order of processing: ONNX's outputs, flipped.
 
     The node's input `sequence_lens` is the argument `seq_lengths` of the layer's call. As in ONNX,
-    outputs after the end of a sequence are zeros: `zero_output_for_mask` is True. For a sequence of
-    length 0 gruflax returns its initial state, and ONNX Runtime zeros.
+    outputs after the end of a sequence are zeros: `zero_output_for_mask` is True, but with
+    `return_sequences=False` the layer returns the last state, ONNX's `Y_h`. That of a sequence of
+    length 0 is its initial state in gruflax, and zeros in ONNX Runtime.
 
     An `initial_h` that is an input of the model, or an excerpt of one, is the argument
     `initial_state` of the call, `[b, u]` for each direction. Zeros are left out. Anything that the
@@ -98,9 +101,7 @@ def from_onnx(
             initial state is computed from inputs or differs within the batch; it has `clip`, or an
             activation or an attribute that gruflax does not have; or the nodes are not in a row.
     """
-    onnx = import_optional(
-        "ONNX models", "onnx", "inliner", "numpy_helper", "reference", "shape_inference"
-    )
+    onnx = import_optional("ONNX models", "onnx", *SUBMODULES)
     model = load(onnx, source)
     nodes = gru_nodes(onnx, model.graph)
     names = [name] if name is None or isinstance(name, str) else name
@@ -116,8 +117,11 @@ def from_onnx(
     values = Values(onnx, model, inputs or {})
     with errors_as_value_errors("source must be a whole ONNX model"):
         found = [_read(onnx, node, values) for node in chosen]
+        # Without sequences ONNX' output is the last state, not the zeros after a sequence.
+        ends = {"zero_output_for_mask": fields.get("return_sequences", True)}
         layers = [
-            make_layer([(params, {**own, **fields}) for params, own in node]) for node in found
+            make_layer([(params, {**own, **ends, **fields}) for params, own in node])
+            for node in found
         ]
         for index, (below, above) in enumerate(itertools.pairwise(chosen)):
             layers[index] = _chained(layers[index], below, above, values)
@@ -148,12 +152,11 @@ def _read(onnx: ModuleType, node: Proto, values: Values) -> list[tuple[Params, F
             f"hidden_size must be that of R, {units}, got {attributes['hidden_size']}."
         )
     _check_lengths(node, values, int(batch_first))
-    state = _initial_state(node, values, 1 - batch_first)
+    state = _initial_state(node, values, 1 - batch_first, (len(params), units))
     if state is not None:
         params = [each | {"initial_state": row} for each, row in zip(params, state, strict=True)]
     own = {
         "return_sequences": True,
-        "zero_output_for_mask": True,
         "time_major": not batch_first,
         "go_backwards": direction == "reverse",
         "reset_after": reset_after,
@@ -216,7 +219,9 @@ def _check_lengths(node: Proto, values: Values, time_axis: int) -> None:
         ) from error
 
 
-def _initial_state(node: Proto, values: Values, batch_axis: int) -> np.ndarray | None:
+def _initial_state(
+    node: Proto, values: Values, batch_axis: int, shape: tuple[int, int]
+) -> np.ndarray | None:
     """Returns the state [d, u] that every sequence begins with; None for zeros and for inputs."""
     names = _inputs(node)
     name = names.get("initial_h", "")
@@ -224,6 +229,8 @@ def _initial_state(node: Proto, values: Values, batch_axis: int) -> np.ndarray |
         return None
     try:
         first, second = (np.moveaxis(each, batch_axis, 0) for each in values.evaluate(name))
+        if not first.size or first.shape[1:] != shape:
+            raise ValueError(f"{name!r} has no rows of the shape {shape}.")
         if not (first == first[0]).all() or not (second == first[0]).all():
             raise ValueError(f"{name!r} differs from row to row of the batch.")
     except ValueError as error:
@@ -241,10 +248,11 @@ def _chained(layer: Layer, below: Proto, above: Proto, values: Values) -> Layer:
     """Returns the layer of a node with the merge mode by which the node above takes its outputs."""
     module, variables = layer
     both, name = isinstance(module, Bidirectional), below.output[0]
+    dtype = jax.tree.leaves(variables)[0].dtype
     layouts = [any(a.name == "layout" and a.i for a in node.attribute) for node in (below, above)]
     try:
-        drawn = np.random.default_rng(0).normal(size=values.shape(name, SIZES[0]))
-        taken = values.evaluate(_inputs(above)["X"], {name: drawn.astype(np.float32)})[0]
+        drawn = np.random.default_rng(0).normal(size=values.shape(name, SIZES[0])).astype(dtype)
+        taken = values.evaluate(_inputs(above)["X"], {name: drawn})[0]
     except ValueError as error:
         raise ValueError(_NOT_IN_A_ROW.format(above.name, below.name, error)) from error
     outputs = np.moveaxis(drawn, 1 + layouts[0], 0)
@@ -255,7 +263,8 @@ def _chained(layer: Layer, below: Proto, above: Proto, values: Values) -> Layer:
     modes = [mode for mode in MERGE_MODES if mode] if both else ["concat"]
     for mode in modes:
         wanted = merge_directions(mode, *outputs) if both else outputs[0]
-        if wanted.shape == taken.shape and np.allclose(wanted, taken, atol=1e-5):
+        close = 8 * float(jnp.finfo(dtype).eps)
+        if wanted.shape == taken.shape and np.allclose(wanted, taken, close, close):
             return (module.clone(merge_mode=mode) if both else module), variables
     raise ValueError(_NOT_IN_A_ROW.format(above.name, below.name, "they are changed in between."))
 

@@ -14,8 +14,14 @@ from gruflax.convert.weights import errors_as_value_errors
 from gruflax.functional.checks import brief
 
 
+# The modules of onnx that are used here.
+SUBMODULES = ("inliner", "numpy_helper", "reference", "shape_inference", "version_converter")
+
 # The operators that only move the entries of their first input, or of all inputs: Concat.
 _MOVES = "Cast Concat Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze"
+
+# An opset in which onnx's reference evaluator has all operators.
+_LATER_OPSET = 21
 
 # The sizes that axes of unknown size have in `Values.evaluate`.
 SIZES = (2, 3)
@@ -157,7 +163,13 @@ class Values:
             [self.tensors[each] for each in found.tensors],
         )
         model = helper.make_model(graph, opset_imports=self.model.opset_import)
-        return self.onnx.reference.ReferenceEvaluator(model).run([name], feeds)[0]
+        try:
+            evaluator = self.onnx.reference.ReferenceEvaluator(model)
+        except RuntimeError:
+            # It has some operators, such as DequantizeLinear, in later versions only.
+            model = self.onnx.version_converter.convert_version(model, _LATER_OPSET)
+            evaluator = self.onnx.reference.ReferenceEvaluator(model)
+        return evaluator.run([name], feeds)[0]
 
     def is_moved(self, name: str) -> bool:
         """Returns whether a value is made of the graph's inputs by moving their entries only."""

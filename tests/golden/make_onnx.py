@@ -3,8 +3,8 @@
     python tests/golden/make_onnx.py torch    # PyTorch 2.13, onnx, onnxscript
     python tests/golden/make_onnx.py keras    # TensorFlow 2.15, tf2onnx
 
-The models go to tests/golden/onnx/, one file each, and their inputs and outputs to arrays.npz there,
-as `CASE/inputs/NAME` and `CASE/outputs/INDEX`.
+The models go to tests/golden/onnx/, one file each, and their inputs and outputs to arrays.npz
+there, as `CASE/inputs/NAME` and `CASE/outputs/INDEX`.
 """
 
 import pathlib
@@ -112,7 +112,7 @@ def export_torch():
         batch = 0 if getattr(module, "batch_first", not case.endswith(("one", "decoder"))) else 1
         dynamo = case.startswith("dynamo")
         axes = {}
-        for name, value in inputs.items():
+        for name in inputs:
             if name == "h":
                 axes[name] = {1: "batch"}
             elif name in ("x", "y"):
