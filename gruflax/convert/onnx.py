@@ -103,7 +103,7 @@ def from_onnx(
     """
     onnx = import_optional("ONNX models", "onnx", *SUBMODULES)
     model = load(onnx, source)
-    nodes = gru_nodes(onnx, model.graph)
+    nodes = gru_nodes(model.graph)
     names = [name] if name is None or isinstance(name, str) else name
     chosen = []
     for each in names:
@@ -117,14 +117,13 @@ def from_onnx(
     values = Values(onnx, model, inputs or {})
     with errors_as_value_errors("source must be a whole ONNX model"):
         found = [_read(onnx, node, values) for node in chosen]
-        # Without sequences ONNX' output is the last state, not the zeros after a sequence.
-        ends = {"zero_output_for_mask": fields.get("return_sequences", True)}
-        layers = [
-            make_layer([(params, {**own, **ends, **fields}) for params, own in node])
-            for node in found
-        ]
-        for index, (below, above) in enumerate(itertools.pairwise(chosen)):
-            layers[index] = _chained(layers[index], below, above, values)
+    # Without sequences the output of a layer is the last state, not the zeros after a sequence.
+    ends = {"zero_output_for_mask": fields.get("return_sequences", True)}
+    layers = [
+        make_layer([(params, {**own, **ends, **fields}) for params, own in node]) for node in found
+    ]
+    for index, (below, above) in enumerate(itertools.pairwise(chosen)):
+        layers[index] = _chained(layers[index], below, above, values)
     return stack(layers)
 
 
@@ -188,15 +187,13 @@ def _inputs(node: Proto) -> dict[str, str]:
 
 def _constant(key: str, name: str, values: Values) -> np.ndarray:
     """Returns the value of one of a node's weights."""
-    missing = sorted(values.ancestors(name).sources & values.inputs)
     try:
         first, second = values.evaluate(name)
         if not np.array_equal(first, second):
             raise ValueError(f"{name!r} depends on the shapes of inputs.")
     except ValueError as error:
-        remedy = f" Give the values of {missing} by inputs={{name: array}}." if missing else ""
         raise ValueError(
-            f"{key} of the GRU node must be a constant of the model; {error}{remedy}"
+            f"{key} of the GRU node must be a constant of the model; {error}"
         ) from error
     return first
 
@@ -252,7 +249,7 @@ def _chained(layer: Layer, below: Proto, above: Proto, values: Values) -> Layer:
     layouts = [any(a.name == "layout" and a.i for a in node.attribute) for node in (below, above)]
     try:
         drawn = np.random.default_rng(0).normal(size=values.shape(name, SIZES[0])).astype(dtype)
-        taken = values.evaluate(_inputs(above)["X"], {name: drawn})[0]
+        taken = values.evaluate(_inputs(above).get("X", ""), {name: drawn})[0]
     except ValueError as error:
         raise ValueError(_NOT_IN_A_ROW.format(above.name, below.name, error)) from error
     outputs = np.moveaxis(drawn, 1 + layouts[0], 0)
@@ -261,9 +258,9 @@ def _chained(layer: Layer, below: Proto, above: Proto, values: Values) -> Layer:
     if module.go_backwards:
         outputs = np.flip(outputs, 1 + layouts[1])
     modes = [mode for mode in MERGE_MODES if mode] if both else ["concat"]
+    close = 8 * float(jnp.finfo(dtype).eps)
     for mode in modes:
         wanted = merge_directions(mode, *outputs) if both else outputs[0]
-        close = 8 * float(jnp.finfo(dtype).eps)
         if wanted.shape == taken.shape and np.allclose(wanted, taken, close, close):
             return (module.clone(merge_mode=mode) if both else module), variables
     raise ValueError(_NOT_IN_A_ROW.format(above.name, below.name, "they are changed in between."))

@@ -114,8 +114,10 @@ def to_onnx(
             with `return_state` that allows streaming. They replace a state that is learned. False
             by default.
         seq_lengths: True gives the model an input "seq_lengths" [b] of int32, as the argument of
-            the module's call. Of a sequence of length 0 the last state is the initial state in
-            gruflax, and zeros in ONNX Runtime. False by default.
+            the module's call. Outputs after the end of a sequence are zeros in ONNX: a GRU or RNN
+            that returns sequences must have `zero_output_for_mask=True`, one that does not False.
+            The last state of a sequence of length 0 is its initial state in gruflax, and zeros in
+            ONNX Runtime. False by default.
         opset: the version of ONNX's operators, 14 or later; 17 by default.
 
     Returns:

@@ -18,7 +18,10 @@ from gruflax.functional.checks import brief
 SUBMODULES = ("inliner", "numpy_helper", "reference", "shape_inference", "version_converter")
 
 # The operators that only move the entries of their first input, or of all inputs: Concat.
-_MOVES = "Cast Concat Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze"
+_MOVES = (
+    *("Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze"),
+    *("Transpose", "Unsqueeze"),
+)
 
 # An opset in which onnx's reference evaluator has all operators.
 _LATER_OPSET = 21
@@ -41,7 +44,7 @@ def load(onnx: ModuleType, source: object) -> Proto:
     return model
 
 
-def gru_nodes(onnx: ModuleType, graph: Proto, owner: str = "") -> dict[str, tuple[Proto, str]]:
+def gru_nodes(graph: Proto, owner: str = "") -> dict[str, tuple[Proto, str]]:
     """Finds the GRU nodes by name, each with the nodes whose bodies it is inside of, or ""."""
     found = {}
     for node in graph.node:
@@ -50,16 +53,15 @@ def gru_nodes(onnx: ModuleType, graph: Proto, owner: str = "") -> dict[str, tupl
             # Nodes need no names, and names need not be unique.
             found[node.name if node.name not in ("", *found) else first] = (node, owner)
         inside = f" inside the body of the {node.op_type} node {node.name or first!r}{owner}"
-        for body in _bodies(onnx, node):
-            found = gru_nodes(onnx, body, inside) | found
+        for body in _bodies(node):
+            found = gru_nodes(body, inside) | found
     return found
 
 
-def _bodies(onnx: ModuleType, node: Proto) -> Iterator[Proto]:
+def _bodies(node: Proto) -> Iterator[Proto]:
     """Yields the graphs that a node such as If, Loop or Scan has for attributes."""
     for attribute in node.attribute:
-        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
+        yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 class Ancestors(NamedTuple):
@@ -127,7 +129,7 @@ class Values:
     def _read_by(self, node: Proto) -> Iterator[str]:
         """Yields the names that a node reads; those that its bodies make are not known outside."""
         yield from node.input
-        for body in _bodies(self.onnx, node):
+        for body in _bodies(node):
             names = {name for each in body.node for name in self._read_by(each)}
             names |= {each.name for each in body.output}
             yield from names & (self.tensors.keys() | self.inputs | self._makers.keys())
@@ -139,7 +141,10 @@ class Values:
         """
         found = self.ancestors(name, fed)
         if found.sources:
-            raise ValueError(f"{name!r} is computed from the values of {sorted(found.sources)}.")
+            raise ValueError(
+                f"{name!r} is computed from the values of {sorted(found.sources)}, which only "
+                "inputs={name: array} could give."
+            )
         if not found.nodes and name in self.tensors:
             return [self.onnx.numpy_helper.to_array(self.tensors[name])] * len(SIZES)
         sizes = SIZES[:1] if fed or not found.shaped else SIZES
@@ -176,18 +181,20 @@ class Values:
         pending, seen = [name], set()
         while pending:
             value = pending.pop()
-            if value in self._makers and value not in seen:
-                seen.add(value)
+            if value in seen:
+                continue
+            seen.add(value)
+            if value in self._makers:
                 node = self.model.graph.node[self._makers[value]]
                 count = len(node.input) if node.op_type == "Concat" else 1
                 # The others are axes, shapes and indices.
                 others = (self.ancestors(each) for each in node.input[count:])
-                if node.op_type not in _MOVES.split() or any(each.sources for each in others):
+                if node.op_type not in _MOVES or any(each.sources for each in others):
                     return False
                 pending.extend(node.input[:count])
-            elif value not in seen and value not in self.inputs:
+            elif value not in self.inputs:
                 return False
-        return True
+        return bool(seen & self.inputs)
 
     def shape(self, name: str, size: int) -> list[int]:
         """Returns the shape of a value, with `size` for axes of unknown size."""

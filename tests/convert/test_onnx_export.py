@@ -13,7 +13,7 @@ from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, Stack, StackedRNNCel
 
 
 def made(module, x, drawn):
-    return drawn(module.init(jax.random.key(0), x))
+    return drawn(jax.eval_shape(module.init, jax.random.key(0), x))
 
 
 def ran(model, x, states=(), **feeds):
@@ -179,7 +179,7 @@ REFUSED = {
 def test_modules_that_are_refused(case, x, drawn):
     module, message = REFUSED[case]
     arguments = (np.ones((3, 5), np.float32), x[:, 0]) if case == "cell" else (x,)
-    variables = module.init(jax.random.key(0), *arguments)
+    variables = drawn(jax.eval_shape(module.init, jax.random.key(0), *arguments))
     with pytest.raises(TypeError, match=message):
         convert.to_onnx(module, variables)
 
@@ -221,7 +221,7 @@ def random_layer(random, last):
     return Bidirectional(rnn, mode, other.clone(go_backwards=True))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_stacks(seed, x, drawn, close):
     """There and back."""
     random = np.random.default_rng(seed)
