@@ -90,13 +90,16 @@ def parts(module: object, variables: Nested, learned_state: bool = False) -> lis
 
 def _cells(rnn: RNN, variables: Nested, learned_state: bool) -> list[Part]:
     """Makes a Part of each cell of an RNN."""
-    cells, found = {"": rnn.step_cell}, []
+    cells, found = [(rnn.step_cell, variables)], []
     if isinstance(rnn.step_cell, StackedRNNCells):
-        cells = {f"cells_{index}": cell for index, cell in enumerate(rnn.step_cell.cells)}
-    for name, cell in cells.items():
+        cells = [
+            (cell, child(variables, f"cells_{index}"))
+            for index, cell in enumerate(rnn.step_cell.cells)
+        ]
+    for cell, params in cells:
         if not isinstance(cell, GRUCell) or not steps_as(cell, GRUCell):
             raise _not_a_gru(rnn)
-        weights = weights_of(cell, child(variables, name) if name else variables, learned_state)
+        weights = weights_of(cell, params, learned_state)
         fields = {
             field.name: getattr(owner, field.name)
             for owner in (rnn, cell)
