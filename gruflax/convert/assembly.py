@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 def make_layer(directions: Sequence[tuple[Params, Fields]]) -> Layer:
     """Makes a GRU from one pair of parameters and fields, or a Bidirectional from two."""
-    grus = [GRU(**{**_sizes(params), **fields}) for params, fields in directions]
+    grus = [GRU(**{**sizes(params), **fields}) for params, fields in directions]
     for gru, (params, _) in zip(grus, directions, strict=True):
         check_fits(gru, params)
     if len(grus) == 1:
@@ -129,7 +129,7 @@ def child(variables: Nested, name: str) -> Nested:
     return params[name]
 
 
-def _sizes(params: Params) -> Fields:
+def sizes(params: Params) -> Fields:
     """Returns the fields of a GRU that follow from its parameters.
 
     Without a bias, `reset_after` does not follow from them and is left out.

@@ -1,27 +1,17 @@
 """Converting the layers of Keras and TensorFlow: objects, weight lists and files."""
 
-import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from gruflax.convert.assembly import Layer, child, make_layer, pair_variables, parts, stack
-from gruflax.convert.keras_files import Source, read_keras
-from gruflax.convert.weights import Fields, Nested, Params, make_params, pick, weights_of
-from gruflax.functional.checks import brief
-from gruflax.keras_names import initializers, keras2
+from gruflax.convert.assembly import child, stack
+from gruflax.convert.keras_configs import Found, choose
+from gruflax.convert.keras_files import read_keras
+from gruflax.convert.keras_layers import Source, holds_grus, make_from_keras, read_weights
+from gruflax.convert.weights import Fields, Nested, Params, weights_of
 from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, Stack, StackedRNNCells
-
-
-_GRUS = ("GRU", "CuDNNGRU")
-_LAYERS = (*_GRUS, "Bidirectional", "RNN")
-
-# The config of Keras 2's CuDNNGRU does not mention these arguments: it had only these values.
-_CUDNN = {"reset_after": True, "recurrent_activation": "sigmoid"}
-
-Module = TypeVar("Module", GRU, GRUCell)
 
 
 @runtime_checkable
@@ -66,11 +56,11 @@ def from_keras(source: object, name: str | Sequence[str] | None = None, **fields
             for one of several, or the weights do not fit the configuration.
     """
     if name is not None and not isinstance(name, str):
-        return stack([_layer(_source(source, each), fields) for each in name])
+        return stack([make_from_keras(_source(source, each), fields) for each in name])
     found = _source(source, name)
     if found.class_name == "GRUCell":
-        return _params(found.weights)
-    return _layer(found, fields)
+        return read_weights(found.cells[0])
+    return make_from_keras(found, fields)
 
 
 def to_keras(
@@ -108,16 +98,24 @@ def to_keras(
 
 def _each_params(source: object, variables: Nested | None) -> Iterator[Params]:
     """Yields the parameters of each GRU in a module, in Keras' order."""
-    if variables is None or isinstance(source, GRUCell):
+    inner = {} if variables is None else _inner(source)
+    if not inner:
         yield weights_of(source, variables).params
-    elif isinstance(source, RNN):
-        yield from _each_params(source.cell, child(variables, "cell"))
-    elif isinstance(source, StackedRNNCells):
-        for index, cell in enumerate(source.cells):
-            yield from _each_params(cell, child(variables, f"cells_{index}"))
-    else:
-        for part in parts(source, variables):
-            yield from (weights.params for weights in part.weights)
+    for name, module in inner.items():
+        yield from _each_params(module, child(variables, name))
+
+
+def _inner(module: object) -> dict[str, object]:
+    """Returns the modules inside of a module by the names that they have in its variables."""
+    if isinstance(module, RNN):
+        return {"cell": module.cell}
+    if isinstance(module, StackedRNNCells):
+        return {f"cells_{index}": cell for index, cell in enumerate(module.cells)}
+    if isinstance(module, Bidirectional):
+        return {"forward_layer": module.layer, "backward_layer": module.backward_layer}
+    if isinstance(module, Stack):
+        return {f"layers_{index}": layer for index, layer in enumerate(module.layers)}
+    return {}
 
 
 def _source(source: object, name: str | None) -> Source:
@@ -127,147 +125,60 @@ def _source(source: object, name: str | None) -> Source:
     if isinstance(source, (list, tuple)):
         if name is not None:
             raise ValueError(f"name chooses in a model or a file; source is a list, got {name!r}.")
-        return Source("GRU", None, [np.asarray(array) for array in source])
-    if hasattr(source, "get_layer"):
-        source = _live_layer(source, name)
-    elif name is not None:
-        raise ValueError(f"name chooses in a model or a file; source is one layer, got {name!r}.")
+        return Source("GRU", None, [[np.asarray(array) for array in source]])
     if not isinstance(source, KerasLayer):
         raise TypeError(
             "source must be a Keras layer or model, a weight list or a path, got "
             f"{type(source).__name__}."
         )
-    return Source(type(source).__name__, source.get_config(), source.get_weights())
+    found = [] if holds_grus(_entry(source)) else list(_found(source, ()))
+    if not found and not hasattr(source, "get_layer"):
+        if name is not None:
+            raise ValueError(
+                f"name chooses in a model or a file; source is one layer, got {name!r}."
+            )
+        return _live(source)
+    return choose(found, name, "the model's layers")
 
 
-def _live_layer(model: Any, name: str | None) -> object:
-    """Finds a layer of a live model by name, or its only GRU."""
-    layers = {layer.name: layer for layer in model.layers}
-    if name is None:
-        layers = {key: each for key, each in layers.items() if type(each).__name__ in _LAYERS}
-    return pick(layers, name, "the model's layers")
+def _found(layer: KerasLayer, names: tuple[str, ...], wrappers: int = 0) -> Iterator[Found]:
+    """Yields the GRUs inside of a live model or layer, whatever layers are around them."""
+    for inner in _children(layer):
+        path = (*names, inner.name)
+        if holds_grus(_entry(inner)):
+            yield Found((*path[-1 - wrappers :], "/".join(path)), _live(inner))
+        else:
+            wrapper = type(inner).__name__ == "TimeDistributed"
+            yield from _found(inner, path, wrappers + 1 if wrapper else 0)
 
 
-def _layer(found: Source, fields: Fields) -> Layer:
-    """Makes a module and its variables from a layer that was read."""
-    if found.config is not None and not isinstance(found.config, Mapping):
-        raise ValueError(f"the layer's config must be a dict, got {brief(found.config)}.")
-    if found.config is not None and found.class_name not in _LAYERS:
-        raise ValueError(f"the layer must be one of {_LAYERS}, got {found.class_name}: not a GRU.")
-    if not found.weights:
-        raise ValueError("the layer must have weights: build it first.")
-    if found.keras_2:
-        fields = keras2.meant(fields)
-    if found.class_name == "Bidirectional":
-        return _bidirectional(found, fields)
-    if found.class_name == "RNN":
-        return _rnn(found, fields)
-    params = _params(found.weights)
-    if found.config is None:
-        return make_layer([(params, fields)])
-    return _module(GRU, found.config, params, fields), {"params": params}
+def _children(layer: object) -> Iterator[Any]:
+    """Yields the layers directly inside of a live layer or model, each once."""
+    # Keras has no public list of the layers in a layer of a user.
+    flatten = getattr(layer, "_flatten_layers", lambda **_: getattr(layer, "layers", ()))
+    yield from {id(each): each for each in flatten(recursive=False, include_self=False)}.values()
 
 
-def _bidirectional(found: Source, fields: Fields) -> Layer:
-    """Makes a Bidirectional and its variables."""
-    config = found.config
-    if config is None:
-        count = found.forward or len(found.weights) // 2
-        both = (found.weights[:count], found.weights[count:])
-        return make_layer([(_params(weights), fields) for weights in both])
-    names = ["layer", *(["backward_layer"] if config.get("backward_layer") else [])]
-    entries = [_entry(name, config.get(name), _GRUS) for name in names]
-    count = _count(entries[0])
-    both = (_params(found.weights[:count]), _params(found.weights[count:]))
-    layers = [
-        _module(GRU, entry, params, fields) for entry, params in zip(entries, both, strict=False)
-    ]
-    module = Bidirectional(layers[0], config.get("merge_mode", "concat"), *layers[1:])
-    return module, pair_variables(*both)
-
-
-def _rnn(found: Source, fields: Fields) -> Layer:
-    """Makes an RNN of a GRUCell, or of several GRUCells on top of each other."""
-    config = {key: value for key, value in (found.config or {}).items() if key != "name"}
-    entry = _entry("cell", config.get("cell"), ("GRUCell", "StackedRNNCells"))
-    stacked, entries = "cells" in entry, [entry]
-    if stacked:
-        entries = [_entry(index, each, ("GRUCell",)) for index, each in enumerate(entry["cells"])]
-    weights, cells, params = iter(found.weights), [], {}
-    for index, entry in enumerate(entries):
-        name = f"cells_{index}"
-        params[name] = _params(list(itertools.islice(weights, _count(entry))))
-        cells.append(_module(GRUCell, entry, params[name], {}))
-    cell = StackedRNNCells(cells) if stacked else cells[0]
-    module = RNN.from_config(config | {"cell": cell}).clone(**fields)
-    return module, {"params": {"cell": params if stacked else params["cells_0"]}}
-
-
-def _module(cls: type[Module], config: Fields, params: Params, fields: Fields) -> Module:
-    """Makes a GRU or GRUCell from a Keras config, and checks that the parameters fit it."""
-    old = keras2.has_arguments(config)
-    # A Keras model names its layers; in Flax the owner of a layer names it.
-    dropped = {"name", *fields} - {"units"}
-    config = {key: value for key, value in config.items() if key not in dropped}
-    for key in [key for key in config if key.endswith("_initializer")]:
-        if not _is_known_initializer(config[key]):
-            del config[key]
-    if "recurrent_activation" not in config:
-        config |= _CUDNN
-    # Keras before 2.2 had only reset_after=False, and its configs do not mention it.
-    config.setdefault("reset_after", "bias" in params and params["bias"].ndim == 2)
-    if old:
-        config, fields = keras2.meant(config), keras2.meant(fields)
+def _entry(layer: KerasLayer) -> Fields:
+    """Returns what Keras writes of a live layer into a config; a user's may have no config."""
     try:
-        module = cls.from_config(config)
-    except TypeError as error:
-        raise ValueError(f"the config must be a {cls.__name__}'s: {error}") from error
-    module = module.clone(**fields)
-    weights_of(module, params)
-    return module
+        return {"class_name": type(layer).__name__, "config": layer.get_config()}
+    except NotImplementedError:
+        return {"class_name": type(layer).__name__, "config": {}}
 
 
-def _entry(key: str | int, entry: object, classes: tuple[str, ...]) -> Fields:
-    """Finds the config of a layer or cell inside the config of another one."""
-    kind, config = None, None
-    if isinstance(entry, Mapping):
-        kind, config = entry.get("class_name"), entry.get("config")
-    if kind not in classes or not isinstance(config, Mapping):
-        raise ValueError(
-            f"the config's {key} must be one of {classes} with its config, got {kind}."
-        )
-    return config
+def _live(layer: KerasLayer) -> Source:
+    """Reads a live layer."""
+    return Source(type(layer).__name__, layer.get_config(), list(_cells(layer)))
 
 
-def _count(config: Fields) -> int:
-    """Returns how many weights a GRU with this config has."""
-    return 3 if config.get("use_bias", True) else 2
-
-
-def _is_known_initializer(identifier: object) -> bool:
-    try:
-        initializers.identify(identifier)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _params(weights: Sequence[np.ndarray]) -> Params:
-    """Makes parameters from a weight list. A bias [6u] tells that it is a CuDNNGRU's."""
-    if len(weights) not in (2, 3):
-        raise ValueError(
-            "weights must be [kernel, recurrent_kernel] or [kernel, recurrent_kernel, bias], got "
-            f"{len(weights)} arrays."
-        )
-    kernel, recurrent = weights[:2]
-    bias = weights[2] if len(weights) == 3 else None
-    if bias is not None and recurrent.ndim == 2 and bias.shape == (2 * recurrent.shape[-1],):
-        # cuDNN keeps each gate's matrix transposed; Keras only changed its shape.
-        kernel = _each_gate(kernel, lambda gate: gate.T.reshape(gate.shape, order="F"))
-        recurrent = _each_gate(recurrent, np.transpose)
-        bias = bias.reshape(2, -1)
-    return make_params(kernel, recurrent, bias)
-
-
-def _each_gate(array: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    return np.concatenate([change(gate) for gate in np.split(array, 3, axis=-1)], axis=-1)
+def _cells(layer: Any) -> Iterator[list[np.ndarray]]:
+    """Yields the weights of each cell; those of the layer itself may begin with unfrozen ones."""
+    if hasattr(layer, "forward_layer"):
+        inner = [layer.forward_layer, layer.backward_layer]
+    else:
+        inner = getattr(layer, "cells", None) or list(filter(None, [getattr(layer, "cell", None)]))
+    for each in inner:
+        yield from _cells(each)
+    if not inner:
+        yield layer.get_weights()

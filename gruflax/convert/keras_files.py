@@ -1,226 +1,181 @@
 """Reading the files that Keras and TensorFlow write: `.keras`, `.weights.h5` and older `.h5`."""
 
-import collections
+import dataclasses
 import io
-import itertools
+import os
+import pathlib
+import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from gruflax.convert.weights import (
-    Fields,
-    errors_as_value_errors,
-    import_optional,
-    pick,
-    read_json,
-)
-from gruflax.functional.checks import brief
+from gruflax.convert.hdf5 import Node, check_links, is_gru, read_array
+from gruflax.convert.keras_configs import Found, choose, entries
+from gruflax.convert.keras_layers import Source
+from gruflax.convert.keras_legacy import legacy_layers
+from gruflax.convert.weights import errors_as_value_errors, import_optional, read_json
 from gruflax.keras_names import keras2
-from gruflax.keras_names.registry import snake_case
 
 
-_LAYERS = ("GRU", "CuDNNGRU", "GRUCell")
-
-# An h5py.File, Group or Dataset: h5py has no types.
-Node: TypeAlias = Any
-
-T = TypeVar("T")
+# Keras 2.12 to 2.14 had this name for the layers of a model, Keras 2.15 and 3 have "layers".
+_OLD_LAYERS = "_layer_checkpoint_dependencies"
 
 
-class Source(NamedTuple):
-    """One Keras layer as it was read from a file or an object.
+@dataclasses.dataclass
+class Group:
+    """The weights of a layer and of the layers inside of it, as they lie in a file.
 
     Attributes:
-        class_name: Keras' name of its class.
-        config: the result of its `get_config`; None if it is unknown.
-        weights: the result of its `get_weights`.
-        forward: how many weights belong to the forward layer of a Bidirectional; None means half.
-        keras_2: True if a file without a config says that Keras 2 wrote it.
+        groups: the layers inside, by the names of their attributes or classes.
+        variables: the layer's own arrays, by their numbers.
+        name: the name of the layer; None in files that do not have it.
     """
 
-    class_name: str
-    config: Fields | None
-    weights: list[np.ndarray]
-    forward: int | None = None
-    keras_2: bool = False
+    groups: dict[str, "Group"] = dataclasses.field(default_factory=dict)
+    variables: dict[str, Node] = dataclasses.field(default_factory=dict)
+    name: str | None = None
+
+    def at(self, path: str, make: bool = False) -> "Group":
+        """Returns the group at a path of names joined by "/"; an empty one if there is none."""
+        group = self
+        for name in filter(None, path.split("/")):
+            inner = group.groups.get(name, Group())
+            group = group.groups.setdefault(name, inner) if make else inner
+        return group
+
+    def cells(self) -> list[list[Node]]:
+        """Returns the weights of each cell of a recurrent layer, or those of another layer."""
+        names = [
+            name for name in ("forward_layer", "backward_layer", "cell") if name in self.groups
+        ]
+        if "cells" in self.groups:
+            inner = self.groups["cells"].in_order()
+        elif names:
+            inner = [self.groups[name] for name in names]
+        else:
+            return [[self.variables[name] for name in sorted(self.variables, key=int)]]
+        return [cell for group in inner for cell in group.cells()]
+
+    def in_order(self) -> list["Group"]:
+        """Returns the groups of a list of layers: "gru_cell", "gru_cell_1", ..."""
+        kinds = {_split(name)[0] for name in self.groups}
+        if len(kinds) > 1:
+            raise ValueError(f"the cells of an RNN must be of one class, got {sorted(kinds)}.")
+        return [self.groups[name] for name in sorted(self.groups, key=_split)]
+
+    def grus(self, path: str = "") -> Iterator[tuple[str, "Group"]]:
+        """Yields the path and the group of each GRU, of whatever layers are around it."""
+        if all(map(is_gru, self.cells())):
+            yield path, self
+            return
+        for name, group in self.groups.items():
+            yield from group.grus(f"{path}/{name}".strip("/"))
 
 
 def read_keras(path: str, name: str | None) -> Source:
     """Reads one layer out of a file. Nothing in the file is executed or unpickled."""
     h5py = import_optional("Keras files", "h5py")
     with errors_as_value_errors(f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras"):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                config = read_json("the model's config", archive.read("config.json"))
-                weights = io.BytesIO(archive.read("model.weights.h5"))
-            with h5py.File(weights, "r") as file:
-                _check_links(file)
-                return _from_archive(config, file, name)
-        with h5py.File(path, "r") as file:
-            _check_links(file)
-            if "layer_names" in file.attrs or "model_weights" in file:
-                return _from_legacy(file, name)
-            return _from_weights(file, name)
+        if not (os.path.isdir(path) or zipfile.is_zipfile(path)):
+            with h5py.File(path, "r") as file:
+                return _read(file, name)
+        weights, *archive = _unpacked(path)
+        with h5py.File(io.BytesIO(weights), "r") as file:
+            return _read(file, name, archive)
 
 
-def _check_links(file: Node) -> None:
-    """Raises a ValueError where a link in the file leads to another file."""
-
-    def elsewhere(name: str, link: object) -> str | None:
-        return name if type(link).__name__ == "ExternalLink" else None
-
-    # The first answer other than None ends the visit.
-    found = file.visititems_links(elsewhere)
-    if found is not None:
-        raise ValueError(f"the file must hold its arrays itself, {found} is elsewhere.")
-
-
-def _from_archive(config: Fields, file: Node, name: str | None) -> Source:
-    """Reads a layer of a `.keras` file; the model's config tells where its weights lie."""
-    path, entry = _pick_entry(config, name)
-    return Source(entry["class_name"], entry["config"], _weights(file[path]))
+def _unpacked(path: str) -> tuple[bytes, object, bool]:
+    """Reads a `.keras` file, or its folder: the weights, the config, whether Keras 2 wrote it."""
+    folder = pathlib.Path(path) if os.path.isdir(path) else zipfile.Path(path)
+    if not (folder / "config.json").exists():
+        raise ValueError(
+            f"{path} must hold config.json and model.weights.h5, as a .keras file does. Load a "
+            "SavedModel by TensorFlow, and convert its layer."
+        )
+    config = read_json("the model's config", (folder / "config.json").read_bytes())
+    old = False
+    if (folder / "metadata.json").exists():
+        metadata = read_json("the file's metadata", (folder / "metadata.json").read_bytes())
+        old = keras2.is_version(metadata.get("keras_version", "3"))
+    return (folder / "model.weights.h5").read_bytes(), config, old
 
 
-def _from_weights(file: Node, name: str | None) -> Source:
-    """Reads a layer of a `.weights.h5` file, by its own name or the path of its group."""
-    groups = {path: group for path, group in _groups(file) if _is_gru(group)}
-    named = _by_name([(_own_name(group) or path, path, group) for path, group in groups.items()])
-    group = pick(groups if name in groups else named, name, "the file's GRU layers")
-    if "forward_layer" not in group:
-        return Source("GRU", None, _weights(group))
-    forward = len(_weights(group["forward_layer"]))
-    return Source("Bidirectional", None, _weights(group), forward)
+def _read(file: Node, name: str | None, archive: Sequence[Any] = ()) -> Source:
+    """Reads one layer of an HDF5 file, and of the config that lies beside it in a `.keras` file."""
+    check_links(file)
+    if archive:
+        found = _with_config(_group(file), *archive)
+    elif "layer_names" in file.attrs or "model_weights" in file:
+        found = legacy_layers(file)
+    else:
+        found = list(_by_weights(_group(file), "", _is_old(file)))
+    source = choose(found, name, "the file's GRU layers")
+    if not all(source.cells):
+        raise ValueError(f"the file must hold the weights of the {source.class_name}.")
+    cells = [[read_array(array) for array in cell] for cell in source.cells]
+    return source._replace(cells=cells)
 
 
-def _from_legacy(file: Node, name: str | None) -> Source:
-    """Reads a layer of an `.h5` file of a model or of its weights, by Keras 1 or later."""
-    weights = {}
-    root = file["model_weights"] if "model_weights" in file else file
-    for layer in _strings(root, "layer_names"):
-        for path in _strings(root[layer], "weight_names"):
-            # "gru/kernel:0", "gru/gru_cell/kernel:0", "model/gru/gru_cell/kernel", ...
-            *owners, variable = path.split(":")[0].split("/")
-            if variable in ("kernel", "recurrent_kernel", "bias"):
-                array = _array(root[layer][path])
-                for owner in dict.fromkeys((layer, *owners)):
-                    weights.setdefault(owner, []).append(array)
-    if "model_config" not in file.attrs:
-        found = {layer: arrays for layer, arrays in weights.items() if _is_weight_list(arrays)}
-        layers = set(_strings(root, "layer_names"))
-        arrays = pick({key: found[key] for key in found if key in layers}, name, "the file's GRUs")
-        kind = "GRU" if len(arrays) < 4 else "Bidirectional"
-        old = keras2.is_version(root.attrs.get("keras_version"))
-        return Source(kind, None, arrays, keras_2=old)
-    config = read_json("the model's config", file.attrs["model_config"])
-    _, entry = _pick_entry(config, name)
-    return Source(entry["class_name"], entry["config"], weights.get(entry["config"]["name"], []))
+def _with_config(root: Group, config: object, keras_2: bool) -> list[Found]:
+    """Finds the GRUs of a `.keras` file; the model's config tells where their weights lie."""
+    found = []
+    for entry in entries(config):
+        group = root.at(entry.path)
+        if entry.layer is None:
+            found.extend(_by_weights(group, entry.path, keras_2))
+        else:
+            layer = Source(entry.layer["class_name"], entry.layer["config"], group.cells())
+            found.append(Found(entry.aliases, layer))
+    return found
 
 
-def _pick_entry(config: Fields, name: str | None) -> tuple[str, Fields]:
-    """Finds the path and the entry of a layer in a model's config."""
-    entries = [(entry["config"]["name"], path, (path, entry)) for path, entry in _entries(config)]
-    return pick(_by_name(entries), name, "the file's GRU layers")
+def _by_weights(group: Group, path: str, keras_2: bool) -> Iterator[Found]:
+    """Finds the GRUs among weights that no config describes, by the shapes of the weights."""
+    for place, gru in group.grus(path):
+        kind = "Bidirectional" if "forward_layer" in gru.groups else "GRU"
+        stacked = "cells" in gru.groups.get("cell", gru).groups
+        names = (place,) if gru.name is None else (gru.name, place)
+        yield Found(names, Source("RNN" if stacked else kind, None, gru.cells(), keras_2))
 
 
-def _by_name(found: Sequence[tuple[str, str, T]]) -> dict[str, T]:
-    """Makes a dict of values by name, or by path where several have the same name."""
-    counts = collections.Counter(name for name, _, _ in found)
-    return {name if counts[name] == 1 else path: value for name, path, value in found}
+def _is_old(file: Node) -> bool:
+    return any(name.startswith(_OLD_LAYERS) for name in file)
 
 
-def _entries(config: Fields, path: str = "") -> Iterator[tuple[str, Fields]]:
-    """Yields the path in Keras 3's files and entry of each GRU, nested models included."""
-    inner = config["config"] if isinstance(config, Mapping) else None
-    if not isinstance(inner, (Mapping, list)):
-        raise ValueError(f"the config of a model must be a dict, got {brief(config)}.")
-    # Keras before 2.2.3 wrote a Sequential as a list.
-    layers = inner if isinstance(inner, list) else inner.get("layers", [])
-    counts = collections.Counter()
-    for entry in layers:
-        kind = snake_case(entry["class_name"])
-        place = f"{path}layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
-        counts[kind] += 1
-        if _holds_gru(entry):
-            yield place, entry
-        elif "config" in entry:
-            yield from _entries(entry, f"{place}/")
+def _group(file: Node) -> Group:
+    """Reads the names of all groups and arrays of a file in the form of Keras 3."""
+    root = Group()
+
+    def visit(name: str, node: Node) -> None:
+        # Files written on Windows have backslashes in the names of groups.
+        *owners, last = name.replace("\\", "/").split("/")
+        if last == "vars":
+            root.at("/".join(owners), make=True).name = node.attrs.get("name")
+        elif owners and owners[-1] == "vars":
+            root.at("/".join(owners[:-1]), make=True).variables[last] = node
+        else:
+            root.at("/".join((*owners, last)), make=True)
+
+    file.visititems(visit)
+    _rename_old_layers(root)
+    return root
 
 
-def _holds_gru(entry: Fields) -> bool:
-    """Returns whether an entry of a config is a GRU, or a layer around one."""
-    config = entry.get("config", {})
-    if entry["class_name"] == "StackedRNNCells":
-        return all(map(_holds_gru, config["cells"]))
-    wrapped = {"Bidirectional": "layer", "RNN": "cell"}.get(entry["class_name"])
-    return _holds_gru(config[wrapped]) if wrapped else entry["class_name"] in _LAYERS
+def _rename_old_layers(group: Group) -> None:
+    """Renames the groups of Keras 2.12 to 2.14, whose numbers count a layer with weights twice."""
+    if _OLD_LAYERS in group.groups:
+        renamed, counts = Group(), {}
+        old = group.groups.pop(_OLD_LAYERS).groups
+        for name in sorted(old, key=_split):
+            kind = _split(name)[0]
+            number = counts[kind] = counts.get(kind, -1) + 1
+            renamed.groups[f"{kind}_{number}" if number else kind] = old[name]
+        group.groups["layers"] = renamed
+    for inner in group.groups.values():
+        _rename_old_layers(inner)
 
 
-def _groups(group: Node, path: str = "") -> Iterator[tuple[str, Node]]:
-    """Yields the path and the group of each layer of a Keras 3 file: the members of "layers"."""
-    for name in group.get("layers", {}):
-        layer = group["layers"][name]
-        yield f"{path}layers/{name}", layer
-        yield from _groups(layer, f"{path}layers/{name}/")
-
-
-def _own_name(group: Node) -> str | None:
-    """Returns the name of a layer if Keras wrote it into its group; paths have class names only."""
-    return group["vars"].attrs.get("name") if "vars" in group else None
-
-
-def _is_gru(group: Node) -> bool:
-    """Returns whether the group of a layer holds the weights of a GRU or a Bidirectional."""
-    layer = group.get("forward_layer", group)
-    # With several cells, only a config can tell which of them have a bias.
-    if "cell" not in layer or "cells" in layer["cell"]:
-        return False
-    return _is_weight_list(_weights(group))
-
-
-def _is_weight_list(arrays: list[np.ndarray]) -> bool:
-    """Returns whether arrays are the weights of a GRU or of two; an LSTM has a matrix [u, 4u]."""
-    if len(arrays) not in (2, 3, 4, 5, 6) or arrays[1].ndim != 2:
-        return False
-    return arrays[1].shape[1] == 3 * arrays[1].shape[0]
-
-
-def _weights(group: Node) -> list[np.ndarray]:
-    """Reads the weights of the group of a cell, or of a layer with cells or layers, in order."""
-    if "cells" in group:
-        cells = sorted(group["cells"], key=lambda name: (len(name), name))
-        return [array for name in cells for array in _weights(group["cells"][name])]
-    inner = [name for name in ("forward_layer", "backward_layer", "cell") if name in group]
-    if inner:
-        return [array for name in inner for array in _weights(group[name])]
-    variables = group["vars"]
-    return [_array(variables[name]) for name in sorted(variables, key=int)]
-
-
-def _array(dataset: Node) -> np.ndarray:
-    """Reads an array of floats that lies in this file."""
-    kind = getattr(dataset, "dtype", None)
-    if kind is None or kind.kind not in "fuV":
-        raise ValueError(f"{dataset.name} must be an array of floats, got {kind or 'a group'}.")
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"the file must hold its arrays itself, {dataset.name} is elsewhere.")
-    # A small file can declare a huge shape and store no numbers. The chunks of a compressed
-    # array have sizes of their own.
-    if dataset.compression is None and dataset.id.get_storage_size() < dataset.nbytes:
-        raise ValueError(f"the file must hold its arrays whole, {dataset.name} is not.")
-    array = np.array(dataset)
-    if dataset.attrs.get("dtype") == "bfloat16":
-        return array.view(jnp.bfloat16)
-    return array
-
-
-def _strings(group: Node, name: str) -> list[str]:
-    """Reads a list of names in an attribute; Keras splits a long one into `name0`, `name1`, ..."""
-    values = list(group.attrs.get(name, ()))
-    for index in itertools.count():
-        if f"{name}{index}" not in group.attrs:
-            break
-        values.extend(group.attrs[f"{name}{index}"])
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+def _split(name: str) -> tuple[str, int]:
+    """Splits the name of a group into a class and a number: "gru_cell_10" -> ("gru_cell", 10)."""
+    kind, _, number = name.rpartition("_")
+    return (kind, int(number)) if kind and re.fullmatch(r"\d+", number) else (name, 0)

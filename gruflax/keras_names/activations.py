@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ def get(identifier: Identifier, field: str = "activation") -> Function:
     return get_activation(identify(identifier, field))
 
 
-def _from_config(config: Mapping[str, object], field: str) -> Identifier:
+def _from_config(config: Mapping[str, object], field: str) -> str | Function:
     """Reads the config of a function or of an activation layer."""
     name, arguments = config.get("class_name"), config.get("config")
     if name == "function":
@@ -110,7 +110,8 @@ def _from_config(config: Mapping[str, object], field: str) -> Identifier:
         raise ValueError(f"config of {field} must name a function, got {reprlib.repr(config)}.")
     arguments = {key: value for key, value in arguments.items() if key not in _LAYER_KEYS}
     if name == "Activation":
-        return identify(arguments.get("activation"), field)
+        inner: Any = arguments.get("activation")
+        return identify(inner, field)
     if name == "PReLU":
         raise ValueError(f"{field} must have no weights of its own, got the layer PReLU.")
     try:

@@ -90,4 +90,5 @@ _CLASSES = (MaxNorm, MinMaxNorm, NonNeg, UnitNorm)
 _REGISTRY = Registry("constraint", _CLASSES, {})
 get = _REGISTRY.get
 identify = _REGISTRY.identify
+knows = _REGISTRY.knows
 serialize = _REGISTRY.serialize

@@ -255,4 +255,5 @@ _ALIASES: dict[str, Callable] = {
 _REGISTRY = Registry("initializer", _CLASSES, _ALIASES)
 get = _REGISTRY.get
 identify = _REGISTRY.identify
+knows = _REGISTRY.knows
 serialize = _REGISTRY.serialize

@@ -1,4 +1,4 @@
-"""Keras 2: how to recognize its configs and files, and what its names of activations mean.
+"""Keras 2 and 1: how to recognize their configs and files, and what their names mean.
 
 "Keras 2" stands for everything before Keras 3: Keras up to 2.15, tf.keras of TensorFlow 1 and 2,
 and tf-keras.
@@ -22,6 +22,19 @@ _NEW_ARGUMENT = "seed"
 # Names that mean another function in Keras 3, and what they mean in Keras 2. All other names mean
 # the same in both: gelu is exact, and leaky_relu has the slope 0.2.
 _MEANINGS = {"hard_sigmoid": hard_sigmoid_v1}
+
+# The names of arguments of Keras 1, and those of today.
+_KERAS_1 = {
+    "output_dim": "units",
+    "init": "kernel_initializer",
+    "inner_init": "recurrent_initializer",
+    "inner_activation": "recurrent_activation",
+    "W_regularizer": "kernel_regularizer",
+    "U_regularizer": "recurrent_regularizer",
+    "b_regularizer": "bias_regularizer",
+    "dropout_W": "dropout",
+    "dropout_U": "recurrent_dropout",
+}
 
 
 def has_arguments(names: Collection[str]) -> bool:
@@ -59,3 +72,19 @@ def meant(arguments: Mapping[str, object]) -> dict[str, Any]:
             name = activations.identify(found[field], field)
             found[field] = _MEANINGS.get(str(name), name)
     return found
+
+
+def from_keras_1(config: Mapping[str, object]) -> dict[str, Any]:
+    """Gives the arguments in the config of a GRU of Keras 1 their names in Keras 2.
+
+    Configs of later releases are returned as they are.
+    """
+    if "output_dim" not in config:
+        return dict(config)
+    unneeded = ("consume_less", "input_dtype")
+    found = {_KERAS_1.get(key, key): config[key] for key in config if key not in unneeded}
+    for name, value in found.items():
+        if name.endswith("_regularizer") and isinstance(value, Mapping):
+            factors = {key: value[key] for key in ("l1", "l2") if key in value}
+            found[name] = {"class_name": "L1L2", "config": factors}
+    return found | {"implementation": 1}

@@ -56,6 +56,11 @@ class Registry:
         is_default = cls in self.classes and identifier == cls()
         return snake_case(cls.__name__) if is_default else identifier
 
+    def knows(self, identifier: object) -> bool:
+        """Returns whether a name, or the class in a config, is one of these; True for others."""
+        name = identifier.get("class_name") if isinstance(identifier, Mapping) else identifier
+        return not isinstance(name, str) or self._named(name) is not None
+
     def get(self, identifier: object, field: str | None = None) -> Any:
         """Returns the callable of what `identify` takes, or None for None."""
         found = self.identify(identifier, field)
@@ -73,11 +78,12 @@ class Registry:
             "registered_name": None,
         }
 
-    def _by_name(self, name: str, field: str) -> Callable[[], object]:
-        if name in self.aliases:
-            return self.aliases[name]
+    def _named(self, name: str) -> Callable[[], object] | None:
         spellings = {cls.__name__.lower(): cls for cls in self.classes}
-        found = spellings.get(name.replace("_", "").lower())
+        return self.aliases.get(name) or spellings.get(name.replace("_", "").lower())
+
+    def _by_name(self, name: str, field: str) -> Callable[[], object]:
+        found = self._named(name)
         if found is None:
             names = (*(cls.__name__ for cls in self.classes), *self.aliases)
             known = sorted(set(map(snake_case, names)))

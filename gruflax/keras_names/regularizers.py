@@ -98,4 +98,5 @@ _CLASSES = (L1, L1L2, L2, OrthogonalRegularizer)
 _REGISTRY = Registry("regularizer", _CLASSES, {"l1_l2": _l1_l2})
 get = _REGISTRY.get
 identify = _REGISTRY.identify
+knows = _REGISTRY.knows
 serialize = _REGISTRY.serialize

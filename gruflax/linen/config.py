@@ -32,7 +32,7 @@ _UNWRITTEN = (
 )
 
 # Keys that older releases of Keras and TensorFlow write, and that a Flax module does not need.
-_IGNORED = (
+IGNORED_KEYS = (
     "batch_input_shape",
     "enable_caching_device",
     "input_dim",
@@ -79,7 +79,7 @@ def read_config(cls: type[nn.Module], config: Mapping[str, object]) -> Config:
     """Reads the arguments of a class from a config dict of Keras 3, tf.keras or gruflax."""
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a dict, got {brief(config)}.")
-    config = {key: value for key, value in config.items() if key not in _IGNORED}
+    config = {key: value for key, value in config.items() if key not in IGNORED_KEYS}
     if not config.pop("trainable", True):
         warnings.warn(
             "trainable=False is the optimiser's business in JAX: see optax.set_to_zero.",

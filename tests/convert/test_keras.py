@@ -189,6 +189,7 @@ def test_fields_that_win_do_not_change_what_keras_2_meant(fields, x, drawn):
     assert convert.from_keras(live, **fields)[0].recurrent_activation is v1.hard_sigmoid
     both = {"layer": {"class_name": "GRU", "config": gru.get_config()}}
     live = old_layer("Bidirectional", both, weights * 2)
+    live.forward_layer = live.backward_layer = old_layer("GRU", gru.get_config(), weights)
     for theirs, wanted in (("hard_sigmoid", v1.hard_sigmoid), (jax.nn.hard_sigmoid,) * 2):
         layer = convert.from_keras(live, activation=theirs, **fields)[0].layer
         assert layer.config.recurrent_activation is v1.hard_sigmoid

@@ -175,7 +175,8 @@ def test_hard_sigmoid_of_a_file_of_weights(pair, tmp_path, x, drawn, close):
     gru, params, _ = tensorflow_1(x, drawn)
     arrays = params
     if pair:
-        arrays = {f"{way}/{name}": params[name] for way in ("forward", "back") for name in params}
+        ways = ("forward_gru", "backward_gru")
+        arrays = {f"{way}/{name}": params[name] for way in ways for name in params}
     path = tmp_path / "model.weights.h5"
     # Keras 1 wrote no version.
     versions = {b"2.2.4-tf": True, "2.11.0": True, "2.16.0": True, None: True, "3.0.5": False}

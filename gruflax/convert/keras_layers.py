@@ -1,0 +1,270 @@
+"""Making gruflax's layers from the configs and the weights of Keras' layers."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+
+from gruflax.convert.assembly import Layer, make_layer, pair_variables, sizes
+from gruflax.convert.weights import Fields, Params, make_params, weights_of
+from gruflax.functional.checks import brief
+from gruflax.keras_names import constraints, initializers, keras2, regularizers
+from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, StackedRNNCells
+from gruflax.linen.config import DTYPE_KEYS, IGNORED_KEYS
+
+
+LAYERS = ("GRU", "CuDNNGRU", "Bidirectional", "RNN")
+_DIRECTIONS = ("GRU", "CuDNNGRU", "RNN")
+_CELLS = ("GRUCell", "StackedRNNCells")
+
+# The config of Keras 2's CuDNNGRU does not mention these arguments: it had only these values.
+_CUDNN = {"reset_after": True, "recurrent_activation": "sigmoid"}
+
+# What outputs do not depend on, so that it is left out where gruflax does not know it.
+_NOT_NEEDED: dict[str, ModuleType] = {
+    "initializer": initializers,
+    "regularizer": regularizers,
+    "constraint": constraints,
+}
+
+Module = TypeVar("Module", GRU, GRUCell)
+
+# What a Bidirectional can hold.
+Direction: TypeAlias = GRU | RNN
+
+
+class Source(NamedTuple):
+    """One Keras layer as it was read from a file or an object.
+
+    Attributes:
+        class_name: Keras' name of its class.
+        config: the result of its `get_config`; None if it is unknown.
+        cells: the weights of each GRU cell, forward before backward and lower before upper:
+            `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and the bias, if there is one.
+        keras_2: True if a source without a config says that Keras 2 wrote it.
+    """
+
+    class_name: str
+    config: Fields | None
+    cells: Sequence[Sequence[Any]]
+    keras_2: bool = False
+
+
+def kind_of(entry: object) -> str | None:
+    """Returns which class of Keras an entry of a config describes; None if it is none of these.
+
+    A subclass of GRU or GRUCell is told by its arguments: no other layer has `reset_after`.
+    """
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("config"), Mapping):
+        return None
+    kind, config = entry.get("class_name"), entry["config"]
+    if kind in (*LAYERS, *_CELLS):
+        return kind
+    if "reset_after" in config:
+        return "GRU" if "return_sequences" in config else "GRUCell"
+    return None
+
+
+def holds_grus(entry: object) -> bool:
+    """Returns whether an entry of a config is a GRU, or a layer around GRUs and nothing else."""
+    kind = kind_of(entry)
+    if kind is None or not isinstance(entry, Mapping):
+        return False
+    if kind == "StackedRNNCells":
+        return all(map(holds_grus, entry["config"]["cells"]))
+    wrapped = {"Bidirectional": "layer", "RNN": "cell"}.get(kind)
+    return holds_grus(entry["config"].get(wrapped)) if wrapped else True
+
+
+def make_from_keras(source: Source, fields: Fields) -> Layer:
+    """Makes a module and its variables from a layer that was read."""
+    config = source.config
+    if config is not None and not isinstance(config, Mapping):
+        raise ValueError(f"the layer's config must be a dict, got {brief(config)}.")
+    if not any(map(len, source.cells)):
+        raise ValueError("the layer must have weights: build it first.")
+    # Weights are read when the config has said that they are a GRU's.
+    left = map(read_weights, source.cells)
+    if config is None:
+        return _without_config(source, list(left), fields)
+    entry = {"class_name": source.class_name, "config": config}
+    kind, _ = _checked("layer", entry, LAYERS)
+    build = _bidirectional if kind == "Bidirectional" else _direction
+    module, params = build("layer", entry, left, fields)
+    if next(left, None) is not None:
+        raise ValueError(f"the weights must be those of the config, got {len(source.cells)} cells.")
+    return module, {"params": params}
+
+
+def read_weights(weights: Sequence[np.ndarray]) -> Params:
+    """Makes parameters from a weight list. A bias [6u] tells that it is a CuDNNGRU's."""
+    if len(weights) not in (2, 3):
+        raise ValueError(
+            "weights must be [kernel, recurrent_kernel] or [kernel, recurrent_kernel, bias], got "
+            f"{len(weights)} arrays."
+        )
+    kernel, recurrent = weights[:2]
+    bias = weights[2] if len(weights) == 3 else None
+    if bias is not None and recurrent.ndim == 2 and bias.shape == (2 * recurrent.shape[-1],):
+        # cuDNN keeps each gate's matrix transposed; Keras only changed its shape.
+        kernel = _each_gate(kernel, lambda gate: gate.T.reshape(gate.shape, order="F"))
+        recurrent = _each_gate(recurrent, np.transpose)
+        bias = bias.reshape(2, -1)
+    return make_params(kernel, recurrent, bias)
+
+
+def _each_gate(array: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    return np.concatenate([change(gate) for gate in np.split(array, 3, axis=-1)], axis=-1)
+
+
+def _without_config(source: Source, cells: Sequence[Params], fields: Fields) -> Layer:
+    """Makes a GRU, a Bidirectional or an RNN of stacked cells from weights and fields alone."""
+    if source.keras_2:
+        fields = keras2.meant(fields)
+    if source.class_name != "RNN":
+        return make_layer([(params, fields) for params in cells])
+    own, others = _split_fields(fields)
+    stacked = StackedRNNCells([GRUCell(**{**sizes(params), **others}) for params in cells])
+    return RNN(stacked, **own), {"params": {"cell": _numbered(cells)}}
+
+
+def _direction(
+    key: str, entry: object, cells: Iterator[Params], fields: Fields
+) -> tuple[Direction, Params]:
+    """Makes a GRU or an RNN from an entry of a config and the parameters of the next cells."""
+    kind, config = _checked(key, entry, _DIRECTIONS)
+    if kind == "RNN":
+        return _rnn(config, cells, fields)
+    params = _next(cells)
+    return _module(GRU, entry, params, fields), params
+
+
+def _bidirectional(
+    key: str, entry: object, cells: Iterator[Params], fields: Fields
+) -> tuple[Bidirectional, Params]:
+    """Makes a Bidirectional of GRUs or of RNNs."""
+    _, config = _checked(key, entry, ("Bidirectional",))
+    own = config.get("backward_layer")
+    forward, params = _direction("layer", config.get("layer"), cells, fields)
+    key = "backward_layer" if own else "layer"
+    backward, others = _direction(key, config.get(key), cells, fields)
+    merge_mode = config.get("merge_mode", "concat")
+    module = Bidirectional(forward, merge_mode, *([backward] if own else []))
+    return module, pair_variables(params, others)["params"]
+
+
+def _rnn(config: Fields, cells: Iterator[Params], fields: Fields) -> tuple[RNN, Params]:
+    """Makes an RNN of a GRUCell, or of several GRUCells on top of each other."""
+    own, others = _split_fields(fields)
+    kind, inner = _checked("cell", config.get("cell"), _CELLS)
+    stacked = kind == "StackedRNNCells"
+    entries = inner["cells"] if stacked else [config["cell"]]
+    modules, params = [], []
+    for index, entry in enumerate(entries):
+        _checked(index, entry, _CELLS[:1])
+        params.append(_next(cells))
+        modules.append(_module(GRUCell, entry, params[-1], others))
+    cell = StackedRNNCells(modules) if stacked else modules[0]
+    config = {name: value for name, value in config.items() if name != "name"}
+    module = RNN.from_config(config | {"cell": cell}).clone(**own)
+    return module, {"cell": _numbered(params) if stacked else params[0]}
+
+
+def _numbered(cells: Sequence[Params]) -> Params:
+    return {f"cells_{index}": params for index, params in enumerate(cells)}
+
+
+def _split_fields(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits fields into those of an RNN and those of its cells."""
+    names = {field.name for field in dataclasses.fields(RNN)}
+    own = {name: value for name, value in fields.items() if name in names}
+    return own, {name: value for name, value in fields.items() if name not in names}
+
+
+def _next(cells: Iterator[Params]) -> Params:
+    params = next(cells, None)
+    if params is None:
+        raise ValueError("the weights must be those of the config, got too few cells.")
+    return params
+
+
+def _checked(key: str | int, entry: object, classes: tuple[str, ...]) -> tuple[str, Fields]:
+    """Returns the class and the config of an entry, or raises a ValueError if it is another one."""
+    kind = kind_of(entry)
+    if kind not in classes or not isinstance(entry, Mapping):
+        given = entry.get("class_name") if isinstance(entry, Mapping) else None
+        raise ValueError(f"the config's {key} must be one of {classes}, got {given}: not a GRU.")
+    return kind, entry["config"]
+
+
+def _module(cls: type[Module], entry: object, params: Params, fields: Fields) -> Module:
+    """Makes a GRU or GRUCell from a Keras config, and checks that the parameters fit it."""
+    assert isinstance(entry, Mapping)
+    config = keras2.from_keras_1(entry["config"])
+    old = keras2.has_arguments(config)
+    # A Keras model names its layers; in Flax the owner of a layer names it.
+    dropped = {"name", *fields} - {"units"}
+    config = {key: value for key, value in config.items() if key not in dropped}
+    config = _without_unknown(cls, entry["class_name"], config)
+    if "recurrent_activation" not in config:
+        config |= _CUDNN
+    # Keras before 2.2 had only reset_after=False, and its configs do not mention it.
+    config.setdefault("reset_after", "bias" in params and params["bias"].ndim == 2)
+    if old:
+        config, fields = keras2.meant(config), keras2.meant(fields)
+    try:
+        module = cls.from_config(config)
+    except TypeError as error:
+        raise ValueError(f"the config must be a {cls.__name__}'s: {error}") from error
+    module = module.clone(**fields)
+    weights_of(module, params)
+    return module
+
+
+def _without_unknown(cls: type, class_name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out, with a warning, what outputs do not depend on and gruflax does not know."""
+    unknown = {
+        key: value
+        for key, value in config.items()
+        if (kind := key.rsplit("_", 1)[-1]) in _NOT_NEEDED
+        and not _is_known(_NOT_NEEDED[kind], value)
+    }
+    if unknown:
+        warnings.warn(
+            f"{class_name}: {_described(unknown)} left out, which gruflax does not know. Outputs "
+            "do not depend on it.",
+            stacklevel=2,
+        )
+    if class_name not in LAYERS + _CELLS:
+        known = {field.name for field in dataclasses.fields(cls)}
+        known |= {"trainable", *DTYPE_KEYS, *IGNORED_KEYS}
+        own = {key: value for key, value in config.items() if key not in known}
+        unknown |= own
+        also = f", nor what {sorted(own)} in its config mean" if own else ""
+        warnings.warn(
+            f"{class_name} is converted as Keras' {cls.__name__}: what the subclass computes "
+            f"otherwise is not known{also}.",
+            stacklevel=2,
+        )
+    return {key: value for key, value in config.items() if key not in unknown}
+
+
+def _described(entries: Mapping[str, object]) -> str:
+    """Names the classes of some entries of a config."""
+    names = {
+        key: value.get("class_name") if isinstance(value, Mapping) else brief(value)
+        for key, value in entries.items()
+    }
+    return ", ".join(f"{key} {name}" for key, name in names.items())
+
+
+def _is_known(module: ModuleType, identifier: object) -> bool:
+    try:
+        module.identify(identifier)
+    except (TypeError, ValueError):
+        # Keras initializes with arrays and generators too, which are no damage.
+        return module is not initializers and module.knows(identifier)
+    return True
