@@ -1,10 +1,13 @@
 """Making whole layers (a GRU, a Bidirectional, a Stack) from weights, and taking them apart."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from gruflax.convert.weights import Fields, Nested, Params, Weights, check_fits, weights_of
-from gruflax.linen import GRU, RNN, Bidirectional, Stack
+from gruflax.functional.checks import brief
+from gruflax.layers.stacking import steps_as
+from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, Stack, StackedRNNCells
 
 
 # A module and its variables.
@@ -20,11 +23,14 @@ class Part(NamedTuple):
         directions: one GRU, or the forward and the backward GRU of a Bidirectional.
         weights: the weights of each direction.
         merge_mode: of the Bidirectional; without meaning for a single GRU.
+        reordered: whether the outputs of a GRU that goes backwards are put back into the order of
+            its inputs, as between the cells of StackedRNNCells.
     """
 
     directions: list[GRU]
     weights: list[Weights]
     merge_mode: str | None = "concat"
+    reordered: bool = False
 
 
 def make_layer(directions: Sequence[tuple[Params, Fields]]) -> Layer:
@@ -52,16 +58,65 @@ def stack(layers: Sequence[Layer], dropout: float = 0.0) -> Layer:
     return Stack(modules, dropout), {"params": params}
 
 
-def parts(module: object, variables: Nested) -> list[Part]:
-    """Takes a GRU, a Bidirectional or a Stack apart, into one Part for each layer."""
+def parts(module: object, variables: Nested, learned_state: bool = False) -> list[Part]:
+    """Takes a GRU, an RNN of GRUCells, a Bidirectional or a Stack apart: a Part for each layer.
+
+    Each GRUCell is a layer, its Part a GRU that computes the same. `learned_state` says whether
+    they may have an initial state that is learned.
+    """
     if variables is None:
         raise TypeError("variables must be a dict of arrays, got None.")
-    if not isinstance(module, Stack):
-        return [_part(module, variables)]
-    return [
-        _part(layer, child(variables, f"layers_{index}"))
-        for index, layer in enumerate(module.layers)
-    ]
+    if isinstance(module, GRU):
+        return [Part([module], [weights_of(module, variables, learned_state)])]
+    if isinstance(module, RNN):
+        return _cells(module, child(variables, "cell"), learned_state)
+    if isinstance(module, Stack):
+        layers = [
+            parts(layer, child(variables, f"layers_{index}"), learned_state)
+            for index, layer in enumerate(module.layers)
+        ]
+        return [part for layer in layers for part in layer]
+    if isinstance(module, Bidirectional):
+        forward, backward = (
+            parts(layer, child(variables, name), learned_state)
+            for layer, name in zip((module.layer, module.backward_layer), _NAMES, strict=True)
+        )
+        if len(forward) == len(backward) == 1:
+            (one,), (other,) = forward, backward
+            both = one.directions + other.directions
+            return [Part(both, one.weights + other.weights, module.merge_mode)]
+    raise _not_a_gru(module)
+
+
+def _cells(rnn: RNN, variables: Nested, learned_state: bool) -> list[Part]:
+    """Makes a Part of each cell of an RNN."""
+    cells, found = [(rnn.step_cell, variables)], []
+    if isinstance(rnn.step_cell, StackedRNNCells):
+        cells = [
+            (cell, child(variables, f"cells_{index}"))
+            for index, cell in enumerate(rnn.step_cell.cells)
+        ]
+    for cell, params in cells:
+        if not isinstance(cell, GRUCell) or not steps_as(cell, GRUCell):
+            raise _not_a_gru(rnn)
+        weights = weights_of(cell, params, learned_state)
+        fields = {
+            field.name: getattr(owner, field.name)
+            for owner in (rnn, cell)
+            for field in dataclasses.fields(GRU)
+            if field.name not in ("name", "parent") and hasattr(owner, field.name)
+        }
+        below = len(found) < len(cells) - 1
+        fields["return_sequences"] = rnn.return_sequences or below
+        found.append(Part([GRU(**fields)], [weights], reordered=below))
+    return found
+
+
+def _not_a_gru(module: object) -> TypeError:
+    return TypeError(
+        "module must be a gruflax.GRU, an RNN of GRUCells, a Bidirectional of a GRU or of an RNN "
+        f"of one GRUCell, or a Stack of these, got {brief(module)}."
+    )
 
 
 def child(variables: Nested, name: str) -> Nested:
@@ -72,22 +127,6 @@ def child(variables: Nested, name: str) -> Nested:
     if name not in params:
         raise ValueError(f"variables must hold the params of {name!r}, got {sorted(params)}.")
     return params[name]
-
-
-def _part(module: object, variables: Nested) -> Part:
-    if isinstance(module, GRU):
-        return Part([module], [weights_of(module, variables)])
-    if isinstance(module, Bidirectional) and isinstance(module.layer, GRU):
-        directions = [module.layer, module.backward_layer]
-        weights = [
-            weights_of(gru, child(variables, name))
-            for gru, name in zip(directions, _NAMES, strict=True)
-        ]
-        return Part(directions, weights, module.merge_mode)
-    raise TypeError(
-        "module must be a gruflax.GRU, a Bidirectional of GRUs or a Stack of these, got "
-        f"{type(module).__name__}."
-    )
 
 
 def sizes(params: Params) -> Fields:

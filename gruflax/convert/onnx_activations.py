@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gruflax.convert.weights import Fields
 from gruflax.functional.activations import Function, get_activation, hard_sigmoid_v1
@@ -60,8 +61,8 @@ def from_onnx_activations(attributes: Fields, directions: int) -> list[dict[str,
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise ValueError(f"activations must be of {sorted(_DEFAULTS)}, got {unknown}.")
-    alphas = list(attributes.get("activation_alpha", ()))
-    betas = list(attributes.get("activation_beta", ()))
+    alphas = _decimals(attributes, "activation_alpha")
+    betas = _decimals(attributes, "activation_beta")
     found = []
     for name in names:
         own, alpha, beta = known[name.lower()]
@@ -81,21 +82,27 @@ def to_onnx_activation(identifier: str | Function | None) -> Activation:
     for activation, known in _NAMED.items():
         if get_activation(known) is function:
             return activation
-    if isinstance(function, Parametric):
-        return function.activation
+    match function:
+        case activations.ELU(alpha):
+            return Activation("Elu", alpha)
+        case activations.LeakyReLU(slope) | activations.ReLU(None, slope, 0.0):
+            return Activation("LeakyRelu", slope)
+        case activations.ReLU(None, 0.0, threshold):
+            return Activation("ThresholdedRelu", threshold)
+        case Parametric(activation):
+            return activation
+    names = sorted({*(each.name for each in _NAMED), "ThresholdedRelu"})
     raise ValueError(
-        f"activation must be one that ONNX has, {sorted({each.name for each in _NAMED})}, "
-        f"got {activations.serialize(identifier)!r}."
+        f"activation must be one that ONNX has, {names}, got {activations.identify(identifier)!r}."
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Parametric:
-    """An activation of ONNX that Keras has no name for; two with equal arguments are equal.
+    """An activation of ONNX that Keras has neither a name nor a layer for.
 
     Attributes:
-        activation: "Affine", "Elu", "HardSigmoid", "LeakyRelu", "ScaledTanh" or "ThresholdedRelu"
-            with its arguments.
+        activation: "Affine", "HardSigmoid" or "ScaledTanh" with its arguments.
 
     Source: ONNX's operator schema of GRU.
     """
@@ -105,20 +112,15 @@ class Parametric:
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns an array like `x`."""
         name = self.activation.name
-        alpha, shift = self.activation.alpha or 0.0, self.activation.beta or 0.0
-        functions = {
-            "Affine": lambda: alpha * x + shift,
-            "Elu": lambda: jnp.where(x >= 0, x, alpha * jnp.expm1(jnp.minimum(x, 0))),
-            "HardSigmoid": lambda: jnp.clip(alpha * x + shift, 0.0, 1.0),
-            "LeakyRelu": lambda: jnp.where(x >= 0, x, alpha * x),
-            "ScaledTanh": lambda: alpha * jnp.tanh(shift * x),
-            "ThresholdedRelu": lambda: jnp.where(x >= alpha, x, jnp.zeros_like(x)),
-        }
-        return functions[name]()
+        alpha, beta = self.activation.alpha or 0.0, self.activation.beta or 0.0
+        if name == "ScaledTanh":
+            return alpha * jnp.tanh(beta * x)
+        line = alpha * x + beta
+        return line if name == "Affine" else jnp.clip(line, 0.0, 1.0)
 
 
 def _function(activation: Activation) -> str | Function:
-    """Returns Keras' name of an activation, or a function with ONNX's arguments."""
+    """Returns Keras' name or layer of an activation, or a function with ONNX's arguments."""
     for known, name in _NAMED.items():
         # Attributes are stored in float32, so that 1/6 comes back a little changed.
         if known.name == activation.name and all(
@@ -126,4 +128,16 @@ def _function(activation: Activation) -> str | Function:
             for given, wanted in zip(activation[1:], known[1:], strict=True)
         ):
             return name
+    match activation:
+        case Activation("Elu", float(alpha)):
+            return activations.ELU(alpha)
+        case Activation("LeakyRelu", float(alpha)):
+            return activations.LeakyReLU(alpha)
+        case Activation("ThresholdedRelu", float(alpha)):
+            return activations.ReLU(threshold=alpha)
     return Parametric(activation)
+
+
+def _decimals(attributes: Fields, name: str) -> list[float]:
+    """Returns the floats of an attribute, stored in float32, as the decimals that were written."""
+    return [float(str(np.float32(each))) for each in attributes.get(name, ())]

@@ -11,7 +11,7 @@ from gruflax.convert.assembly import Part, parts
 from gruflax.convert.onnx_activations import to_onnx_activation
 from gruflax.convert.weights import Nested, Weights, import_optional
 from gruflax.functional.checks import compute_dtype
-from gruflax.linen import GRU, Bidirectional, Stack
+from gruflax.linen import GRU, RNN, Bidirectional, Stack
 
 
 # A protobuf message of ONNX, such as an onnx.ModelProto: its fields have no types.
@@ -60,9 +60,10 @@ class Graph:
         """Adds one array for each direction, stacked, in the graph's dtype; returns its name."""
         return self.constant(np.stack([array.astype(self.dtype) for array in directions]))
 
-    def input(self, name: str, shape: list[str | int]) -> str:
-        """Adds an input; returns its name."""
-        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, self.onnx_dtype, shape))
+    def input(self, name: str, shape: list[str | int], onnx_dtype: int | None = None) -> str:
+        """Adds an input, by default of the graph's dtype; returns its name."""
+        onnx_dtype = onnx_dtype or self.onnx_dtype
+        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, onnx_dtype, shape))
         return name
 
     def output(self, value: str, name: str, shape: list[str | int | None]) -> None:
@@ -81,16 +82,18 @@ class Graph:
 
 
 def to_onnx(
-    module: GRU | Bidirectional | Stack,
+    module: GRU | RNN | Bidirectional | Stack,
     variables: Nested,
     *,
     initial_state: bool = False,
+    seq_lengths: bool = False,
     opset: int = 17,
 ) -> Proto:
     """Converts to an ONNX model that computes what the module does in inference.
 
     Batch and time are symbolic. `time_major`, `return_sequences`, `return_state`, `go_backwards`
-    and the merge mode are those of the module; dropout does nothing in inference.
+    and the merge mode are those of the module; dropout does nothing in inference. An initial state
+    that is learned is a constant of the model.
 
     The model, with its inputs, outputs and states, has the dtype that the module computes in: the
     module's `dtype`, else that of its weights, which may be float64 with or without
@@ -103,11 +106,18 @@ def to_onnx(
         (outputs,) = session.run(None, {"inputs": x})
 
     Args:
-        module: a `gruflax.GRU`, a `Bidirectional` of them, or a `Stack` of these.
+        module: a `gruflax.GRU`, an `RNN` of `GRUCell`s, one or several, a `Bidirectional` of a GRU
+            or of an RNN of one GRUCell, or a `Stack` of these.
         variables: the variables of the module.
         initial_state: True gives the model an input `[b, u]` for each direction of each layer:
             "initial_state", or several in order, "initial_state_0", "initial_state_1", ... Together
-            with `return_state` that allows streaming. False by default.
+            with `return_state` that allows streaming. They replace a state that is learned. False
+            by default.
+        seq_lengths: True gives the model an input "seq_lengths" [b] of int32, as the argument of
+            the module's call. Outputs after the end of a sequence are zeros in ONNX: a GRU or RNN
+            that returns sequences must have `zero_output_for_mask=True`, one that does not False.
+            The last state of a sequence of length 0 is its initial state in gruflax, and zeros in
+            ONNX Runtime. False by default.
         opset: the version of ONNX's operators, 14 or later; 17 by default.
 
     Returns:
@@ -118,25 +128,30 @@ def to_onnx(
     Raises:
         ImportError: onnx is not installed.
         TypeError: `module` is of another class.
-        ValueError: an activation, an option or the dtype has no counterpart in ONNX, or the layers
-            compute in several dtypes.
+        ValueError: an activation, an option or the dtype has no counterpart in ONNX, the layers
+            compute in several dtypes, or with `seq_lengths` the outputs after the end of a sequence
+            are not those of ONNX.
     """
     onnx = import_optional("ONNX models", "onnx", "numpy_helper")
     if not isinstance(opset, int) or opset < MINIMAL_OPSET:
         raise ValueError(f"opset must be an integer from {MINIMAL_OPSET} on, got {opset!r}.")
-    layers = parts(module, variables)
+    layers = parts(module, variables, learned_state=True)
     for layer in layers:
         _check(layer)
+    if seq_lengths:
+        _check_lengths(layers)
     last = layers[-1].directions[0]
     graph = Graph(onnx, _dtype(layers, opset))
     axes = ["time", "batch"] if last.time_major else ["batch", "time"]
     value = graph.input("inputs", [*axes, layers[0].weights[0].features])
     if not last.time_major:
         value = graph.node("Transpose", value, perm=[1, 0, 2])
-    starts = _initial_states(graph, layers, initial_state)
+    starts = _initial_states(graph, layers, value, initial_state)
+    int32 = onnx.TensorProto.INT32
+    lengths = graph.input("seq_lengths", ["batch"], int32) if seq_lengths else ""
     states, values = [], [value]
     for layer, start in zip(layers, starts, strict=True):
-        values, new = _layer(graph, layer, values[0], start)
+        values, new = _layer(graph, layer, values[0], lengths, start)
         states.extend(new)
     for name, value in zip(_numbered("outputs", len(values)), values, strict=True):
         if last.return_sequences and not last.time_major:
@@ -147,10 +162,10 @@ def to_onnx(
     return graph.model(opset)
 
 
-def _initial_states(graph: Graph, layers: list[Part], wanted: bool) -> list[str]:
+def _initial_states(graph: Graph, layers: list[Part], value: str, inputs: bool) -> list[str]:
     """Adds an input for each state; returns a name of `[d, b, u]` for each layer, "" for zeros."""
-    if not wanted:
-        return [""] * len(layers)
+    if not inputs:
+        return [_learned_state(graph, layer, value) for layer in layers]
     names = iter(_numbered("initial_state", sum(len(layer.directions) for layer in layers)))
     axis = graph.constant(np.array([0], np.int64))
     starts = []
@@ -161,24 +176,36 @@ def _initial_states(graph: Graph, layers: list[Part], wanted: bool) -> list[str]
     return starts
 
 
+def _learned_state(graph: Graph, layer: Part, value: str) -> str:
+    """Expands the states that are learned over the batch of a value `[t, b, f]`; "" for zeros."""
+    states = [each.params.get("initial_state") for each in layer.weights]
+    if all(state is None for state in states):
+        return ""
+    zeros = np.zeros(layer.weights[0].units)
+    rows = graph.weights([(zeros if state is None else state)[None] for state in states])
+    one, shape = graph.constant(np.array([1], np.int64)), graph.node("Shape", value)
+    batch = graph.node("Gather", shape, one)
+    return graph.node("Expand", rows, graph.node("Concat", one, batch, one, axis=0))
+
+
 def _numbered(name: str, count: int) -> list[str]:
     """Makes names for some values of one kind, numbered if there are several."""
     return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
 
 
 def _layer(
-    graph: Graph, layer: Part, value: str, start: str
+    graph: Graph, layer: Part, value: str, lengths: str, start: str
 ) -> tuple[list[str], list[tuple[str, int]]]:
     """Adds one layer; returns the names of its outputs, `[t, b, u]` or `[b, u]`, and its states."""
     gru = layer.directions[0]
-    sequences, final = _gru_node(graph, layer, value, start)
+    sequences, final = _gru_node(graph, layer, value, lengths, start)
     counts = range(len(layer.directions))
     index = [graph.constant(np.array(direction, np.int64)) for direction in counts]
     finals = [graph.node("Gather", final, each, axis=0) for each in index]
     outputs = finals
     if gru.return_sequences:
         outputs = [graph.node("Gather", sequences, each, axis=1) for each in index]
-        if len(outputs) == 1 and gru.go_backwards:
+        if len(outputs) == 1 and gru.go_backwards and not layer.reordered:
             # ONNX returns outputs in the order of the inputs, gruflax in the order of processing.
             outputs = [_flipped(graph, outputs[0])]
     states = [(state, weights.units) for state, weights in zip(finals, layer.weights, strict=True)]
@@ -187,7 +214,7 @@ def _layer(
     return outputs, states if gru.return_state else []
 
 
-def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
+def _gru_node(graph: Graph, layer: Part, value: str, lengths: str, start: str) -> list[str]:
     """Adds the GRU node; returns the names of its outputs, `[t, d, b, u]` and `[d, b, u]`."""
     both = layer.weights
     biased = any(each.config.use_bias for each in both)
@@ -208,7 +235,7 @@ def _gru_node(graph: Graph, layer: Part, value: str, start: str) -> list[str]:
         graph.weights([each.params["kernel"].T for each in both]),
         graph.weights([each.params["recurrent_kernel"].T for each in both]),
         graph.weights([_bias(each) for each in both]) if biased else "",
-        "",
+        lengths,
         start,
         hidden_size=both[0].units,
         linear_before_reset=int(both[0].config.reset_after),
@@ -261,6 +288,24 @@ def _check(layer: Part) -> None:
             )
         if gru.go_backwards:
             raise ValueError("the forward layer of a Bidirectional must not go backwards for ONNX.")
+
+
+def _check_lengths(layers: list[Part]) -> None:
+    """Raises a ValueError unless ONNX has the outputs that the layers have after a sequence."""
+    for layer in layers[:-1]:
+        if len(layer.directions) == 1 and layer.directions[0].go_backwards and not layer.reordered:
+            raise ValueError(
+                "seq_lengths must be False where a layer but the last has go_backwards=True: its "
+                "outputs come with the last step first."
+            )
+    gru = layers[-1].directions[0]
+    if len(layers[-1].directions) == 1 and gru.zero_output_for_mask != gru.return_sequences:
+        raise ValueError(
+            "zero_output_for_mask must be equal to return_sequences for seq_lengths=True, for in "
+            "ONNX outputs after the end of a sequence are zeros, and the output without "
+            f"return_sequences is the last state; got {gru.zero_output_for_mask} and "
+            f"{gru.return_sequences}."
+        )
 
 
 def _dtype(layers: list[Part], opset: int) -> np.dtype:

@@ -35,7 +35,8 @@ class Weights(NamedTuple):
     """The parameters of one direction of one layer, and the config of its GRU.
 
     Attributes:
-        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u], [3u] or absent.
+        params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u], `bias` [2, 3u], [3u] or absent, and
+            `initial_state` [u] if it is learned.
         config: the options of the GRU.
     """
 
@@ -70,8 +71,13 @@ def make_params(kernel: object, recurrent_kernel: object, bias: object = None) -
     return params
 
 
-def weights_of(source: object, variables: Nested | None = None) -> Weights:
-    """Reads the weights of one GRU from bare params, or from a module and its variables."""
+def weights_of(
+    source: object, variables: Nested | None = None, learned_state: bool = False
+) -> Weights:
+    """Reads the weights of one GRU from bare params, or from a module and its variables.
+
+    `learned_state` says whether the params may have an initial state.
+    """
     module, given = (None, source) if variables is None else (source, variables)
     if not isinstance(given, Mapping):
         raise TypeError(f"variables must be a dict of arrays, got {brief(given)}.")
@@ -85,7 +91,7 @@ def weights_of(source: object, variables: Nested | None = None) -> Weights:
         check_params(params, config)
     else:
         config = check_fits(module, params)
-    if config.zoneout or config.learn_initial_state:
+    if config.zoneout or (config.learn_initial_state and not learned_state):
         raise ValueError(
             "only a GRU with zoneout=0 and learn_initial_state=False can be converted, got "
             f"zoneout={config.zoneout}, learn_initial_state={config.learn_initial_state}."

@@ -226,7 +226,16 @@ def without_shape(model):
 
 ONE = np.ones((1, 12, 3), np.float32)
 MODELS = {
-    "initial_h": (lambda: onnx_model({"H": np.ones((1, 2, 4), np.float32)}), "initial_h .* const"),
+    "initial_h": (
+        lambda: onnx_model({"H": np.eye(4, dtype=np.float32)[None]}),
+        "initial_h .* constant .* 'H' differs from row to row",
+    ),
+    "state of a shape": (
+        lambda: onnx_model({"H": np.ones((1, 2, 5), np.float32)}),
+        "'H' has no rows",
+    ),
+    "state of no rank": (lambda: onnx_model({"H": np.float32(1)}), "initial_h"),
+    "no batch": (lambda: onnx_model({"H": np.ones((1, 0, 4), np.float32)}), "'H' has no rows"),
     "lengths": (lambda: onnx_model({"L": np.ones(2, np.int32)}), "sequence_lens .* constant"),
     "direction": (lambda: onnx_model(direction="sideways"), "direction must be one of .*sideways"),
     "one of two": (lambda: onnx_model(direction="bidirectional"), "must have 2 directions, got"),
@@ -235,6 +244,8 @@ MODELS = {
     "hidden_size": (lambda: onnx_model(hidden_size=7), "hidden_size must be that of R, 4, got 7"),
     "no shape": (lambda: without_shape(onnx_model()), "reshape"),
     "external": (lambda: external(onnx_model()), "relative path"),
+    "clip": (lambda: onnx_model(clip=3.0), "clip of the GRU node must be absent, got 3.0"),
+    "another attribute": (lambda: onnx_model(other=3.0), r"no attributes but .*, got \['other'\]"),
     "one activation": (lambda: onnx_model(activations=["Tanh"]), "activations must be 2 names"),
     "unknown activation": (
         lambda: onnx_model(activations=["Tanh", "Sinh"]),

@@ -286,9 +286,9 @@ def test_errors(x, drawn):
     model = convert.to_onnx(gru, variables)
     (node,) = (node for node in model.graph.node if node.op_type == "GRU")
     node.attribute.append(onnx.helper.make_attribute("clip", 3.0))
-    with pytest.raises(ValueError, match=r"must have no attributes but .*, got \['clip'\]"):
+    with pytest.raises(ValueError, match="clip of the GRU node must be absent, got 3.0: it lim"):
         convert.from_onnx(model)
     del node.attribute[-1]
     node.input[1] = "elsewhere"
-    with pytest.raises(ValueError, match="W of the GRU node must be a constant of the model"):
+    with pytest.raises(ValueError, match="W of the GRU node must be a constant of the model; 'e"):
         convert.from_onnx(model)
