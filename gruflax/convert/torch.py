@@ -16,6 +16,7 @@ from gruflax.convert.cells import (
     params_of,
     write_cell,
 )
+from gruflax.convert.torch_sources import options_of, read_gru
 from gruflax.convert.weights import Fields, Nested, Params
 from gruflax.linen import GRU, Bidirectional, GRUCell, Stack
 
@@ -34,19 +35,28 @@ def from_torch(
     """Converts a `torch.nn.GRU` to a layer, or a `torch.nn.GRUCell` to params; exact, bit by bit.
 
     Gates are reordered and matrices transposed. Several layers become a `gruflax.Stack`, two
-    directions a `gruflax.Bidirectional`; all of them return sequences, as torch's do.
+    directions a `gruflax.Bidirectional`; all of them return sequences, as torch's do. What torch
+    computes from a packed sequence is what the layer computes with `seq_lengths`: outputs after the
+    end of a sequence are zeros (`zero_output_for_mask=True`), states are those at its end.
+    `from_torch_state` and `to_torch_state` convert the states, torch's h_0 and h_n.
 
         gru, variables = from_torch(torch_gru)
         outputs = gru.apply(variables, x)
 
+    Weights are those of eval mode. Weights under `weight_norm`, `spectral_norm` and the pruning of
+    `torch.nn.utils`, old or new, are computed as torch does. Other parametrizations can only be
+    computed by the live module. The module itself is not changed.
+
     Args:
-        source: the live module, or its `state_dict()`, with tensors or arrays.
-        prefix: the beginning of the GRU's names in the state_dict of a larger model, for example
-            "encoder.gru."; "" by default.
+        source: a live module, which may be the GRU or hold it, scripted, traced, compiled or
+            `DataParallel` too; or its `state_dict()`, or a dict of its `named_parameters()`, with
+            tensors or arrays. Floats of any dtype: `param_dtype` is theirs.
+        prefix: the beginning of the GRU's names, for example "encoder.gru", or of the module that
+            holds it. Needed only where `source` is no GRU itself and holds several.
         batch_first: True for inputs `[b, t, f]`, False for `[t, b, f]`. None, the default, takes it
-            from a live module; for a state_dict it is False, torch's default.
+            from a live module; for a dict it is False, torch's default.
         dropout: the dropout rate between layers. None, the default, takes it from a live module;
-            for a state_dict it is 0.
+            for a dict it is 0.
         **fields: other fields of each `gruflax.GRU`.
 
     Returns:
@@ -55,18 +65,29 @@ def from_torch(
 
     Raises:
         TypeError: `source` is neither a module nor a mapping.
-        ValueError: the names or shapes are not those of a GRU.
+        ValueError: `source` holds no GRU (an LSTM, an RNN and a quantized GRU are none) or several
+            and no `prefix`; its names or shapes are not those of a GRU; a dict does not tell how a
+            weight is computed; or a live module, as an exported one, does not tell `batch_first` or
+            `dropout`.
     """
-    arrays = _arrays(source, prefix)
+    arrays, gru = read_gru(source, prefix)
     if _CELL.paths[0] in arrays:
         if fields:
             raise TypeError(f"params of a cell have no fields, got {sorted(fields)}.")
         return _direction(arrays, "")
-    if batch_first is None:
-        batch_first = getattr(source, "batch_first", False)
-    if dropout is None:
-        dropout = float(getattr(source, "dropout", 0.0))
-    fields = {"return_sequences": True, "time_major": not batch_first} | fields
+    known = (False, 0.0) if isinstance(source, Mapping) else options_of(gru)
+    batch_first = known[0] if batch_first is None else batch_first
+    dropout = known[1] if dropout is None else dropout
+    if batch_first is None or dropout is None:
+        raise ValueError(
+            "source is a live module that does not tell its batch_first and dropout: give "
+            "batch_first= and dropout= to from_torch."
+        )
+    fields = {
+        "return_sequences": True,
+        "time_major": not batch_first,
+        "zero_output_for_mask": True,
+    } | fields
     names = itertools.takewhile(
         lambda name: f"weight_ih{name}" in arrays, (f"_l{index}" for index in itertools.count())
     )
@@ -77,6 +98,9 @@ def to_torch(
     source: GRU | GRUCell | Bidirectional | Stack | Nested, variables: Nested | None = None
 ) -> dict[str, np.ndarray]:
     """Converts to the state_dict of a `torch.nn.GRU` or `torch.nn.GRUCell`; exact, bit by bit.
+
+    Arrays keep their dtype. bfloat16 is unknown to `torch.from_numpy`; it goes by float32, as
+    `torch.from_numpy(v.astype("float32")).bfloat16()`.
 
         state_dict = to_torch(gru, variables)
         torch_gru = torch.nn.GRU(12, 64, batch_first=True)
@@ -107,26 +131,6 @@ def to_torch(
         for weights, suffix in zip(layer.weights, ("", "_reverse"), strict=False)
         for name, array in _present(arrays_of(_named(f"_l{index}{suffix}"), weights)).items()
     }
-
-
-def _arrays(source: object, prefix: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of a state_dict whose names have a prefix, by names without it."""
-    state_dict = getattr(source, "state_dict", lambda: source)()
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(
-            f"source must be a torch module or its state_dict, got {type(source).__name__}."
-        )
-    arrays = {
-        name.removeprefix(prefix): np.asarray(value.cpu() if hasattr(value, "cpu") else value)
-        for name, value in state_dict.items()
-        if name.startswith(prefix)
-    }
-    if not {_CELL.paths[0], f"{_CELL.paths[0]}_l0"} & set(arrays):
-        raise ValueError(
-            f"source must hold {prefix}weight_ih_l0 of a torch.nn.GRU, or {prefix}weight_ih of a "
-            f"GRUCell, got {sorted(state_dict)}. See prefix."
-        )
-    return arrays
 
 
 def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Fields) -> Layer:
