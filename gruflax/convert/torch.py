@@ -51,8 +51,9 @@ def from_torch(
         source: a live module, which may be the GRU or hold it, scripted, traced, compiled or
             `DataParallel` too; or its `state_dict()`, or a dict of its `named_parameters()`, with
             tensors or arrays. Floats of any dtype: `param_dtype` is theirs.
-        prefix: the beginning of the GRU's names, for example "encoder.gru", or of the module that
-            holds it. Needed only where `source` is no GRU itself and holds several.
+        prefix: the name of the GRU in `source`, for example "encoder.gru", or of a module that
+            holds it. Needed only where `source` is no GRU itself and holds several. Wrappers, as
+            "module." of `DataParallel`, may be left out.
         batch_first: True for inputs `[b, t, f]`, False for `[t, b, f]`. None, the default, takes it
             from a live module; for a dict it is False, torch's default.
         dropout: the dropout rate between layers. None, the default, takes it from a live module;

@@ -16,7 +16,7 @@ import numpy as np
 Weights: TypeAlias = Mapping[str, Mapping[str, object]]
 
 _NAME = re.compile(
-    r"(?P<prefix>.*?)(parametrizations\.)?"
+    r"(?P<prefix>.*?)(?<!_packed_)(parametrizations\.)?"
     r"(?P<weight>(weight|bias)_(ih|hh)(_l\d+(_reverse)?)?)(?P<part>|[._].+)"
 )
 
@@ -86,11 +86,14 @@ def _kind(weights: Weights) -> str:
 
 
 def _pick(kinds: Mapping[str, str], prefix: str, names: list[str]) -> str:
-    """Returns the prefix of the only GRU at a prefix, or else of the only one under it."""
+    """Returns the prefix of the only GRU at a prefix, or else of the only one that has it within.
+
+    What has it within are GRUs in the module of that prefix, and in wrappers around that module.
+    """
     grus = [each for each, kind in kinds.items() if kind == "GRU"]
     within = f".{prefix}".rstrip(".") + "."
     found = [each for each in grus if each in (prefix, f"{prefix}.")]
-    found = found or [each for each in grus if f".{each}".startswith(within)]
+    found = found or [each for each in grus if within in f".{each}"]
     if len(found) == 1:
         return found[0]
     if grus:
