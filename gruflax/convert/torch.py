@@ -1,6 +1,5 @@
 """Converting PyTorch's `torch.nn.GRU` and `torch.nn.GRUCell`."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,9 +88,8 @@ def from_torch(
         "time_major": not batch_first,
         "zero_output_for_mask": True,
     } | fields
-    names = itertools.takewhile(
-        lambda name: f"weight_ih{name}" in arrays, (f"_l{index}" for index in itertools.count())
-    )
+    levels = {name.removesuffix("_reverse").rpartition("_")[2] for name in arrays}
+    names = [f"_l{index}" for index in range(len(levels))]
     return stack([_layer(arrays, name, fields) for name in names], dropout)
 
 
@@ -136,7 +134,7 @@ def to_torch(
 
 def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Fields) -> Layer:
     """Makes one layer, in one direction or both."""
-    both = f"weight_ih{name}_reverse" in arrays
+    both = any(each.endswith("_reverse") for each in arrays)
     suffixes = (name, f"{name}_reverse") if both else (name,)
     return make_layer([(_direction(arrays, suffix), fields) for suffix in suffixes])
 
@@ -144,7 +142,8 @@ def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Fields) -> Layer
 def _direction(arrays: Mapping[str, np.ndarray], suffix: str) -> Params:
     """Makes the parameters of one direction of one layer."""
     cell = _named(suffix)
-    absent = {} if cell.paths[2] in arrays else dict.fromkeys(cell.paths[2:])
+    biased = any(name.startswith("bias") for name in arrays)
+    absent = {} if biased else dict.fromkeys(cell.paths[2:])
     found = find_arrays(cell, {**arrays, **absent})
     try:
         return params_of(cell, found)

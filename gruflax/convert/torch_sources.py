@@ -116,9 +116,9 @@ def _pick(kinds: Mapping[str, str], prefix: str, names: list[str]) -> str:
 
 def _weight(gru: object, name: str, parts: Mapping[str, object]) -> np.ndarray:
     """Computes a weight from its parts, as torch does in eval mode."""
-    if isinstance(getattr(type(gru), name, None), property):
+    parametrizations = getattr(gru, "parametrizations", {})
+    if isinstance(getattr(type(gru), name, None), property) and name in parametrizations:
         # torch.nn.utils.parametrize computes it; in training mode that may change the module.
-        parametrizations = getattr(gru, "parametrizations", {})
         return as_array(copy.deepcopy(parametrizations[name]).eval()())
     kinds = next((kinds for kinds in _COMPUTED if set(kinds) == set(parts)), None)
     if kinds is None or _submodule(gru, f"parametrizations.{name}.1.") is not None:

@@ -269,10 +269,15 @@ def test_errors(golden):
         convert.from_torch(3)
     with pytest.raises(ValueError, match=r"source must hold weight_ih_l0 .* See prefix"):
         convert.from_torch({"gru.weight": np.zeros((15, 4))})
-    state_dict = recorded(golden, "gru")
-    del state_dict["bias_hh_l1"]
-    with pytest.raises(ValueError, match=r"the state_dict must hold .*'bias_hh_l1'\]"):
-        convert.from_torch(state_dict)
+    # What is left of a GRU whose frozen parameters were not saved.
+    for absent in ("bias_hh_l1", "bias_ih_l0", "weight_ih_l1_reverse", "_l0_reverse", "bias_hh"):
+        gru = recorded(golden, "gru")
+        gru = {name: array for name, array in gru.items() if absent not in name}
+        with pytest.raises(ValueError, match=f"the state_dict must hold .*{absent}"):
+            convert.from_torch(gru)
+    gru = {name.replace("_l1", "_l2"): array for name, array in recorded(golden, "gru").items()}
+    with pytest.raises(ValueError, match=r"the state_dict must hold .*weight_ih_l1"):
+        convert.from_torch(gru)
     cell = recorded(golden, "cell")
     with pytest.raises(ValueError, match=r"shapes of a GRU, got .*'weight_hh': \(15, 4\)"):
         convert.from_torch(cell | {"weight_hh": cell["weight_hh"][:, :4]})
