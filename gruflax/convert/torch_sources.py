@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 
-# The parts that each weight of a GRU is computed from: {"weight_hh_l0": {"_g": ..., "_v": ...}}.
-# A weight that is stored as it is has one part, named "".
-Weights: TypeAlias = Mapping[str, Mapping[str, object]]
+# The tensors that a weight is computed from, by the ends of their names: {"_g": ..., "_v": ...}. A
+# weight that is stored as it is has one, of which the end is "".
+Ends: TypeAlias = Mapping[str, object]
 
 _NAME = re.compile(
     r"(?P<prefix>.*?)(?<!_packed_)(parametrizations\.)?"
-    r"(?P<weight>(weight|bias)_(ih|hh)(_l\d+(_reverse)?)?)(?P<part>|[._].+)"
+    r"(?P<weight>(weight|bias)_(ih|hh)(_l\d+(_reverse)?)?)(?P<end>|[._].+)"
 )
 
 
@@ -33,11 +33,11 @@ def read_gru(source: object, prefix: str) -> tuple[dict[str, np.ndarray], object
     for name, value in state_dict.items():
         if found := _NAME.fullmatch(str(name)):
             weights = cells.setdefault(found["prefix"], {})
-            weights.setdefault(found["weight"], {})[found["part"]] = value
+            weights.setdefault(found["weight"], {})[found["end"]] = value
     kinds = {each: _kind(weights) for each, weights in cells.items()}
     prefix = _pick(kinds, prefix, list(map(str, state_dict)))
     gru = _submodule(source, prefix)
-    return {name: _weight(gru, name, parts) for name, parts in cells[prefix].items()}, gru
+    return {name: _weight(gru, name, tensors) for name, tensors in cells[prefix].items()}, gru
 
 
 def options_of(gru: object) -> tuple[bool | None, float | None]:
@@ -73,12 +73,12 @@ def _submodule(source: object, prefix: str) -> object:
     return functools.reduce(lambda owner, name: getattr(owner, name, None), owners, source)
 
 
-def _kind(weights: Weights) -> str:
+def _kind(weights: Mapping[str, Ends]) -> str:
     """Tells a GRU's weight_hh [3u, u] from an LSTM's [4u, u] and an RNN's [u, u]; "" for none."""
     if not {"weight_ih", "weight_ih_l0"} & set(weights):
         return ""
-    parts = weights.get("weight_hh_l0", weights.get("weight_hh", {}))
-    whole = next((parts[kinds[0]] for kinds in _COMPUTED if kinds[0] in parts), None)
+    tensors = weights.get("weight_hh_l0", weights.get("weight_hh", {}))
+    whole = next((tensors[ends[0]] for ends in _COMPUTED if ends[0] in tensors), None)
     shape = getattr(whole, "shape", ())
     if len(shape) == 2 and shape[0] == shape[1]:
         return "RNN"
@@ -114,26 +114,26 @@ def _pick(kinds: Mapping[str, str], prefix: str, names: list[str]) -> str:
     )
 
 
-def _weight(gru: object, name: str, parts: Mapping[str, object]) -> np.ndarray:
-    """Computes a weight from its parts, as torch does in eval mode."""
+def _weight(gru: object, name: str, tensors: Ends) -> np.ndarray:
+    """Computes a weight from its tensors, as torch does in eval mode."""
     parametrizations = getattr(gru, "parametrizations", {})
     if isinstance(getattr(type(gru), name, None), property) and name in parametrizations:
         # torch.nn.utils.parametrize computes it; in training mode that may change the module.
         return as_array(copy.deepcopy(parametrizations[name]).eval()())
-    kinds = next((kinds for kinds in _COMPUTED if set(kinds) == set(parts)), None)
-    if kinds is None or _submodule(gru, f"parametrizations.{name}.1.") is not None:
+    ends = next((ends for ends in _COMPUTED if set(ends) == set(tensors)), None)
+    if ends is None or _submodule(gru, f"parametrizations.{name}.1.") is not None:
         raise ValueError(
-            f"source computes {name} from {[name + part for part in sorted(parts)]}, which do not "
+            f"source computes {name} from {[name + end for end in sorted(tensors)]}, which do not "
             "tell how: hand in the live module, or first make it a plain weight, as "
             "torch.nn.utils.parametrize.remove_parametrizations does."
         )
     try:
-        weight, *others = (as_array(parts[kind]) for kind in kinds)
+        weight, *others = (as_array(tensors[end]) for end in ends)
         exact = (each.astype(np.float64) for each in (weight, *others))
-        return _COMPUTED[kinds](*exact).astype(weight.dtype) if others else weight
+        return _COMPUTED[ends](*exact).astype(weight.dtype) if others else weight
     except Exception as error:
         # Tensors without data, or of dtypes that NumPy lacks, raise exceptions of many kinds.
-        raise ValueError(f"{name} must come from tensors or arrays of floats: {error}") from error
+        raise ValueError(f"source must hold a {name} that can be read: {error}") from error
 
 
 def _weight_norm(weight: np.ndarray, norms: np.ndarray) -> np.ndarray:
@@ -153,8 +153,9 @@ def _spectral_norm(weight: np.ndarray, left: np.ndarray, right: np.ndarray) -> n
     return weight / (left @ (weight if len(left) == len(weight) else weight.T) @ right)
 
 
-# How a weight is computed, by its parts, the one of its own shape first: those that the functions
-# prune, spectral_norm and weight_norm of torch.nn.utils leave, and the parametrizations of these.
+# How a weight is computed, by the ends of its tensors' names, that of its own shape first: what
+# prune, spectral_norm and weight_norm of torch.nn.utils leave, and the parametrizations of the same
+# names.
 _COMPUTED: Mapping[tuple[str, ...], Callable[..., np.ndarray]] = {
     ("",): np.asarray,
     ("_orig", "_mask"): np.multiply,

@@ -174,12 +174,45 @@ def test_recorded_weights_that_only_the_module_computes(files, name):
         convert.from_torch(state_dict)
 
 
+def test_weights_that_the_module_computes(files, close):
+    state_dict, case = case_of(files, "own")
+
+    class Parametrization:
+        """A stand-in for the list of a weight's parametrizations, which changes in training."""
+
+        training = True
+
+        def eval(self):
+            self.training = False
+            return self
+
+        def __call__(self):
+            assert not self.training
+            return np.tanh(state_dict["parametrizations.weight_hh_l0.original"])
+
+    class Parametrized(types.SimpleNamespace):
+        """A stand-in for a module, whose class computes the weight."""
+
+        @property
+        def weight_hh_l0(self):
+            raise AssertionError("the weight of training mode")
+
+    made = {"weight_hh_l0": Parametrization()}
+    module, variables = convert.from_torch(
+        Parametrized(
+            state_dict=lambda: state_dict, parametrizations=made, batch_first=True, dropout=0.0
+        )
+    )
+    close(module.apply(variables, case["x"], initial_state=case["h_0"][0]), case["y"])
+    assert made["weight_hh_l0"].training
+
+
 def test_parts_that_do_not_make_a_weight(files):
     state_dict, _ = case_of(files, "new_weight_norm")
     part = "parametrizations.weight_hh_l0.original"
     # Two matrices of rank 1, as somebody's own parametrization may have, are no weight_norm.
     rank_one = {f"{part}0": state_dict["bias_hh_l0"][:, None], f"{part}1": np.ones((1, 4))}
-    with pytest.raises(ValueError, match="weight_hh_l0 must come from tensors or arrays of floats"):
+    with pytest.raises(ValueError, match="must hold a weight_hh_l0 that can be read"):
         convert.from_torch(state_dict | rank_one)
     lists = types.SimpleNamespace(weight_hh_l0=types.SimpleNamespace(**{"0": 1, "1": 2}))
     model = module_of(state_dict, parametrizations=lists, batch_first=True, dropout=0.0)
@@ -188,7 +221,7 @@ def test_parts_that_do_not_make_a_weight(files):
     square, _ = case_of(files, "spectral_norm")
     square |= {"weight_ih_l0_orig": np.ones((12, 12)), "weight_ih_l0_v": np.ones(12)}
     square["weight_ih_l0_u"] = square["weight_ih_l0_v"]
-    with pytest.raises(ValueError, match=r"weight_ih_l0 must .*square .* not tell its dim"):
+    with pytest.raises(ValueError, match=r"hold a weight_ih_l0 .*square .* not tell its dim"):
         convert.from_torch(square)
 
 
