@@ -128,9 +128,13 @@ def _weight(gru: object, name: str, tensors: Ends) -> np.ndarray:
             "torch.nn.utils.parametrize.remove_parametrizations does."
         )
     try:
-        weight, *others = (as_array(tensors[end]) for end in ends)
-        exact = (each.astype(np.float64) for each in (weight, *others))
-        return _COMPUTED[ends](*exact).astype(weight.dtype) if others else weight
+        arrays = [as_array(tensors[end]) for end in ends]
+        if not all(jnp.issubdtype(each.dtype, jnp.floating) for each in arrays):
+            raise TypeError(f"got tensors of {[str(each.dtype) for each in arrays]}, not floats.")
+        if len(arrays) == 1:
+            return arrays[0]
+        exact = (each.astype(np.float64) for each in arrays)
+        return _COMPUTED[ends](*exact).astype(arrays[0].dtype).reshape(arrays[0].shape)
     except Exception as error:
         # Tensors without data, or of dtypes that NumPy lacks, raise exceptions of many kinds.
         raise ValueError(f"source must hold a {name} that can be read: {error}") from error

@@ -214,6 +214,8 @@ def test_parts_that_do_not_make_a_weight(files):
     rank_one = {f"{part}0": state_dict["bias_hh_l0"][:, None], f"{part}1": np.ones((1, 4))}
     with pytest.raises(ValueError, match="must hold a weight_hh_l0 that can be read"):
         convert.from_torch(state_dict | rank_one)
+    with pytest.raises(ValueError, match=r"got tensors of \['float32', 'object'\], not floats"):
+        convert.from_torch(state_dict | {f"{part}0": None})
     lists = types.SimpleNamespace(weight_hh_l0=types.SimpleNamespace(**{"0": 1, "1": 2}))
     model = module_of(state_dict, parametrizations=lists, batch_first=True, dropout=0.0)
     with pytest.raises(ValueError, match=r"computes weight_hh_l0 from .*hand in the live module"):
@@ -314,6 +316,10 @@ def test_errors(golden):
     cell = recorded(golden, "cell")
     with pytest.raises(ValueError, match=r"shapes of a GRU, got .*'weight_hh': \(15, 4\)"):
         convert.from_torch(cell | {"weight_hh": cell["weight_hh"][:, :4]})
+    with pytest.raises(ValueError, match=r"shapes of a GRU, got .*'bias_hh': \(5,\)"):
+        convert.from_torch(cell | {"bias_hh": cell["bias_hh"][10:]})
+    with pytest.raises(ValueError, match=r"bias_hh .*: got tensors of \['int32'\], not floats"):
+        convert.from_torch(cell | {"bias_hh": cell["bias_hh"].astype(np.int32)})
     with pytest.raises(TypeError, match=r"params of a cell have no fields, got \['activation'\]"):
         convert.from_torch(cell, activation="relu")
     with pytest.raises(TypeError, match="module must be a gruflax.GRU, .*got Dense"):
