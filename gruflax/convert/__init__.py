@@ -18,6 +18,10 @@ from gruflax.convert.keras import from_keras as from_keras, to_keras as to_keras
 from gruflax.convert.onnx import from_onnx as from_onnx
 from gruflax.convert.onnx_export import to_onnx as to_onnx
 from gruflax.convert.torch import from_torch as from_torch, to_torch as to_torch
+from gruflax.convert.torch_states import (
+    from_torch_state as from_torch_state,
+    to_torch_state as to_torch_state,
+)
 
 
 __all__ = [
@@ -28,6 +32,7 @@ __all__ = [
     "from_keras",
     "from_onnx",
     "from_torch",
+    "from_torch_state",
     "load_safetensors",
     "save_safetensors",
     "to_equinox",
@@ -37,4 +42,5 @@ __all__ = [
     "to_keras",
     "to_onnx",
     "to_torch",
+    "to_torch_state",
 ]

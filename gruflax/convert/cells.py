@@ -145,7 +145,8 @@ def params_of(cell: Cell, arrays: Sequence[np.ndarray | None]) -> Params:
     if bias is not None and cell.reset_after:
         # The candidate is the last gate, so a bias for it alone is padded with zeros in front.
         second = bias[:0] if second is None else second
-        bias = np.stack([bias, np.pad(second, (bias.size - second.size, 0))])
+        padding = 0 if cell.two_biases else bias.size - second.size
+        bias = np.stack([bias, np.pad(second, (padding, 0))])
     given = (kernel, recurrent_kernel, bias)
     return make_params(*(_reorder(each, cell.gates, ORDER, cell.negated) for each in given))
 

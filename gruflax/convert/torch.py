@@ -1,6 +1,5 @@
 """Converting PyTorch's `torch.nn.GRU` and `torch.nn.GRUCell`."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from gruflax.convert.cells import (
     params_of,
     write_cell,
 )
+from gruflax.convert.torch_sources import options_of, read_gru
 from gruflax.convert.weights import Fields, Nested, Params
 from gruflax.linen import GRU, Bidirectional, GRUCell, Stack
 
@@ -34,19 +34,29 @@ def from_torch(
     """Converts a `torch.nn.GRU` to a layer, or a `torch.nn.GRUCell` to params; exact, bit by bit.
 
     Gates are reordered and matrices transposed. Several layers become a `gruflax.Stack`, two
-    directions a `gruflax.Bidirectional`; all of them return sequences, as torch's do.
+    directions a `gruflax.Bidirectional`; all of them return sequences, as torch's do. What torch
+    computes from a packed sequence is what the layer computes with `seq_lengths`: outputs after the
+    end of a sequence are zeros (`zero_output_for_mask=True`), states are those at its end.
+    `from_torch_state` and `to_torch_state` convert the states, torch's h_0 and h_n.
 
         gru, variables = from_torch(torch_gru)
         outputs = gru.apply(variables, x)
 
+    Weights are those of eval mode. Weights under `weight_norm`, `spectral_norm` and the pruning of
+    `torch.nn.utils`, old or new, are computed as torch does. Other parametrizations can only be
+    computed by the live module. The module itself is not changed.
+
     Args:
-        source: the live module, or its `state_dict()`, with tensors or arrays.
-        prefix: the beginning of the GRU's names in the state_dict of a larger model, for example
-            "encoder.gru."; "" by default.
+        source: a live module, which may be the GRU or hold it, scripted, traced, compiled or
+            `DataParallel` too; or its `state_dict()`, or a dict of its `named_parameters()`, with
+            tensors or arrays. Floats of any dtype: `param_dtype` is theirs.
+        prefix: the name of the GRU in `source`, for example "encoder.gru", or of a module that
+            holds it. Needed only where `source` is no GRU itself and holds several. Wrappers, as
+            "module." of `DataParallel`, may be left out.
         batch_first: True for inputs `[b, t, f]`, False for `[t, b, f]`. None, the default, takes it
-            from a live module; for a state_dict it is False, torch's default.
+            from a live module; for a dict it is False, torch's default.
         dropout: the dropout rate between layers. None, the default, takes it from a live module;
-            for a state_dict it is 0.
+            for a dict it is 0.
         **fields: other fields of each `gruflax.GRU`.
 
     Returns:
@@ -55,21 +65,31 @@ def from_torch(
 
     Raises:
         TypeError: `source` is neither a module nor a mapping.
-        ValueError: the names or shapes are not those of a GRU.
+        ValueError: `source` holds no GRU (an LSTM, an RNN and a quantized GRU are none) or several
+            and no `prefix`; its names or shapes are not those of a GRU; a dict does not tell how a
+            weight is computed; or a live module, as an exported one, does not tell `batch_first` or
+            `dropout`.
     """
-    arrays = _arrays(source, prefix)
+    arrays, gru = read_gru(source, prefix)
     if _CELL.paths[0] in arrays:
         if fields:
             raise TypeError(f"params of a cell have no fields, got {sorted(fields)}.")
         return _direction(arrays, "")
-    if batch_first is None:
-        batch_first = getattr(source, "batch_first", False)
-    if dropout is None:
-        dropout = float(getattr(source, "dropout", 0.0))
-    fields = {"return_sequences": True, "time_major": not batch_first} | fields
-    names = itertools.takewhile(
-        lambda name: f"weight_ih{name}" in arrays, (f"_l{index}" for index in itertools.count())
-    )
+    known = (False, 0.0) if isinstance(source, Mapping) else options_of(gru)
+    batch_first = known[0] if batch_first is None else batch_first
+    dropout = known[1] if dropout is None else dropout
+    if batch_first is None or dropout is None:
+        raise ValueError(
+            "source is a live module that does not tell its batch_first and dropout: give "
+            "batch_first= and dropout= to from_torch."
+        )
+    fields = {
+        "return_sequences": True,
+        "time_major": not batch_first,
+        "zero_output_for_mask": True,
+    } | fields
+    levels = {name.removesuffix("_reverse").rpartition("_")[2] for name in arrays}
+    names = [f"_l{index}" for index in range(len(levels))]
     return stack([_layer(arrays, name, fields) for name in names], dropout)
 
 
@@ -77,6 +97,9 @@ def to_torch(
     source: GRU | GRUCell | Bidirectional | Stack | Nested, variables: Nested | None = None
 ) -> dict[str, np.ndarray]:
     """Converts to the state_dict of a `torch.nn.GRU` or `torch.nn.GRUCell`; exact, bit by bit.
+
+    Arrays keep their dtype. bfloat16 is unknown to `torch.from_numpy`; it goes by float32, as
+    `torch.from_numpy(v.astype("float32")).bfloat16()`.
 
         state_dict = to_torch(gru, variables)
         torch_gru = torch.nn.GRU(12, 64, batch_first=True)
@@ -109,29 +132,9 @@ def to_torch(
     }
 
 
-def _arrays(source: object, prefix: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of a state_dict whose names have a prefix, by names without it."""
-    state_dict = getattr(source, "state_dict", lambda: source)()
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(
-            f"source must be a torch module or its state_dict, got {type(source).__name__}."
-        )
-    arrays = {
-        name.removeprefix(prefix): np.asarray(value.cpu() if hasattr(value, "cpu") else value)
-        for name, value in state_dict.items()
-        if name.startswith(prefix)
-    }
-    if not {_CELL.paths[0], f"{_CELL.paths[0]}_l0"} & set(arrays):
-        raise ValueError(
-            f"source must hold {prefix}weight_ih_l0 of a torch.nn.GRU, or {prefix}weight_ih of a "
-            f"GRUCell, got {sorted(state_dict)}. See prefix."
-        )
-    return arrays
-
-
 def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Fields) -> Layer:
     """Makes one layer, in one direction or both."""
-    both = f"weight_ih{name}_reverse" in arrays
+    both = any(each.endswith("_reverse") for each in arrays)
     suffixes = (name, f"{name}_reverse") if both else (name,)
     return make_layer([(_direction(arrays, suffix), fields) for suffix in suffixes])
 
@@ -139,7 +142,8 @@ def _layer(arrays: Mapping[str, np.ndarray], name: str, fields: Fields) -> Layer
 def _direction(arrays: Mapping[str, np.ndarray], suffix: str) -> Params:
     """Makes the parameters of one direction of one layer."""
     cell = _named(suffix)
-    absent = {} if cell.paths[2] in arrays else dict.fromkeys(cell.paths[2:])
+    biased = any(name.startswith("bias") for name in arrays)
+    absent = {} if biased else dict.fromkeys(cell.paths[2:])
     found = find_arrays(cell, {**arrays, **absent})
     try:
         return params_of(cell, found)
