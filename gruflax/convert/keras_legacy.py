@@ -101,16 +101,26 @@ def _take(pool: list[Cell], patterns: Sequence[str]) -> Sequence[Node]:
 
     The order alone is not enough: Keras writes the weights of frozen layers last.
     """
-    left = pool
+    left = [(cell, 0) for cell in pool]
     for pattern in patterns:
         matches = [
-            cell for cell in left if any(re.fullmatch(pattern, each) for each in cell.owners)
+            (cell, index + 1)
+            for cell, start in left
+            if (index := _index(cell.owners, pattern, start)) is not None
         ]
         left = matches or left
     if not left:
         return []
-    pool.remove(left[0])
-    return left[0].weights
+    # Of layers with one name, the one that is in no model inside.
+    cell, _ = min(left, key=lambda match: len(match[0].owners))
+    pool[:] = [each for each in pool if each is not cell]
+    return cell.weights
+
+
+def _index(names: Sequence[str], pattern: str, start: int) -> int | None:
+    """Returns the index of the first name from `start` on that matches a pattern."""
+    found = (index for index in range(start, len(names)) if re.fullmatch(pattern, names[index]))
+    return next(found, None)
 
 
 def _patterns(layer: Fields) -> Iterator[list[str]]:

@@ -1,6 +1,7 @@
 """Random models through every format: what comes back is what was there, a seeded fuzz."""
 
 import os
+import re
 
 import jax.numpy as jnp
 import keras
@@ -39,6 +40,8 @@ class Maker:
         """Arguments of a GRU or a GRUCell."""
         # Some of Keras' functions return float32 for 16 bits, which its own loop refuses.
         activation = self.pick(*ACTIVATIONS[: None if dtype == "float32" else 3])
+        recurrent = self.pick("sigmoid", "sigmoid", "hard_sigmoid")
+        recurrent = recurrent if dtype == "float32" else "sigmoid"
         if self.random.random() < 0.2:
             activation = layers.LeakyReLU(negative_slope=0.25, dtype=dtype)
         return {
@@ -46,7 +49,7 @@ class Maker:
             "reset_after": self.pick(True, False),
             "use_bias": self.pick(True, True, False),
             "activation": activation,
-            "recurrent_activation": self.pick("sigmoid", "sigmoid", "hard_sigmoid"),
+            "recurrent_activation": recurrent,
             "dropout": self.pick(0.0, 0.3),
             # Keras' default cannot draw numbers of 16 bits.
             "recurrent_initializer": "glorot_uniform",
@@ -119,27 +122,24 @@ def as_they_come_back(module, variables, theirs, x):
     yield "keras", np.asarray(again(x))
     try:
         model = convert.to_onnx(module, variables, opset=22)
-    except ValueError as error:
-        assert any(each in str(error) for each in ("must be one that ONNX has", "for ONNX"))
+    except (TypeError, ValueError) as error:
+        assert re.search("must be one that ONNX has|for ONNX|RNN of one GRUCell", str(error))
     else:
-        if module_dtype(theirs) != "bfloat16":
+        if theirs.compute_dtype != "bfloat16":
             session = onnxruntime.InferenceSession(model.SerializeToString())
             yield "onnxruntime", session.run(None, {"inputs": x})[0]
         names = [node.name for node in model.graph.node if node.op_type == "GRU"]
-        back, weights = convert.from_onnx(model, names, time_major=False)
-        if len(names) == 1 and not (isinstance(back, Bidirectional) or back.go_backwards):
+        # ONNX's nodes do not merge directions, nor return what goes backwards in reversed order.
+        if not (isinstance(module, Bidirectional) or (module.go_backwards and len(names) > 1)):
+            back, weights = convert.from_onnx(model, names, time_major=False)
             yield "onnx", np.asarray(back.apply(weights, x))
     try:
         arrays = convert.to_torch(module, variables)
     except (TypeError, ValueError) as error:
-        assert any(each in str(error) for each in ("torch has no", "torch has one", "must be a"))
+        assert re.search("torch has no|torch has one|RNN of one GRUCell", str(error))
     else:
         back, weights = convert.from_torch(arrays, batch_first=True)
         yield "torch", np.asarray(back.apply(weights, x))
-
-
-def module_dtype(layer):
-    return layer.compute_dtype
 
 
 @pytest.mark.parametrize("seed", range(COUNT))
@@ -153,7 +153,12 @@ def test_everything_that_loads(seed, tmp_path, equal):
         weights = [np.asarray(each) for cell in cells(theirs) for each in cell.weights]
         dtype = jnp.dtype(theirs.compute_dtype)
         x = random.normal(size=(3, 5, len(weights[0]))).astype(dtype)
-        wanted = np.asarray(theirs(x))
+        try:
+            wanted = np.asarray(theirs(x))
+        except TypeError:
+            # Keras' own loop refuses what some of its functions make of 16 bits.
+            assert dtype != "float32"
+            continue
         close = {"rtol": 20 * float(jnp.finfo(dtype).eps), "atol": 20 * float(jnp.finfo(dtype).eps)}
         for source in found:
             nameless = str(source).endswith(".weights.h5")
