@@ -82,19 +82,19 @@ def holds_grus(entry: object) -> bool:
 def make_from_keras(source: Source, fields: Fields) -> Layer:
     """Makes a module and its variables from a layer that was read."""
     config = source.config
-    if config is not None and not isinstance(config, Mapping):
+    if config is None:
+        return _without_config(source, list(map(read_weights, source.cells)), fields)
+    if not isinstance(config, Mapping):
         raise ValueError(f"the layer's config must be a dict, got {brief(config)}.")
+    entry = {"class_name": source.class_name, "config": config}
+    _checked("layer", entry, LAYERS)
     if not any(map(len, source.cells)):
         raise ValueError("the layer must have weights: build it first.")
-    # Weights are read when the config has said that they are a GRU's.
-    left = map(read_weights, source.cells)
-    if config is None:
-        return _without_config(source, list(left), fields)
-    entry = {"class_name": source.class_name, "config": config}
-    kind, _ = _checked("layer", entry, LAYERS)
-    build = _bidirectional if kind == "Bidirectional" else _direction
-    module, params = build("layer", entry, left, fields)
-    if next(left, None) is not None:
+    # Each cell's weights are read when the config has said that it is a GRU's.
+    cells = map(read_weights, source.cells)
+    build = _bidirectional if source.class_name == "Bidirectional" else _direction
+    module, params = build("layer", entry, cells, fields)
+    if next(cells, None) is not None:
         raise ValueError(f"the weights must be those of the config, got {len(source.cells)} cells.")
     return module, {"params": params}
 

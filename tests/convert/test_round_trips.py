@@ -138,7 +138,7 @@ def as_they_come_back(module, variables, theirs, x):
     except (TypeError, ValueError) as error:
         assert re.search("torch has no|torch has one|RNN of one GRUCell", str(error))
     else:
-        back, weights = convert.from_torch(arrays, batch_first=True)
+        back, weights = convert.from_torch(arrays, batch_first=True, dtype=theirs.compute_dtype)
         yield "torch", np.asarray(back.apply(weights, x))
 
 
