@@ -17,7 +17,7 @@ from gruflax.convert.cells import (
 )
 from gruflax.convert.torch_sources import options_of, read_gru
 from gruflax.convert.weights import Fields, Nested, Params
-from gruflax.linen import GRU, Bidirectional, GRUCell, Stack
+from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, Stack
 
 
 _CELL = CELLS["torch"]
@@ -94,7 +94,7 @@ def from_torch(
 
 
 def to_torch(
-    source: GRU | GRUCell | Bidirectional | Stack | Nested, variables: Nested | None = None
+    source: GRU | RNN | GRUCell | Bidirectional | Stack | Nested, variables: Nested | None = None
 ) -> dict[str, np.ndarray]:
     """Converts to the state_dict of a `torch.nn.GRU` or `torch.nn.GRUCell`; exact, bit by bit.
 
@@ -106,8 +106,9 @@ def to_torch(
         torch_gru.load_state_dict({k: torch.from_numpy(v) for k, v in state_dict.items()})
 
     Args:
-        source: a `gruflax.GRU`, a `Bidirectional` of them with `merge_mode="concat"`, or a `Stack`
-            of these, for a `torch.nn.GRU`; bare params or a `gruflax.GRUCell` for a GRUCell.
+        source: a `gruflax.GRU`, an `RNN` of `GRUCell`s, one or several, a `Bidirectional` of a GRU
+            or of an RNN of one GRUCell with `merge_mode="concat"`, or a `Stack` of these, for a
+            `torch.nn.GRU`; bare params or a `gruflax.GRUCell` for a GRUCell.
         variables: the variables of the module; None, the default, if `source` is bare params.
 
     Returns:
@@ -117,7 +118,8 @@ def to_torch(
     Raises:
         TypeError: `source` is of another type.
         ValueError: torch has no such GRU: `reset_after=False`, other activations than tanh and
-            sigmoid, `go_backwards`, another merge mode, or layers that differ in units.
+            sigmoid, `go_backwards`, another merge mode, a learned initial state, or layers that
+            differ in units, biases or directions.
     """
     if variables is None or isinstance(source, GRUCell):
         return _present(write_cell("torch", source, variables))
