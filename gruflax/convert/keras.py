@@ -1,5 +1,6 @@
 """Converting the layers of Keras and TensorFlow: objects, weight lists and files."""
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +12,7 @@ from gruflax.convert.keras_configs import Found, choose
 from gruflax.convert.keras_files import read_keras
 from gruflax.convert.keras_layers import Source, holds_grus, make_from_keras, read_weights
 from gruflax.convert.weights import Fields, Nested, Params, weights_of
+from gruflax.functional.checks import brief
 from gruflax.linen import GRU, RNN, Bidirectional, GRUCell, Stack, StackedRNNCells
 
 
@@ -51,7 +53,7 @@ def from_keras(source: object, name: str | Sequence[str] | None = None, **fields
     Returns:
         `(module, variables)`, the module configured as the layer was: a `gruflax.GRU`,
         `Bidirectional`, `RNN` or `Stack`. Its inputs may have any number of batch axes, as those
-        of a `TimeDistributed` have. For a live GRUCell the params alone: `kernel` [f, 3u],
+        of a `TimeDistributed` have. For a GRUCell the params alone: `kernel` [f, 3u],
         `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent.
 
     Raises:
@@ -66,9 +68,11 @@ def from_keras(source: object, name: str | Sequence[str] | None = None, **fields
         UserWarning: constraints, regularizers and initializers that gruflax does not know are left
             out, since outputs do not depend on them; a subclass of a GRU is taken for a GRU.
     """
-    if name is not None and not isinstance(name, str):
-        return stack([make_from_keras(_source(source, each), fields) for each in name])
-    found = _source(source, name)
+    if isinstance(name, (tuple, list)) and name:
+        return stack([make_from_keras(_source(source, each, fields), fields) for each in name])
+    if not isinstance(name, str | None):
+        raise TypeError(f"name must be a name, names or None, got {brief(name)}.")
+    found = _source(source, name, fields)
     if found.class_name == "GRUCell":
         return read_weights(found.cells[0])
     return make_from_keras(found, fields)
@@ -130,7 +134,7 @@ def _inner(module: object) -> dict[str, object]:
     return {}
 
 
-def _source(source: object, name: str | None) -> Source:
+def _source(source: object, name: str | None, fields: Fields) -> Source:
     """Reads the class, the config and the weights of one layer."""
     if isinstance(source, (str, os.PathLike)):
         return read_keras(os.fspath(source), name)
@@ -138,30 +142,33 @@ def _source(source: object, name: str | None) -> Source:
         if name is not None:
             raise ValueError(f"name chooses in a model or a file; source is a list, got {name!r}.")
         return Source("GRU", None, [[np.asarray(array) for array in source]])
-    if not isinstance(source, KerasLayer):
+    if isinstance(source, type) or not isinstance(source, KerasLayer):
         raise TypeError(
             "source must be a Keras layer or model, a weight list or a path, got "
             f"{type(source).__name__}."
         )
-    found = [] if holds_grus(_entry(source)) else list(_found(source, ()))
+    found = [] if holds_grus(_entry(source)) else list(_found(source, fields))
     if not found and not hasattr(source, "get_layer"):
         if name is not None:
             raise ValueError(
                 f"name chooses in a model or a file; source is one layer, got {name!r}."
             )
-        return _live(source)
+        return _live(source, fields)
     return choose(found, name, "the model's layers")
 
 
-def _found(layer: KerasLayer, names: tuple[str, ...], wrappers: int = 0) -> Iterator[Found]:
+def _found(
+    layer: KerasLayer, fields: Fields, names: tuple[str, ...] = (), wrappers: int = 0
+) -> Iterator[Found]:
     """Yields the GRUs inside of a live model or layer, whatever layers are around them."""
     for inner in _children(layer):
         path = (*names, inner.name)
         if holds_grus(_entry(inner)):
-            yield Found("/".join(path), path[-1 - wrappers :], _live(inner))
+            read = functools.partial(_live, inner, fields)
+            yield Found("/".join(path), path[-1 - wrappers :], read)
         else:
-            wrapper = type(inner).__name__ == "TimeDistributed"
-            yield from _found(inner, path, wrappers + 1 if wrapper else 0)
+            wrapper = hasattr(inner, "layer")
+            yield from _found(inner, fields, path, wrappers + 1 if wrapper else 0)
 
 
 def _children(layer: object) -> Iterator[Any]:
@@ -179,18 +186,32 @@ def _entry(layer: KerasLayer) -> Fields:
         return {"class_name": type(layer).__name__, "config": {}}
 
 
-def _live(layer: KerasLayer) -> Source:
+def _live(layer: KerasLayer, fields: Fields) -> Source:
     """Reads a live layer."""
-    return Source(type(layer).__name__, layer.get_config(), list(_cells(layer)))
+    cells = list(_cells(layer))
+    for name in {"activation", "recurrent_activation"} - set(fields):
+        for cell in cells:
+            _check_function(name, getattr(cell, name, None))
+    # Keras 2 lists the weights of a whole layer in another order, if a part of it is frozen.
+    return Source(type(layer).__name__, layer.get_config(), [cell.get_weights() for cell in cells])
 
 
-def _cells(layer: Any) -> Iterator[list[np.ndarray]]:
-    """Yields the weights of each cell; those of the layer itself may begin with unfrozen ones."""
-    if hasattr(layer, "forward_layer"):
-        inner = [layer.forward_layer, layer.backward_layer]
-    else:
-        inner = getattr(layer, "cells", None) or list(filter(None, [getattr(layer, "cell", None)]))
+def _check_function(name: str, function: object) -> None:
+    """Raises a ValueError for a function of a user, which configs may call by a name of Keras."""
+    module = getattr(function, "__module__", None) or type(function).__module__
+    if function is not None and module.split(".")[0] not in ("keras", "tf_keras", "tensorflow"):
+        raise ValueError(
+            f"{name} must be a function of Keras, got {brief(function)} of {module}: give "
+            f"{name}= to from_keras, a function of JAX."
+        )
+
+
+def _cells(layer: Any) -> Iterator[Any]:
+    """Yields the cells of a live layer, forward before backward and lower before upper."""
+    inner = [getattr(layer, "forward_layer", None), getattr(layer, "backward_layer", None)]
+    inner = inner if all(inner) else getattr(layer, "cells", [getattr(layer, "cell", None)])
+    if not all(inner):
+        yield layer
+        return
     for each in inner:
         yield from _cells(each)
-    if not inner:
-        yield layer.get_weights()

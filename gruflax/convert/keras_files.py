@@ -1,16 +1,17 @@
 """Reading the files that Keras and TensorFlow write: `.keras`, `.weights.h5` and older `.h5`."""
 
 import dataclasses
+import functools
 import io
 import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gruflax.convert.hdf5 import Node, check_links, is_gru, read_array
-from gruflax.convert.keras_configs import Found, choose, entries
+from gruflax.convert.keras_configs import Found, choose, entries, warn_without_config
 from gruflax.convert.keras_layers import Source
 from gruflax.convert.keras_legacy import legacy_layers
 from gruflax.convert.weights import errors_as_value_errors, import_optional, read_json
@@ -45,12 +46,11 @@ class Group:
 
     def cells(self) -> list[list[Node]]:
         """Returns the weights of each cell of a recurrent layer, or those of another layer."""
-        names = [
-            name for name in ("forward_layer", "backward_layer", "cell") if name in self.groups
-        ]
+        pair = ("forward_layer", "backward_layer")
+        names = pair if set(pair) <= set(self.groups) else ("cell",)
         if "cells" in self.groups:
             inner = self.groups["cells"].in_order()
-        elif names:
+        elif set(names) <= set(self.groups):
             inner = [self.groups[name] for name in names]
         else:
             return [[self.variables[name] for name in sorted(self.variables, key=int)]]
@@ -63,18 +63,42 @@ class Group:
             raise ValueError(f"the cells of an RNN must be of one class, got {sorted(kinds)}.")
         return [self.groups[name] for name in sorted(self.groups, key=_split)]
 
+    def kind(self) -> str | None:
+        """Tells a layer of Keras by the names of its groups and the shapes of its weights."""
+        within = {name for name, group in self.groups.items() if group.has_weights()}
+        if within == {"forward_layer", "backward_layer"}:
+            halves = {self.groups[name].kind() for name in within}
+            return "Bidirectional" if halves <= {"GRU", "RNN"} else None
+        if within == {"cell"}:
+            kind = self.groups["cell"].kind()
+            return {"GRUCell": "GRU", "StackedRNNCells": "RNN"}.get(str(kind))
+        if within == {"cells"}:
+            kinds = {group.kind() for group in self.groups["cells"].groups.values()}
+            return "StackedRNNCells" if kinds == {"GRUCell"} else None
+        return "GRUCell" if not within and is_gru(self.cells()[0]) else None
+
+    def has_weights(self) -> bool:
+        """Returns whether there are arrays in this group or inside of it."""
+        return bool(self.variables) or any(each.has_weights() for each in self.groups.values())
+
     def grus(self, path: str = "") -> Iterator[tuple[str, "Group"]]:
-        """Yields the path and the group of each GRU, of whatever layers are around it."""
-        if all(map(is_gru, self.cells())):
-            yield path, self
-            return
+        """Yields the path and the group of each GRU inside, of whatever layers are around it."""
         for name, group in self.groups.items():
-            yield from group.grus(f"{path}/{name}".strip("/"))
+            place = f"{path}/{name}".strip("/")
+            if group.kind() in ("GRUCell", "GRU", "RNN", "Bidirectional"):
+                yield place, group
+            else:
+                yield from group.grus(place)
 
 
 def read_keras(path: str, name: str | None) -> Source:
     """Reads one layer out of a file. Nothing in the file is executed or unpickled."""
     h5py = import_optional("Keras files", "h5py")
+    if path.endswith(".weights.json"):
+        raise ValueError(
+            f"{path} is the index of weights in several files: load the model with Keras, and "
+            "convert its layer."
+        )
     with errors_as_value_errors(f"{path} must be a whole .keras, .weights.h5 or .h5 file of Keras"):
         if not (os.path.isdir(path) or zipfile.is_zipfile(path)):
             with h5py.File(path, "r") as file:
@@ -84,7 +108,7 @@ def read_keras(path: str, name: str | None) -> Source:
             return _read(file, name, archive)
 
 
-def _unpacked(path: str) -> tuple[bytes, object, bool]:
+def _unpacked(path: str) -> tuple[bytes, object, bool | None]:
     """Reads a `.keras` file, or its folder: the weights, the config, whether Keras 2 wrote it."""
     folder = pathlib.Path(path) if os.path.isdir(path) else zipfile.Path(path)
     if not (folder / "config.json").exists():
@@ -93,10 +117,10 @@ def _unpacked(path: str) -> tuple[bytes, object, bool]:
             "SavedModel by TensorFlow, and convert its layer."
         )
     config = read_json("the model's config", (folder / "config.json").read_bytes())
-    old = False
+    old = None
     if (folder / "metadata.json").exists():
         metadata = read_json("the file's metadata", (folder / "metadata.json").read_bytes())
-        old = keras2.is_version(metadata.get("keras_version", "3"))
+        old = keras2.is_version(metadata["keras_version"])
     return (folder / "model.weights.h5").read_bytes(), config, old
 
 
@@ -108,7 +132,7 @@ def _read(file: Node, name: str | None, archive: Sequence[Any] = ()) -> Source:
     elif "layer_names" in file.attrs or "model_weights" in file:
         found = legacy_layers(file)
     else:
-        found = list(_by_weights(_group(file), "", _is_old(file)))
+        found = list(_by_weights(_group(file).grus(), _is_old(file), is_model=False))
     source = choose(found, name, "the file's GRU layers")
     if not all(source.cells):
         raise ValueError(f"the file must hold the weights of the {source.class_name}.")
@@ -116,26 +140,38 @@ def _read(file: Node, name: str | None, archive: Sequence[Any] = ()) -> Source:
     return source._replace(cells=cells)
 
 
-def _with_config(root: Group, config: object, keras_2: bool) -> list[Found]:
+def _with_config(root: Group, config: object, keras_2: bool | None) -> list[Found]:
     """Finds the GRUs of a `.keras` file; the model's config tells where their weights lie."""
-    found = []
-    for entry in entries(config):
+    found, known = [], list(entries(config))
+    for entry in known:
         group = root.at(entry.path)
-        if entry.layer is None:
-            found.extend(_by_weights(group, entry.path, keras_2))
-        else:
-            layer = Source(entry.layer["class_name"], entry.layer["config"], group.cells())
-            found.append(entry.found(layer))
-    return found
+        if entry.layer is not None:
+            # A layer that several models have lies where Keras came upon it first.
+            own = entry.layer["config"]
+            same = [each for each in known if each.layer and each.layer["config"] == own]
+            groups = [group, *(root.at(each.path) for each in same)]
+            group = next((each for each in groups if each.has_weights()), group)
+            layer = Source(entry.layer["class_name"], own, group.cells(), keras_2)
+            found.append(entry.found(functools.partial(Source, *layer)))
+            continue
+        paths = {each.path for each in known if each.layer is not None}
+        unknown = ((place, gru) for place, gru in group.grus(entry.path) if place not in paths)
+        found.extend(_by_weights(unknown, bool(keras_2), is_model=True))
+    return list({each.name: each for each in reversed(found)}.values())
 
 
-def _by_weights(group: Group, path: str, keras_2: bool) -> Iterator[Found]:
-    """Finds the GRUs among weights that no config describes, by the shapes of the weights."""
-    for place, gru in group.grus(path):
-        kind = "Bidirectional" if "forward_layer" in gru.groups else "GRU"
-        stacked = "cells" in gru.groups.get("cell", gru).groups
-        short = () if gru.name is None else (gru.name,)
-        yield Found(place, short, Source("RNN" if stacked else kind, None, gru.cells(), keras_2))
+def _by_weights(
+    grus: Iterable[tuple[str, Group]], keras_2: bool, is_model: bool
+) -> Iterator[Found]:
+    """Describes GRUs among weights that no config describes, by the shapes of the weights."""
+    for place, gru in grus:
+
+        def read(place=place, gru=gru) -> Source:
+            if is_model:
+                warn_without_config(place)
+            return Source(str(gru.kind()), None, gru.cells(), keras_2)
+
+        yield Found(place, () if gru.name is None else (gru.name,), read)
 
 
 def _is_old(file: Node) -> bool:

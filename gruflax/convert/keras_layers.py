@@ -44,19 +44,40 @@ class Source(NamedTuple):
         config: the result of its `get_config`; None if it is unknown.
         cells: the weights of each GRU cell, forward before backward and lower before upper:
             `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and the bias, if there is one.
-        keras_2: True if a source without a config says that Keras 2 wrote it.
+        keras_2: whether Keras 2 wrote the source; None if only the config may tell.
     """
 
     class_name: str
     config: Fields | None
     cells: Sequence[Sequence[Any]]
-    keras_2: bool = False
+    keras_2: bool | None = None
+
+
+class Context(NamedTuple):
+    """What the parts of a layer are made from, besides their configs.
+
+    Attributes:
+        cells: the parameters of the cells that are left.
+        fields: the fields that replace those of the configs.
+        keras_2: that of the source.
+    """
+
+    cells: Iterator[Params]
+    fields: Fields
+    keras_2: bool | None
+
+    def next(self) -> Params:
+        """Takes the parameters of the next cell."""
+        params = next(self.cells, None)
+        if params is None:
+            raise ValueError("the weights must be those of the config, got too few cells.")
+        return params
 
 
 def kind_of(entry: object) -> str | None:
     """Returns which class of Keras an entry of a config describes; None if it is none of these.
 
-    A subclass of GRU or GRUCell is told by its arguments: no other layer has `reset_after`.
+    Subclasses are told by their arguments: no other layer of Keras has these.
     """
     if not isinstance(entry, Mapping) or not isinstance(entry.get("config"), Mapping):
         return None
@@ -65,18 +86,28 @@ def kind_of(entry: object) -> str | None:
         return kind
     if "reset_after" in config:
         return "GRU" if "return_sequences" in config else "GRUCell"
-    return None
+    if "return_sequences" in config and "cell" in config:
+        return "RNN"
+    return "Bidirectional" if "merge_mode" in config and "layer" in config else None
+
+
+def inner_entries(entry: object) -> list[object]:
+    """Returns the entries that the config of a layer around others has, in the order of weights."""
+    config = entry["config"] if isinstance(entry, Mapping) else {}
+    kind = kind_of(entry)
+    if kind == "Bidirectional":
+        return [config.get("layer"), config.get("backward_layer") or config.get("layer")]
+    if kind == "RNN":
+        return [config.get("cell")]
+    if kind == "StackedRNNCells":
+        cells = config.get("cells")
+        return cells if isinstance(cells, list) and cells else [None]
+    return []
 
 
 def holds_grus(entry: object) -> bool:
     """Returns whether an entry of a config is a GRU, or a layer around GRUs and nothing else."""
-    kind = kind_of(entry)
-    if kind is None or not isinstance(entry, Mapping):
-        return False
-    if kind == "StackedRNNCells":
-        return all(map(holds_grus, entry["config"]["cells"]))
-    wrapped = {"Bidirectional": "layer", "RNN": "cell"}.get(kind)
-    return holds_grus(entry["config"].get(wrapped)) if wrapped else True
+    return kind_of(entry) is not None and all(map(holds_grus, inner_entries(entry)))
 
 
 def make_from_keras(source: Source, fields: Fields) -> Layer:
@@ -87,13 +118,13 @@ def make_from_keras(source: Source, fields: Fields) -> Layer:
     if not isinstance(config, Mapping):
         raise ValueError(f"the layer's config must be a dict, got {brief(config)}.")
     entry = {"class_name": source.class_name, "config": config}
-    _checked("layer", entry, LAYERS)
+    kind, _ = _checked("layer", entry, LAYERS)
     if not any(map(len, source.cells)):
         raise ValueError("the layer must have weights: build it first.")
     # Each cell's weights are read when the config has said that it is a GRU's.
     cells = map(read_weights, source.cells)
-    build = _bidirectional if source.class_name == "Bidirectional" else _direction
-    module, params = build("layer", entry, cells, fields)
+    build = _bidirectional if kind == "Bidirectional" else _direction
+    module, params = build("layer", entry, Context(cells, fields, source.keras_2))
     if next(cells, None) is not None:
         raise ValueError(f"the weights must be those of the config, got {len(source.cells)} cells.")
     return module, {"params": params}
@@ -147,46 +178,45 @@ def _bare(cells: list[Params], fields: Fields) -> tuple[Direction, Params]:
     return RNN(StackedRNNCells(stacked), **own), {"cell": _numbered(cells)}
 
 
-def _direction(
-    key: str, entry: object, cells: Iterator[Params], fields: Fields
-) -> tuple[Direction, Params]:
-    """Makes a GRU or an RNN from an entry of a config and the parameters of the next cells."""
+def _direction(key: str, entry: object, context: Context) -> tuple[Direction, Params]:
+    """Makes a GRU or an RNN from an entry of a config."""
     kind, config = _checked(key, entry, _DIRECTIONS)
-    if kind == "RNN":
-        return _rnn(config, cells, fields)
-    params = _next(cells)
-    return _module(GRU, entry, params, fields), params
+    if kind != "RNN":
+        params = context.next()
+        return _module(GRU, entry, params, context), params
+    own, others = _split_fields(context.fields)
+    cell, params = _cell(config.get("cell"), context._replace(fields=others))
+    _warn_of_subclass(entry, RNN)
+    config = _without({"name"}, _known(entry, RNN))
+    return RNN.from_config(config | {"cell": cell}).clone(**own), {"cell": params}
 
 
-def _bidirectional(
-    key: str, entry: object, cells: Iterator[Params], fields: Fields
-) -> tuple[Bidirectional, Params]:
+def _bidirectional(key: str, entry: object, context: Context) -> tuple[Bidirectional, Params]:
     """Makes a Bidirectional of GRUs or of RNNs."""
     _, config = _checked(key, entry, ("Bidirectional",))
-    own = config.get("backward_layer")
-    forward, params = _direction("layer", config.get("layer"), cells, fields)
-    key = "backward_layer" if own else "layer"
-    backward, others = _direction(key, config.get(key), cells, fields)
+    _warn_of_subclass(entry, Bidirectional)
+    (forward, params), (backward, others) = (
+        _direction(key, inner, context)
+        for key, inner in zip(("layer", "backward_layer"), inner_entries(entry), strict=True)
+    )
     merge_mode = config.get("merge_mode", "concat")
-    module = Bidirectional(forward, merge_mode, *([backward] if own else []))
+    own = [backward] if config.get("backward_layer") else []
+    module = Bidirectional(forward, merge_mode, *own)
     return module, pair_variables(params, others)["params"]
 
 
-def _rnn(config: Fields, cells: Iterator[Params], fields: Fields) -> tuple[RNN, Params]:
-    """Makes an RNN of a GRUCell, or of several GRUCells on top of each other."""
-    own, others = _split_fields(fields)
-    kind, inner = _checked("cell", config.get("cell"), _CELLS)
-    stacked = kind == "StackedRNNCells"
-    entries = inner["cells"] if stacked else [config["cell"]]
-    modules, params = [], []
-    for index, entry in enumerate(entries):
-        _checked(index, entry, _CELLS[:1])
-        params.append(_next(cells))
-        modules.append(_module(GRUCell, entry, params[-1], others))
-    cell = StackedRNNCells(modules) if stacked else modules[0]
-    config = {name: value for name, value in config.items() if name != "name"}
-    module = RNN.from_config(config | {"cell": cell}).clone(**own)
-    return module, {"cell": _numbered(params) if stacked else params[0]}
+def _cell(entry: object, context: Context) -> tuple[GRUCell | StackedRNNCells, Params]:
+    """Makes a GRUCell, or several on top of each other."""
+    kind, _ = _checked("cell", entry, _CELLS)
+    if kind == "GRUCell":
+        params = context.next()
+        return _module(GRUCell, entry, params, context), params
+    cells = []
+    for index, inner in enumerate(inner_entries(entry)):
+        _checked(index, inner, _CELLS[:1])
+        cells.append(_cell(inner, context))
+    modules, params = zip(*cells, strict=True)
+    return StackedRNNCells(modules), _numbered(params)
 
 
 def _numbered(cells: Sequence[Params]) -> Params:
@@ -200,13 +230,6 @@ def _split_fields(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
     return own, {name: value for name, value in fields.items() if name not in names}
 
 
-def _next(cells: Iterator[Params]) -> Params:
-    params = next(cells, None)
-    if params is None:
-        raise ValueError("the weights must be those of the config, got too few cells.")
-    return params
-
-
 def _checked(key: str | int, entry: object, classes: tuple[str, ...]) -> tuple[str, Fields]:
     """Returns the class and the config of an entry, or raises a ValueError if it is another one."""
     kind = kind_of(entry)
@@ -216,15 +239,17 @@ def _checked(key: str | int, entry: object, classes: tuple[str, ...]) -> tuple[s
     return kind, entry["config"]
 
 
-def _module(cls: type[Module], entry: object, params: Params, fields: Fields) -> Module:
+def _module(cls: type[Module], entry: object, params: Params, context: Context) -> Module:
     """Makes a GRU or GRUCell from a Keras config, and checks that the parameters fit it."""
-    assert isinstance(entry, Mapping)
-    config = keras2.from_keras_1(entry["config"])
-    old = keras2.has_arguments(config)
+    fields = context.fields
+    config = keras2.from_keras_1(_known(entry, cls))
+    old = context.keras_2
+    if old is None:
+        old = keras2.has_arguments(config)
+    _warn_of_subclass(entry, cls)
     # A Keras model names its layers; in Flax the owner of a layer names it.
-    dropped = {"name", *fields} - {"units"}
-    config = {key: value for key, value in config.items() if key not in dropped}
-    config = _without_unknown(cls, entry["class_name"], config)
+    config = _without({"name", *fields} - {"units"}, config)
+    config = _without(_warn_of_unknown(config), config)
     if "recurrent_activation" not in config:
         config |= _CUDNN
     # Keras before 2.2 had only reset_after=False, and its configs do not mention it.
@@ -233,15 +258,48 @@ def _module(cls: type[Module], entry: object, params: Params, fields: Fields) ->
         config, fields = keras2.meant(config), keras2.meant(fields)
     try:
         module = cls.from_config(config)
-    except TypeError as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the config must be a {cls.__name__}'s: {error}") from error
     module = module.clone(**fields)
     weights_of(module, params)
     return module
 
 
-def _without_unknown(cls: type, class_name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out, with a warning, what outputs do not depend on and gruflax does not know."""
+def _known(entry: object, cls: type) -> dict[str, Any]:
+    """Returns the config of an entry; of a subclass what the class has, too."""
+    assert isinstance(entry, Mapping)
+    config = dict(entry["config"])
+    return _without(_extra(entry, cls), config)
+
+
+def _extra(entry: Mapping[str, Any], cls: type) -> set[str]:
+    """Returns the arguments in the config of a subclass that its class does not have."""
+    if entry.get("class_name") in LAYERS + _CELLS:
+        return set()
+    known = {field.name for field in dataclasses.fields(cls)}
+    return set(entry["config"]) - known - {"trainable", *DTYPE_KEYS, *IGNORED_KEYS}
+
+
+def _without(names: set[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in names}
+
+
+def _warn_of_subclass(entry: object, cls: type) -> None:
+    """Warns that a subclass is taken for its class."""
+    assert isinstance(entry, Mapping)
+    name = entry.get("class_name")
+    if name not in LAYERS + _CELLS:
+        extra = sorted(_extra(entry, cls))
+        also = f", nor what {extra} in its config mean" if extra else ""
+        warnings.warn(
+            f"{name} is converted as Keras' {cls.__name__}: what the subclass computes otherwise "
+            f"is not known{also}.",
+            stacklevel=2,
+        )
+
+
+def _warn_of_unknown(config: Fields) -> set[str]:
+    """Returns what outputs do not depend on and gruflax does not know, with a warning."""
     unknown = {
         key: value
         for key, value in config.items()
@@ -250,22 +308,11 @@ def _without_unknown(cls: type, class_name: str, config: dict[str, Any]) -> dict
     }
     if unknown:
         warnings.warn(
-            f"{class_name}: {_described(unknown)} left out, which gruflax does not know. Outputs "
-            "do not depend on it.",
+            f"{_described(unknown)} left out, which gruflax does not know. Outputs do not depend "
+            "on it.",
             stacklevel=2,
         )
-    if class_name not in LAYERS + _CELLS:
-        known = {field.name for field in dataclasses.fields(cls)}
-        known |= {"trainable", *DTYPE_KEYS, *IGNORED_KEYS}
-        own = {key: value for key, value in config.items() if key not in known}
-        unknown |= own
-        also = f", nor what {sorted(own)} in its config mean" if own else ""
-        warnings.warn(
-            f"{class_name} is converted as Keras' {cls.__name__}: what the subclass computes "
-            f"otherwise is not known{also}.",
-            stacklevel=2,
-        )
-    return {key: value for key, value in config.items() if key not in unknown}
+    return set(unknown)
 
 
 def _described(entries: Mapping[str, object]) -> str:

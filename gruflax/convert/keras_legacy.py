@@ -1,5 +1,6 @@
 """Reading the HDF5 files of Keras 1 and 2, where the names of weights tell whose they are."""
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -7,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gruflax.convert.hdf5 import Node, is_gru, read_array, read_strings
-from gruflax.convert.keras_configs import Entry, Found, entries
-from gruflax.convert.keras_layers import Source
-from gruflax.convert.weights import Fields, read_json
+from gruflax.convert.keras_configs import Entry, Found, entries, warn_without_config
+from gruflax.convert.keras_layers import Source, inner_entries, kind_of
+from gruflax.convert.weights import read_json
 from gruflax.keras_names import keras2
 
 
@@ -34,29 +35,50 @@ class Cell(NamedTuple):
     weights: Sequence[Node]
 
 
+class Place(NamedTuple):
+    """Where a cell of a layer in a model's config may be found in a file.
+
+    Attributes:
+        patterns: the patterns of its owners' names, from the inside out.
+        trains: whether it learns: Keras writes the weights of what does not behind all others. None
+            for the directions of a Bidirectional of Keras 2, of which the config does not tell.
+    """
+
+    patterns: Sequence[str]
+    trains: bool | None
+
+
 def legacy_layers(file: Node) -> list[Found]:
     """Finds the GRUs in an `.h5` file of a model or of its weights, by Keras 1 or later."""
     root = file["model_weights"] if "model_weights" in file else file
+    old = keras2.is_version(root.attrs.get("keras_version"))
     pools = {layer: _cells(root[layer]) for layer in read_strings(root, "layer_names")}
-    found = []
+    known = []
     if "model_config" in file.attrs:
         config = read_json("the model's config", file.attrs["model_config"])
-        for entry in entries(config):
-            if entry.layer is not None:
-                found.append(_with_config(entry, _pool(pools, entry)))
-    old = keras2.is_version(root.attrs.get("keras_version"))
+        known = [entry for entry in entries(config) if entry.layer is not None]
+    found = []
     for layer, pool in pools.items():
-        found.extend(_by_weights(layer, pool, old))
+        own = [entry for entry in known if _layer_of(entry, pools) == layer]
+        cells = _assign([list(_places(entry)) for entry in own], pool)
+        found.extend(_with_config(*each, old) for each in zip(own, cells, strict=True))
+        taken = [id(cell) for each in cells for cell in each]
+        left = [cell for cell in pool if id(cell) not in taken]
+        found.extend(_by_weights(layer, left, old, bool(known)))
     return found
 
 
-def _pool(pools: Mapping[str, list[Cell]], entry: Entry) -> list[Cell]:
-    """Returns the cells of the layer of a model that an entry belongs to."""
+def _layer_of(entry: Entry, pools: Mapping[str, list[Cell]]) -> str | None:
+    """Returns the name of the layer of the whole model that an entry belongs to."""
     if entry.names[0] in pools:
-        return pools[entry.names[0]]
+        return entry.names[0]
     # Keras before 2.2.3 wrote no name of a Sequential inside of a model.
-    own = [pool for pool in pools.values() if any(entry.names[-1] in each.owners for each in pool)]
-    return own[0] if own else []
+    own = [
+        layer
+        for layer, pool in pools.items()
+        if any(entry.names[-1] in cell.owners for cell in pool)
+    ]
+    return own[0] if own else None
 
 
 def _cells(group: Node) -> list[Cell]:
@@ -73,8 +95,7 @@ def _cells(group: Node) -> list[Cell]:
         else:
             continue
         found.setdefault(key, {})[name] = group[path]
-    in_order = sorted(found.items(), key=lambda item: int(item[0][1] or 0))
-    cells = [Cell(owners, _joined(arrays)) for (owners, _), arrays in in_order]
+    cells = [Cell(owners, _joined(arrays)) for (owners, _), arrays in found.items()]
     return [cell for cell in cells if is_gru(cell.weights)]
 
 
@@ -87,95 +108,142 @@ def _joined(arrays: dict[str, Node]) -> list[Node]:
     return [arrays[name] for name in _NAMES if name in arrays]
 
 
-def _with_config(entry: Entry, pool: list[Cell]) -> Found:
-    """Takes the cells of one layer out of those that are left."""
-    assert entry.layer is not None
-    patterns = [re.escape(name) for name in entry.names]
-    cells = [_take(pool, [*patterns, *own]) for own in _patterns(entry.layer)]
-    source = Source(entry.layer["class_name"], entry.layer["config"], cells)
-    return entry.found(source)
+def _with_config(entry: Entry, cells: Sequence[Cell | None], keras_2: bool) -> Found:
+    """Describes a layer whose config is in the file."""
+
+    def read() -> Source:
+        assert entry.layer is not None
+        if None in cells:
+            raise ValueError(
+                f"the names of the weights in the file must tell which are those of "
+                f"{entry.names[-1]!r}: load the model with Keras, and convert its layer."
+            )
+        weights = [cell.weights for cell in cells if cell is not None]
+        return Source(entry.layer["class_name"], entry.layer["config"], weights, keras_2)
+
+    return entry.found(read)
 
 
-def _take(pool: list[Cell], patterns: Sequence[str]) -> Sequence[Node]:
-    """Takes a cell out of those that are left: by its names or, where these do not tell, by order.
+def _assign(places: Sequence[Sequence[Place]], pool: list[Cell]) -> list[list[Cell | None]]:
+    """Finds the cells of several layers among those in a file; None where it cannot be told.
 
-    The order alone is not enough: Keras writes the weights of frozen layers last.
+    Where everything learns, weights lie in the order of the config. Else their names tell.
     """
-    left = [(cell, 0) for cell in pool]
-    for pattern in patterns:
+    flat = [place for each in places for place in each]
+    order = sorted(flat, key=lambda place: place.trains is False)
+    by_order: dict[int, Cell | None] = {}
+    if len(order) == len(pool):
+        by_order = {id(place): cell for place, cell in zip(order, pool, strict=True)}
+    sure = bool(by_order) and all(place.trains for place in flat)
+    return [
+        [
+            by_order[id(place)] if sure else _by_name(place, pool) or by_order.get(id(place))
+            for place in each
+        ]
+        for each in places
+    ]
+
+
+def _by_name(place: Place, pool: list[Cell]) -> Cell | None:
+    """Returns the only cell whose owners have the names of a place, as far as they have any."""
+    left = [(cell, len(cell.owners)) for cell in pool]
+    for pattern in place.patterns:
         matches = [
-            (cell, index + 1)
-            for cell, start in left
-            if (index := _index(cell.owners, pattern, start)) is not None
+            (cell, index)
+            for cell, end in left
+            if (index := _last(pattern, cell.owners[:end])) is not None
         ]
         left = matches or left
-    if not left:
-        return []
-    # Of layers with one name, the one that is in no model inside.
-    cell, _ = min(left, key=lambda match: len(match[0].owners))
-    pool[:] = [each for each in pool if each is not cell]
-    return cell.weights
+    return left[0][0] if len(left) == 1 else None
 
 
-def _index(names: Sequence[str], pattern: str, start: int) -> int | None:
-    """Returns the index of the first name from `start` on that matches a pattern."""
-    found = (index for index in range(start, len(names)) if re.fullmatch(pattern, names[index]))
-    return next(found, None)
+def _last(pattern: str, names: Sequence[str]) -> int | None:
+    """Returns the index of the last name that matches a pattern."""
+    found = [index for index, name in enumerate(names) if re.fullmatch(pattern, name)]
+    return found[-1] if found else None
 
 
-def _patterns(layer: Fields) -> Iterator[list[str]]:
-    """Yields for each cell of a layer the patterns of the names that it has in a file."""
-    config = layer["config"]
-    name = config.get("name", "")
-    if layer["class_name"] == "Bidirectional":
-        for way, inner in (
-            ("forward", config["layer"]),
-            ("backward", config.get("backward_layer") or config["layer"]),
-        ):
-            base = re.sub("^(forward|backward)_", "", inner["config"].get("name", ""))
-            for own in _patterns(inner):
-                yield [rf"{way}_.*", rf"{way}_{re.escape(base)}", *own]
-    elif layer["class_name"] in ("RNN", "StackedRNNCells"):
-        inner = [config["cell"]] if "cell" in config else config["cells"]
-        for each in inner:
-            yield from _patterns(each)
-    else:
-        yield [re.escape(name)]
+def _places(entry: Entry) -> Iterator[Place]:
+    """Yields the place of each cell of a layer."""
+    outer = [re.escape(name) for name in reversed(entry.names)]
+    for patterns, trains in _inner_places(entry.layer):
+        yield Place([*patterns, *outer], trains if entry.trains else False)
 
 
-def _by_weights(layer: str, pool: Sequence[Cell], keras_2: bool) -> Iterator[Found]:
+def _inner_places(entry: object) -> Iterator[Place]:
+    """Yields the place of each cell inside of an entry, without the names of what is around it."""
+    assert isinstance(entry, Mapping)
+    kind, config, inner = kind_of(entry), entry["config"], inner_entries(entry)
+    places = [Place([re.escape(str(config.get("name", "")))], True)]
+    if kind == "Bidirectional":
+        # The config of Keras 2 has no entry for what goes backwards, and the other is a copy.
+        trains = True if config.get("backward_layer") else None
+        places = [
+            Place([*patterns, *_direction_names(way, each)], learns and trains)
+            for way, each in zip(("forward", "backward"), inner, strict=True)
+            for patterns, learns in _inner_places(each)
+        ]
+    elif inner:
+        places = [place for each in inner for place in _inner_places(each)]
+    for place in places:
+        yield place if config.get("trainable", True) else place._replace(trains=False)
+
+
+def _direction_names(way: str, entry: object) -> list[str]:
+    """Returns patterns of the name that a direction of a Bidirectional has in a file."""
+    assert isinstance(entry, Mapping)
+    name = re.sub("^(forward|backward)_", "", str(entry["config"].get("name", "")))
+    return [f"{way}_{re.escape(name)}", f"{way}_.*"]
+
+
+def _by_weights(layer: str, pool: Sequence[Cell], keras_2: bool, is_model: bool) -> Iterator[Found]:
     """Finds the GRUs among weights that no config describes, by the names of the weights."""
     layers: dict[tuple[str, ...], list[Cell]] = {}
     for cell in pool:
-        layers.setdefault(_owner(cell), []).append(cell)
+        layers.setdefault(_owner(cell, pool), []).append(cell)
     for owner, cells in layers.items():
         short = (layer, *owner[-1:]) if len(layers) == 1 else owner[-1:]
-        ways = sorted(_way(cell) for cell in cells)
-        kind = "Bidirectional" if ways == ["backward", "forward"] else "RNN"
-        # Of two directions the forward one comes first, of cells the one that was made first.
-        cells.sort(key=lambda cell: (_way(cell) == "backward", _number(cell.owners[-1])))
-        kind = "GRU" if len(cells) == 1 else kind
-        yield Found(
-            "/".join((layer, *owner)),
-            short,
-            Source(kind, None, [cell.weights for cell in cells], keras_2),
+        read = functools.partial(_read_cells, layer, cells, keras_2, is_model)
+        yield Found("/".join((layer, *owner)), short, read)
+
+
+def _read_cells(name: str, cells: Sequence[Cell], keras_2: bool, is_model: bool) -> Source:
+    """Puts the cells of a layer into order: forward before backward, lower before upper."""
+    if is_model:
+        warn_without_config(name)
+    halves = [[cell for cell in cells if _way(cell) == way] for way in ("forward", "backward")]
+    pair = len(halves[0]) == len(halves[1]) > 0
+    ordered = [cell for half in (halves if pair else [cells]) for cell in _in_order(name, half)]
+    kind = "Bidirectional" if pair else "GRU" if len(cells) == 1 else "RNN"
+    return Source(kind, None, [cell.weights for cell in ordered], keras_2)
+
+
+def _in_order(name: str, cells: Sequence[Cell]) -> Sequence[Cell]:
+    """Returns cells in the order of the file, if the numbers in their names do not deny it."""
+    numbers = [int(re.findall(r"_(\d+)$|$", cell.owners[-1])[0] or 0) for cell in cells]
+    if numbers != sorted(numbers):
+        raise ValueError(
+            f"the order of the cells of {name!r} in the file must be that of their names, got "
+            f"{[cell.owners[-1] for cell in cells]}: load the weights with Keras, and convert the "
+            "layer."
         )
+    return cells
 
 
 def _way(cell: Cell) -> str:
     """Returns "forward" or "backward" for a cell of a Bidirectional, else ""."""
-    ways = re.findall("(?:^|/)(forward|backward)_", "/".join(cell.owners))
-    return ways[-1] if ways else ""
+    index = _last("(forward|backward)_.*", cell.owners)
+    return "" if index is None else cell.owners[index].partition("_")[0]
 
 
-def _owner(cell: Cell) -> tuple[str, ...]:
+def _owner(cell: Cell, pool: Sequence[Cell]) -> tuple[str, ...]:
     """Returns the names of the layers that a cell belongs to: without direction and cell."""
-    for index, name in enumerate(cell.owners):
-        if name.startswith(("forward_", "backward_")):
-            return cell.owners[:index]
+    index = _last("(forward|backward)_.*", cell.owners)
+    if index is not None:
+        owner, way = cell.owners[:index], _way(cell)
+        # From TensorFlow 2 on the names of a Bidirectional's weights begin with its own.
+        if (owner or len(cell.owners) == 1) and any(
+            each.owners[:index] == owner and _way(each) not in ("", way) for each in pool
+        ):
+            return owner
     return cell.owners[:-1] or cell.owners
-
-
-def _number(name: str) -> int:
-    match = re.search(r"_(\d+)$", name)
-    return int(match[1]) if match else 0

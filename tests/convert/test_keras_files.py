@@ -12,6 +12,7 @@ import pytest
 import gruflax
 from gruflax import convert
 from gruflax.compat import v1
+from gruflax.linen import Bidirectional
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -279,3 +280,72 @@ def test_files_that_reach_for_others(tmp_path, x, drawn):
         group.create_dataset("kernel:0", (4, 15), np.float32, external=secret)
     with pytest.raises(ValueError, match="the file must hold its arrays itself, /model_weights/g"):
         convert.from_keras(tmp_path / "external.h5")
+
+
+def write_weights_of_keras_2(path, layers, config=None):
+    """Writes what Keras 2 wrote: the arrays of the cells of each layer, by the names of these."""
+    with h5py.File(path, "w") as file:
+        root = file.create_group("model_weights") if config else file
+        root.attrs["keras_version"] = "2.15.0"
+        root.attrs["layer_names"] = list(layers)
+        for layer, cells in layers.items():
+            group = root.create_group(layer)
+            names = []
+            for cell, arrays in cells.items():
+                for variable, array in arrays.items():
+                    names.append(f"{cell}/{variable}:0")
+                    group[names[-1]] = array
+            group.attrs["weight_names"] = names
+        if config:
+            file.attrs["model_config"] = json.dumps(config)
+
+
+@pytest.fixture
+def cells(drawn):
+    """Random parameters of several cells of one shape."""
+    shapes = {"kernel": (4, 12), "recurrent_kernel": (4, 12), "bias": (2, 12)}
+    leaves = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return [drawn(leaves) for _ in range(4)]
+
+
+def test_weights_alone_of_stacked_cells(cells, tmp_path, equal):
+    path = tmp_path / "model.h5"
+    names = [
+        f"pair/{way}_rnn/gru_cell{end}" for way in ("backward", "forward") for end in ("", "_1")
+    ]
+    write_weights_of_keras_2(path, {"pair": dict(zip(names, cells, strict=True))})
+    module, variables = convert.from_keras(path, return_sequences=True)
+    assert isinstance(module, Bidirectional) and module.layer.return_sequences
+    for way, half in (("forward", cells[2:]), ("backward", cells[:2])):
+        stacked = variables["params"][f"{way}_layer"]["cell"]
+        equal(stacked, {"cells_0": half[0], "cells_1": half[1]})
+    # A frozen lower cell comes last; so would one that was made last.
+    write_weights_of_keras_2(path, {"deep": dict(zip(["r/c_1", "r/c"], cells[:2], strict=True))})
+    with pytest.raises(ValueError, match=r"order of the cells of 'deep' .*got \['c_1', 'c'\]"):
+        convert.from_keras(path)
+
+
+def test_weights_alone_of_two_directions_by_hand(cells, tmp_path, equal):
+    names = ("forward_gru/gru_cell", "backward_gru/gru_cell")
+    write_weights_of_keras_2(tmp_path / "w.h5", {"m": dict(zip(names, cells[:2], strict=True))})
+    for name, params in zip(("forward_gru", "backward_gru"), cells[:2], strict=True):
+        equal(convert.from_keras(tmp_path / "w.h5", name)[1]["params"], params)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_layers_that_were_renamed(trains, cells, tmp_path, equal):
+    """Weights keep the names that layers had when they were built; Keras goes by their order."""
+
+    def entry(name, **config):
+        written = v1.GRU(4, reset_after=True).get_config() | {"name": name, **config}
+        return {"class_name": "GRU", "config": written}
+
+    order = ["b", "a"] if trains else ["d", "c"]
+    inner = [entry(order[0], trainable=trains), entry(order[1])]
+    model = {"class_name": "Sequential", "config": {"name": "in", "layers": inner}}
+    config = {"class_name": "Sequential", "config": {"name": "m", "layers": [model]}}
+    names = ("a/gru_cell", "b/gru_cell")
+    path = tmp_path / "model.h5"
+    write_weights_of_keras_2(path, {"in": dict(zip(names, cells[:2], strict=True))}, config)
+    for name, params in zip(order, cells[:2] if trains else cells[1::-1], strict=True):
+        equal(convert.from_keras(path, name)[1]["params"], params)

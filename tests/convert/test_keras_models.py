@@ -199,6 +199,152 @@ def test_pairs_of_rnns(inner, random, x, close, equal):
     close(again(x), theirs(x))
 
 
+@pytest.mark.filterwarnings("ignore:trainable=False")
+@pytest.mark.parametrize("frozen", [False, True])
+def test_models_inside_of_models(frozen, random, tmp_path, close):
+    """The names in an `.h5` file have the innermost model only."""
+    grus = [layers.GRU(4, return_sequences=True, name=name) for name in ("gru", "b", "gru", "d")]
+    inside = grus[0]
+    for depth, gru in enumerate(grus[1:]):
+        inside = keras.Sequential([keras.Input((6, 4)), inside, gru], name=f"model_{depth}")
+    inputs = keras.Input((6, 4))
+    model = draw(keras.Model(inputs, inside(inputs)), random)
+    grus[0].trainable = grus[3].trainable = not frozen
+    x = random.normal(size=(3, 6, 4)).astype(np.float32)
+    outer = "model_2/model_1/model_0/"
+    for suffix in (".keras", ".h5"):
+        model.save(tmp_path / f"model{suffix}")
+        for name, theirs in zip(
+            (f"{outer}gru", "b", "model_2/model_1/gru", "d"), grus, strict=True
+        ):
+            module, variables = convert.from_keras(tmp_path / f"model{suffix}", name)
+            close(module.apply(variables, x), theirs(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*converted as Keras' RNN")
+def test_a_gru_that_two_models_share(random, tmp_path, close):
+    gru = layers.GRU(4, return_sequences=True, name="shared")
+    inputs = x = keras.Input((6, 4))
+    for name in ("a", "b"):
+        x = keras.Sequential([keras.Input((6, 4)), gru], name=name)(x)
+    model = draw(keras.Model(inputs, x), random)
+    model.save(tmp_path / "model.keras")
+    model.save(tmp_path / "model.h5")
+    x = inputs_of(gru, random)
+    for source in (model, tmp_path / "model.keras", tmp_path / "model.h5"):
+        for name in ("a/shared", "b/shared"):
+            module, variables = convert.from_keras(source, name)
+            close(module.apply(variables, x), gru(x))
+
+
+class Around(layers.Wrapper):
+    """A user's wrapper."""
+
+    def build(self, shape):
+        self.layer.build(shape)
+        self.built = True
+
+    def call(self, x):
+        return self.layer(x)
+
+
+class Written(layers.Layer):
+    """A user's layer that writes the layer inside of it into its config."""
+
+    def __init__(self, inner, **options):
+        super().__init__(**options)
+        self.inner = inner
+
+    def get_config(self):
+        written = keras.saving.serialize_keras_object(self.inner)
+        return {**super().get_config(), "inner": written}
+
+    def call(self, x):
+        return self.inner(x)
+
+
+class OwnRNN(layers.RNN):
+    """A subclass that only has another name."""
+
+
+class OwnPair(layers.Bidirectional):
+    """A subclass that only has another name."""
+
+
+@pytest.mark.filterwarnings("ignore:Own.* is converted as Keras'")
+def test_configs_inside_of_users_layers_are_read(random, tmp_path, close):
+    options = {"activation": "relu", "return_sequences": True}
+    gru = layers.GRU(4, name="one", go_backwards=True, **options)
+    other = layers.GRU(4, name="other", **options)
+    rnn = OwnRNN(layers.GRUCell(4, activation="relu"), return_sequences=True, go_backwards=True)
+    pair = OwnPair(layers.GRU(4, **options), merge_mode="sum")
+    model = keras.Sequential(
+        [keras.Input((6, 4)), Around(gru, name="around"), Written(other), rnn, pair]
+    )
+    draw(model, random)
+    model.save(tmp_path / "model.keras")
+    model.save(tmp_path / "model.h5")
+    x = inputs_of(gru, random)
+    for source in (model, tmp_path / "model.keras", tmp_path / "model.h5"):
+        for name, theirs in (
+            ("around", gru),
+            ("one", gru),
+            ("other", other),
+            (rnn.name, rnn),
+            (pair.name, pair),
+        ):
+            module, variables = convert.from_keras(source, name)
+            close(module.apply(variables, x), theirs(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*__array__")
+@pytest.mark.parametrize("how", ["forward_layer", "cells", "cell"])
+def test_attributes_with_names_of_keras(how, random, tmp_path, equal):
+    """A layer is told by all that it holds."""
+    model = Subclassed()
+    if how == "forward_layer":
+        model.forward_layer, model.backward_layer = layers.GRU(4), layers.GRU(4)
+        more = [model.forward_layer, model.backward_layer]
+    elif how == "cells":
+        model.cells = more = [layers.GRU(4), layers.GRU(4)]
+    else:
+        model.cell = layers.GRUCell(4)
+        more = [model.cell]
+    for layer in more:
+        layer.build((3, 4) if how == "cell" else (3, 6, 4))
+    model(np.zeros((1, 6, 4), np.float32))
+    draw(model, random)
+    model.save(tmp_path / "model.keras")
+    for theirs, names in (
+        (more[0], {"forward_layer": "forward_layer", "cells": "cells/gru", "cell": "cell"}[how]),
+        (
+            more[-1],
+            {"forward_layer": "backward_layer", "cells": "cells/gru_1", "cell": "cell"}[how],
+        ),
+        (model.first, "first"),
+    ):
+        with pytest.warns(UserWarning, match=f"config does not describe '{names}': .* defaults"):
+            found = convert.from_keras(tmp_path / "model.keras", names)
+        # A cell is no layer: it becomes params alone.
+        params = found if names == "cell" else found[1]["params"]
+        equal(convert.to_keras(params), theirs.get_weights())
+
+
+def relu(x):
+    """A user's function with a name of Keras."""
+    return keras.ops.relu(x) / 2
+
+
+def test_functions_of_users(x, random, close):
+    theirs = layers.GRU(4, activation=relu)
+    theirs(x)
+    draw(theirs, random)
+    with pytest.raises(ValueError, match="activation must be a function of Keras, got .* relu of"):
+        convert.from_keras(theirs)
+    module, variables = convert.from_keras(theirs, activation=relu)
+    close(module.apply(variables, x), theirs(x))
+
+
 class WeightClip(keras.constraints.Constraint):
     """A constraint that gruflax does not know."""
 
@@ -241,7 +387,7 @@ def test_what_outputs_do_not_depend_on_is_left_out(random, x, close):
     theirs(x)
     draw(theirs, random)
     named = "recurrent_initializer Eye, recurrent_regularizer Sparse, kernel_constraint WeightClip"
-    with pytest.warns(UserWarning, match=f"GRU: {named} left out, which gruflax does not know"):
+    with pytest.warns(UserWarning, match=f"{named} left out, which gruflax does not know"):
         module, variables = convert.from_keras(theirs)
     close(module.apply(variables, x), theirs(x))
     assert module.kernel_constraint is module.recurrent_regularizer is None

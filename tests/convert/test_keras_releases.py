@@ -77,7 +77,15 @@ def test_weights(release, folder, equal):
     for path in paths:
         for name, (weights, _, _) in layers.items():
             if path.name.startswith("subclassed") == (name in ("first_gru", "second_gru", "third")):
-                equal(convert.to_keras(*read(path, name)), weights)
+                if (path.name, name) == (
+                    "functional_weights.h5",
+                    "deep",
+                ) and release != "keras-2.2.5":
+                    # The frozen cell comes last, and no config says that it is the lower one.
+                    with pytest.raises(ValueError, match="order of the cells of 'deep'"):
+                        read(path, name)
+                else:
+                    equal(convert.to_keras(*read(path, name)), weights)
 
 
 @pytest.mark.parametrize("release", RELEASES)

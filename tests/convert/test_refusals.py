@@ -399,7 +399,11 @@ OTHERS = [
     (lambda: convert.from_flax_linen({"ir": 3}), ValueError, "params must be params of a flax"),
     (lambda: convert.from_flax_nnx(3), ValueError, "cell must be a flax.nnx.GRUCell"),
     (lambda: convert.from_equinox(3), ValueError, "cell must be an equinox.nn.GRUCell"),
-    (lambda: convert.from_haiku({"w_i": 3}), ValueError, "name must be one of the haiku.GRU modules"),
+    (
+        lambda: convert.from_haiku({"w_i": 3}),
+        ValueError,
+        "name must be one of the haiku.GRU modules",
+    ),
     (to("flax_linen", BEFORE), ValueError, "flax.linen has no GRU with reset_after=False"),
     (to("flax_linen", RELU), ValueError, "flax.linen has no GRU with activation='relu'"),
     (to("flax_nnx", GRU(4)), ValueError, "flax.nnx.GRUCell has no recurrent bias"),
