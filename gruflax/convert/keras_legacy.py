@@ -84,7 +84,11 @@ def _layer_of(entry: Entry, pools: Mapping[str, list[Cell]]) -> str | None:
 def _cells(group: Node) -> list[Cell]:
     """Reads the names of the weights of one layer of a model, which may be a model itself."""
     found: dict[tuple, dict[str, Node]] = {}
-    for path in read_strings(group, "weight_names"):
+    paths = read_strings(group, "weight_names")
+    if len(set(paths)) < len(paths):
+        # Keras wrote the weights of one layer over those of another.
+        return []
+    for path in paths:
         # "gru/kernel:0", "gru/gru_cell/kernel:0", "model/gru/gru_cell/kernel", ...
         *owners, variable = path.split(":")[0].split("/")
         if new := _VARIABLE.fullmatch(variable):
@@ -174,26 +178,26 @@ def _inner_places(entry: object) -> Iterator[Place]:
     """Yields the place of each cell inside of an entry, without the names of what is around it."""
     assert isinstance(entry, Mapping)
     kind, config, inner = kind_of(entry), entry["config"], inner_entries(entry)
-    places = [Place([re.escape(str(config.get("name", "")))], True)]
-    if kind == "Bidirectional":
+    places = [] if inner else [Place([], True)]
+    ways = ("forward", "backward") if kind == "Bidirectional" else ("",) * len(inner)
+    for way, each in zip(ways, inner, strict=True):
+        assert isinstance(each, Mapping)
+        name = str(each["config"].get("name", ""))
+        own = _direction_names(way, name) if way else [re.escape(name)]
         # The config of Keras 2 has no entry for what goes backwards, and the other is a copy.
-        trains = True if config.get("backward_layer") else None
-        places = [
-            Place([*patterns, *_direction_names(way, each)], learns and trains)
-            for way, each in zip(("forward", "backward"), inner, strict=True)
-            for patterns, learns in _inner_places(each)
-        ]
-    elif inner:
-        places = [place for each in inner for place in _inner_places(each)]
+        known = True if not way or config.get("backward_layer") else None
+        for patterns, trains in _inner_places(each):
+            places.append(Place([*patterns, *own], trains and known))
     for place in places:
         yield place if config.get("trainable", True) else place._replace(trains=False)
 
 
-def _direction_names(way: str, entry: object) -> list[str]:
+def _direction_names(way: str, name: str) -> list[str]:
     """Returns patterns of the name that a direction of a Bidirectional has in a file."""
-    assert isinstance(entry, Mapping)
-    name = re.sub("^(forward|backward)_", "", str(entry["config"].get("name", "")))
-    return [f"{way}_{re.escape(name)}", f"{way}_.*"]
+    # Keras puts the direction in front of a name, which in a config may be the new one.
+    names = [f"{way}_{name}", f"{way}_{re.sub('^(forward|backward)_', '', name)}", name]
+    own = [each for each in names if each.startswith(f"{way}_")]
+    return ["|".join(map(re.escape, own)), f"{way}_.*"]
 
 
 def _by_weights(layer: str, pool: Sequence[Cell], keras_2: bool, is_model: bool) -> Iterator[Found]:

@@ -349,3 +349,19 @@ def test_layers_that_were_renamed(trains, cells, tmp_path, equal):
     write_weights_of_keras_2(path, {"in": dict(zip(names, cells[:2], strict=True))}, config)
     for name, params in zip(order, cells[:2] if trains else cells[1::-1], strict=True):
         equal(convert.from_keras(path, name)[1]["params"], params)
+
+
+def test_names_that_are_not_different(cells, tmp_path, equal):
+    """Keras wrote one layer over another: neither is there, and all others are."""
+    path = tmp_path / "model.h5"
+    gru = {"class_name": "GRU", "config": v1.GRU(4, reset_after=True).get_config()}
+    layers = [{**gru, "config": gru["config"] | {"name": name}} for name in ("lost", "kept")]
+    config = {"class_name": "Sequential", "config": {"name": "m", "layers": layers}}
+    pools = {name: {f"{name}/gru_cell": cells[0]} for name in ("lost", "kept")}
+    write_weights_of_keras_2(path, pools, config)
+    with h5py.File(path, "r+") as file:
+        attributes = file["model_weights/lost"].attrs
+        attributes["weight_names"] = [*attributes["weight_names"]] * 2
+    equal(convert.from_keras(path, "kept")[1]["params"], cells[0])
+    with pytest.raises(ValueError, match="names .* must tell which are those of 'lost'"):
+        convert.from_keras(path, "lost")
