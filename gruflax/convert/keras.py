@@ -179,11 +179,13 @@ def _children(layer: object) -> Iterator[Any]:
 
 
 def _entry(layer: KerasLayer) -> Fields:
-    """Returns what Keras writes of a live layer into a config; a user's may have no config."""
+    """Returns what Keras writes of a live layer into a config."""
     try:
-        return {"class_name": type(layer).__name__, "config": layer.get_config()}
-    except NotImplementedError:
-        return {"class_name": type(layer).__name__, "config": {}}
+        config = layer.get_config()
+    except Exception:
+        # Layers of users may have no config; whatever GRU is inside has one.
+        config = {}
+    return {"class_name": type(layer).__name__, "config": config}
 
 
 def _live(layer: KerasLayer, fields: Fields) -> Source:

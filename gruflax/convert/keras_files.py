@@ -157,7 +157,8 @@ def _with_config(root: Group, config: object, keras_2: bool | None) -> list[Foun
         paths = {each.path for each in known if each.layer is not None}
         unknown = ((place, gru) for place, gru in group.grus(entry.path) if place not in paths)
         found.extend(_by_weights(unknown, bool(keras_2), is_model=True))
-    return list({each.name: each for each in reversed(found)}.values())
+    # What lies inside of several layers that the config does not describe was found in each.
+    return list({(each.name, each.short): each for each in found}.values())
 
 
 def _by_weights(
