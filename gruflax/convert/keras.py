@@ -47,8 +47,9 @@ def from_keras(source: object, name: str | Sequence[str] | None = None, **fields
             inside of a user's own model or layer. Without a bias such weights need
             `reset_after=False` where it applies. The name of an activation means what it meant in
             the release that wrote the source: for Keras 2 "hard_sigmoid" is `clip(0.2 x + 0.5, 0,
-            1)`. A weight list and a `.weights.h5` file of tf-keras do not tell the release: there
-            the name means Keras 3's function, and the other is `gruflax.compat.v1.hard_sigmoid`.
+            1)`. A weight list and a `.weights.h5` file of Keras 2.15 or tf-keras do not tell the
+            release: there the name means Keras 3's function, and the other is
+            `gruflax.compat.v1.hard_sigmoid`.
 
     Returns:
         `(module, variables)`, the module configured as the layer was: a `gruflax.GRU`,
@@ -60,13 +61,16 @@ def from_keras(source: object, name: str | Sequence[str] | None = None, **fields
         FileNotFoundError: there is no such file.
         ImportError: `source` is a file, and h5py is not installed.
         TypeError: `source` is of another type.
-        ValueError: a file is damaged or a SavedModel, the layer is no GRU or has no weights yet, no
-            layer has the name, no name is given for one of several, the weights do not fit the
-            configuration, or an activation is unknown, has weights or mixes the batch.
+        ValueError: a file is damaged, a SavedModel or an index of several files; the layer is no
+            GRU or has no weights yet; no layer has the name, or none is given for one of several;
+            the names of the weights in an `.h5` file do not tell which are the layer's; the weights
+            do not fit the configuration; or an activation is unknown, a user's, has weights or
+            mixes the batch.
 
     Warns:
         UserWarning: constraints, regularizers and initializers that gruflax does not know are left
-            out, since outputs do not depend on them; a subclass of a GRU is taken for a GRU.
+            out, since outputs do not depend on them; a subclass is taken for Keras' class; or the
+            configuration of a model does not describe the layer, so that it has the defaults.
     """
     if isinstance(name, (tuple, list)) and name:
         return stack([make_from_keras(_source(source, each, fields), fields) for each in name])

@@ -16,7 +16,7 @@ from gruflax.linen import Bidirectional
 layers = keras.layers
 
 # `GRUFLAX_ROUND_TRIPS=200` runs that many models, and not only the first few.
-COUNT = int(os.environ.get("GRUFLAX_ROUND_TRIPS", "5"))
+COUNT = int(os.environ.get("GRUFLAX_ROUND_TRIPS", "4"))
 
 NAMES = ("gru", "gru_1", "forward_gru", "backward_gru", "gru_cell", "Encoder 2", "größe", "cells")
 DTYPES = ("float32", "float32", "float32", "float16", "bfloat16", "mixed_bfloat16")
