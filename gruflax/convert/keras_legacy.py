@@ -131,12 +131,13 @@ def _with_config(entry: Entry, cells: Sequence[Cell | None], keras_2: bool) -> F
 def _assign(places: Sequence[Sequence[Place]], pool: list[Cell]) -> list[list[Cell | None]]:
     """Finds the cells of several layers among those in a file; None where it cannot be told.
 
-    Where everything learns, weights lie in the order of the config. Else their names tell.
+    Where everything learns, weights lie in the order of the config. Else their names tell, and the
+    order, with what does not learn behind all others, only where names do not.
     """
     flat = [place for each in places for place in each]
     order = sorted(flat, key=lambda place: place.trains is False)
     by_order: dict[int, Cell | None] = {}
-    if len(order) == len(pool):
+    if len(order) == len(pool) and all(place.trains is not None for place in flat):
         by_order = {id(place): cell for place, cell in zip(order, pool, strict=True)}
     sure = bool(by_order) and all(place.trains for place in flat)
     return [
