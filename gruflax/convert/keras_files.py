@@ -18,7 +18,7 @@ from gruflax.convert.weights import errors_as_value_errors, import_optional, rea
 from gruflax.keras_names import keras2
 
 
-# Keras 2.12 to 2.14 had this name for the layers of a model, Keras 2.15 and 3 have "layers".
+# Keras up to 2.14 had this name for the layers of a model, Keras 2.15 and 3 have "layers".
 _OLD_LAYERS = "_layer_checkpoint_dependencies"
 
 
@@ -199,7 +199,7 @@ def _group(file: Node) -> Group:
 
 
 def _rename_old_layers(group: Group) -> None:
-    """Renames the groups of Keras 2.12 to 2.14, whose numbers count a layer with weights twice."""
+    """Renames the groups of Keras up to 2.14, whose numbers count a layer with weights twice."""
     if _OLD_LAYERS in group.groups:
         renamed, counts = Group(), {}
         old = group.groups.pop(_OLD_LAYERS).groups

@@ -186,15 +186,14 @@ def _direction(key: str, entry: object, context: Context) -> tuple[Direction, Pa
         return _module(GRU, entry, params, context), params
     own, others = _split_fields(context.fields)
     cell, params = _cell(config.get("cell"), context._replace(fields=others))
-    _warn_of_subclass(entry, RNN)
     config = _without({"name"}, _known(entry, RNN))
     return RNN.from_config(config | {"cell": cell}).clone(**own), {"cell": params}
 
 
 def _bidirectional(key: str, entry: object, context: Context) -> tuple[Bidirectional, Params]:
     """Makes a Bidirectional of GRUs or of RNNs."""
-    _, config = _checked(key, entry, ("Bidirectional",))
-    _warn_of_subclass(entry, Bidirectional)
+    _checked(key, entry, ("Bidirectional",))
+    config = _known(entry, Bidirectional)
     (forward, params), (backward, others) = (
         _direction(key, inner, context)
         for key, inner in zip(("layer", "backward_layer"), inner_entries(entry), strict=True)
@@ -246,7 +245,6 @@ def _module(cls: type[Module], entry: object, params: Params, context: Context) 
     old = context.keras_2
     if old is None:
         old = keras2.has_arguments(config)
-    _warn_of_subclass(entry, cls)
     # A Keras model names its layers; in Flax the owner of a layer names it.
     config = _without({"name", *fields} - {"units"}, config)
     config = _without(_warn_of_unknown(config), config)
@@ -266,36 +264,24 @@ def _module(cls: type[Module], entry: object, params: Params, context: Context) 
 
 
 def _known(entry: object, cls: type) -> dict[str, Any]:
-    """Returns the config of an entry; of a subclass what the class has, too."""
+    """Returns the config of an entry; of a subclass, with a warning, what its class has too."""
     assert isinstance(entry, Mapping)
-    config = dict(entry["config"])
-    return _without(_extra(entry, cls), config)
-
-
-def _extra(entry: Mapping[str, Any], cls: type) -> set[str]:
-    """Returns the arguments in the config of a subclass that its class does not have."""
-    if entry.get("class_name") in LAYERS + _CELLS:
-        return set()
+    name, config = entry.get("class_name"), dict(entry["config"])
+    if name in LAYERS + _CELLS:
+        return config
     known = {field.name for field in dataclasses.fields(cls)}
-    return set(entry["config"]) - known - {"trainable", *DTYPE_KEYS, *IGNORED_KEYS}
+    extra = set(config) - known - {"trainable", *DTYPE_KEYS, *IGNORED_KEYS}
+    also = f", nor what {sorted(extra)} in its config mean" if extra else ""
+    warnings.warn(
+        f"{name} is converted as Keras' {cls.__name__}: what the subclass computes otherwise is "
+        f"not known{also}.",
+        stacklevel=2,
+    )
+    return _without(extra, config)
 
 
 def _without(names: set[str], config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in names}
-
-
-def _warn_of_subclass(entry: object, cls: type) -> None:
-    """Warns that a subclass is taken for its class."""
-    assert isinstance(entry, Mapping)
-    name = entry.get("class_name")
-    if name not in LAYERS + _CELLS:
-        extra = sorted(_extra(entry, cls))
-        also = f", nor what {extra} in its config mean" if extra else ""
-        warnings.warn(
-            f"{name} is converted as Keras' {cls.__name__}: what the subclass computes otherwise "
-            f"is not known{also}.",
-            stacklevel=2,
-        )
 
 
 def _warn_of_unknown(config: Fields) -> set[str]:
