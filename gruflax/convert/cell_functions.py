@@ -130,7 +130,7 @@ def to_equinox(
     """Converts to the parameters of an `equinox.nn.GRUCell`.
 
     The result computes the same function: the two biases of the update and the reset gate are added
-    up, as in `to_flax_linen`.
+    up, as in `to_flax_linen`::
 
         arrays = to_equinox(gru, variables)
         cell = eqx.nn.GRUCell(12, 64, key=key)
@@ -155,7 +155,7 @@ def to_equinox(
 def from_haiku(params: Nested, name: str | None = None) -> Params:
     """Converts the parameters of a `haiku.GRU`; exact, bit by bit.
 
-    Haiku's GRU resets before the product, so the parameters are those of `reset_after=False`.
+    Haiku's GRU resets before the product, so the parameters are those of `reset_after=False`::
 
         params = from_haiku(transformed.init(key, x), "my_model/gru")
         outputs, state = gruflax.gru_sequence(

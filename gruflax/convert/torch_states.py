@@ -13,6 +13,8 @@ from gruflax.linen import GRU, Bidirectional, Stack
 def from_torch_state(module: GRU | Bidirectional | Stack, state: ArrayLike) -> ArrayLike | tuple:
     """Converts torch's h_0 or h_n to the `initial_state` of a layer.
 
+    For a layer and its variables of `from_torch`::
+
         gru, variables = from_torch(torch_gru, return_state=True)
         outputs, *_ = gru.apply(variables, x, initial_state=from_torch_state(gru, h_0))
 
@@ -45,6 +47,8 @@ def from_torch_state(module: GRU | Bidirectional | Stack, state: ArrayLike) -> A
 
 def to_torch_state(module: GRU | Bidirectional | Stack, state: ArrayLike | tuple) -> jax.Array:
     """Converts the states of a layer to torch's h_0 or h_n.
+
+    For a layer with `return_state=True`::
 
         outputs, *state = gru.apply(variables, x)
         h_n = torch.tensor(np.asarray(to_torch_state(gru, state)))

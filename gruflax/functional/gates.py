@@ -47,21 +47,23 @@ def gate_activations(params: Params, inputs: ArrayLike, **options: Any) -> GateA
         params: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u], [3u] or absent.
         inputs: `[..., t, f]`, or `[t, ..., f]` with `time_major`.
         **options: options of `gruflax.gru_sequence`, which explains them in full:
-            config: the options of the GRU; by default `GRUConfig()`.
-            initial_state: `[..., u]`, the state that the first step begins with; by default the
-                learned one, else zeros.
-            mask: `[..., t]` or `[..., t, 1]`, True where the step counts; None by default.
-            seq_lengths: `[...]` integers in [0, t], the number of steps that count; None by
-                default.
-            reset: like `mask`, True where the state goes back to `reset_state` before the step;
-                None by default.
-            reset_state: `[..., u]`, only with `reset`; by default the learned one, else zeros.
-            rng: JAX random key for dropout and zoneout; None, the default, for inference.
-            dropout_masks: `DropoutMasks` to use instead of drawing them; None by default.
-            go_backwards: True processes the last step first; False by default.
-            time_major: True has time as the first axis; False by default.
-            dtype: dtype to compute in; None, the default, promotes those of `params` and `inputs`.
-            precision: precision of the matrix products, as in `jax.numpy.dot`; None by default.
+
+            * config: the options of the GRU; by default `GRUConfig()`.
+            * initial_state: `[..., u]`, the state that the first step begins with; by default the
+              learned one, else zeros.
+            * mask: `[..., t]` or `[..., t, 1]`, True where the step counts; None by default.
+            * seq_lengths: `[...]` integers in [0, t], the number of steps that count; None by
+              default.
+            * reset: like `mask`, True where the state goes back to `reset_state` before the step;
+              None by default.
+            * reset_state: `[..., u]`, only with `reset`; by default the learned one, else zeros.
+            * rng: JAX random key for dropout and zoneout; None, the default, for inference.
+            * dropout_masks: `DropoutMasks` to use instead of drawing them; None by default.
+            * go_backwards: True processes the last step first; False by default.
+            * time_major: True has time as the first axis; False by default.
+            * dtype: dtype to compute in; None, the default, promotes those of `params` and
+              `inputs`.
+            * precision: precision of the matrix products, as in `jax.numpy.dot`; None by default.
 
     Returns:
         `GateActivations` of arrays `[..., t, u]` in the compute dtype, in the order of processing.

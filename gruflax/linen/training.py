@@ -72,13 +72,14 @@ def constraints(
     """Makes an optimiser step that applies a model's weight constraints, as Keras' `fit` does.
 
     Put it last in the chain: it changes each update so that it ends at the constrained weight.
-    Weights of layers under `nn.vmap` or `nn.scan` are constrained one by one.
+    Weights of layers under `nn.vmap` or `nn.scan` are constrained one by one::
 
         optimizer = optax.chain(optax.adam(1e-3), gruflax.constraints(model, inputs))
 
     Args:
         model: an unbound Flax module with gruflax layers anywhere in it.
-        *args: positional arguments of a call of `model`: flags, arrays or `jax.ShapeDtypeStruct`s.
+        *args: positional arguments of a call of `model`: each a flag, an array or a
+            `jax.ShapeDtypeStruct`.
         rngs: random streams that `model.init` needs besides "params" and "dropout". Default None.
         stacked_axis: on which axis `nn.vmap` or `nn.scan` stacks the weights of members, or a tuple
             of axes for several such transformations. Default None finds it from the shapes.

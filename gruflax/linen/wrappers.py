@@ -157,6 +157,8 @@ def _direction(layer: GRU | RNN, name: str) -> GRU | RNN:
 class Stack(Module):
     """Runs recurrent layers one after the other: a multi-layer GRU as in PyTorch.
 
+    For example::
+
         encoder = gruflax.Stack(
             [gruflax.GRU(64, return_sequences=True), gruflax.GRU(64)], dropout=0.2
         )

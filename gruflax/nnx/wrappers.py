@@ -139,6 +139,8 @@ def _check_layer(name: str, layer: object) -> None:
 class Stack(nnx.Module):
     """Runs recurrent layers one after the other: a multi-layer GRU as in PyTorch.
 
+    For example::
+
         encoder = gruflax.nnx.Stack(
             [GRU(4, 8, return_sequences=True, rngs=rngs), GRU(8, 8, rngs=rngs)],
             dropout=0.2,

@@ -29,7 +29,7 @@ class GRUCell(V1Module):
     (`reset_after`); columns z | r | h.
 
     Dropout masks are cached in the collection "dropout_masks", so that all steps of a batch share
-    them: make the collection mutable, and hand it from step to step.
+    them: make the collection mutable, and hand it from step to step::
 
         apply = functools.partial(cell.apply, training=True, mutable=["dropout_masks"])
 

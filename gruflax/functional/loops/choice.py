@@ -60,28 +60,29 @@ def explain_loop(
     pullback that `jax.vmap` maps over cotangents alone, as `jax.jacrev` does.
 
     Args:
-        params: parameters of the GRU, arrays or `jax.ShapeDtypeStruct`s.
+        params: parameters of the GRU, each an array or a `jax.ShapeDtypeStruct`.
         inputs: `[..., t, f]`, an array or a `jax.ShapeDtypeStruct`.
         loop: the loop to ask for: "auto", the default, "scan", "chunked", "native" or "cudnn".
         unroll: True asks for a Python loop; False by default.
         platform: where the call would run: "cpu", the default, "gpu" or "tpu".
         **options: options of `gruflax.gru_sequence`, which explains them in full:
-            config: the options of the GRU; by default `GRUConfig()`.
-            initial_state: `[..., u]`; None by default.
-            mask: `[..., t]` or `[..., t, 1]`; None by default.
-            seq_lengths: `[...]` integers; None by default.
-            reset: like `mask`; None by default.
-            reset_state: `[..., u]`, only with `reset`; None by default.
-            rng: JAX random key; None by default.
-            dropout_masks: `DropoutMasks`; None by default.
-            go_backwards: True processes the last step first; False by default.
-            time_major: True has time as the first axis; False by default.
-            return_sequences: False returns the last output only; True by default.
-            zero_output_for_mask: True makes outputs zeros at masked steps; False by default.
-            chunk: steps per chunk; None by default.
-            remat: True keeps only every sqrt(t)-th state; False by default.
-            dtype: dtype to compute in; None by default.
-            precision: precision of the matrix products; None by default.
+
+            * config: the options of the GRU; by default `GRUConfig()`.
+            * initial_state: `[..., u]`; None by default.
+            * mask: `[..., t]` or `[..., t, 1]`; None by default.
+            * seq_lengths: `[...]` integers; None by default.
+            * reset: like `mask`; None by default.
+            * reset_state: `[..., u]`, only with `reset`; None by default.
+            * rng: JAX random key; None by default.
+            * dropout_masks: `DropoutMasks`; None by default.
+            * go_backwards: True processes the last step first; False by default.
+            * time_major: True has time as the first axis; False by default.
+            * return_sequences: False returns the last output only; True by default.
+            * zero_output_for_mask: True makes outputs zeros at masked steps; False by default.
+            * chunk: steps per chunk; None by default.
+            * remat: True keeps only every sqrt(t)-th state; False by default.
+            * dtype: dtype to compute in; None by default.
+            * precision: precision of the matrix products; None by default.
 
     Returns:
         `LoopChoice`.
