@@ -16,7 +16,7 @@ from rich.console import Console
 from gruflax.bench import measure, own_loops
 from gruflax.datasets import load_japanese_vowels
 from gruflax.demo import command, run, training
-from gruflax.functional import LoopChoice, NativeInfo
+from gruflax.functional import LoopChoice, NativeInfo, native_info
 
 
 UNITS = 12
@@ -207,7 +207,7 @@ def test_only_the_first_process_prints(monkeypatch, capsys, trained, rank, index
 
 def test_loop_times_the_loops_of_this_machine(monkeypatch, capsys):
     monkeypatch.setattr(own_loops, "CASE", own_loops.Case(2, 3, 4, 5))
-    monkeypatch.setattr(own_loops.loops_table, "__defaults__", (0.1,))
+    monkeypatch.setattr(own_loops, "SECONDS", 0.1)
     command.main(["--loop"])
     written = capsys.readouterr().out
     assert re.match(r"Timing .*: about \d+ seconds", written)
@@ -215,13 +215,15 @@ def test_loop_times_the_loops_of_this_machine(monkeypatch, capsys):
     rows = [line.split() for line in written.splitlines() if re.search(r"\d [mu]s", line)]
     assert {"scan", "chunked", "flax.linen"} <= {row[0] for row in rows}
     assert "2 sequences of 3 steps, 4 features and 5 units" in written
+    assert rows[0][0] == ("native" if native_info().available else "chunked")
+    assert rows[0][3] == rows[0][6] == "1.00"
 
 
 @pytest.mark.parametrize("usual", ["native", "chunked"])
 def test_ratios_are_those_to_the_usual_loop_even_if_another_is_faster(monkeypatch, usual):
     seconds = {"scan": 2.0, "chunked": 4.0, "native": 5.0, "flax.linen": 1.0}
 
-    def measured(case, mode, peers, budget):
+    def measured(case, mode, peers, seconds_in_all):
         results = [
             measure.Result(peer.name, peer.kind, measure.spread([seconds[name]]), None, None, "")
             for peer in peers

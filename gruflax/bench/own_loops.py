@@ -17,21 +17,22 @@ from gruflax.functional import NativeInfo, explain_loop, native_info
 CASE = Case(*FULL_SHAPES[0])
 # "auto" would run one of the other loops again.
 PEERS = (*(peer for peer in LOOP_PEERS if peer.name != SUBJECT), LIBRARIES[LINEN])
+# For the timings of a mode, all contestants together.
+SECONDS = 3.0
 
 
-def loops_table(say: Callable[[str], None], budget: float = 3.0) -> Table:
+def loops_table(say: Callable[[str], None]) -> Table:
     """Times gruflax's loops and flax.linen in turn on the CPU, forward and in training.
 
-    `say` is told what is being done. `budget` is the time for each of the two, in seconds. The
-    first row is the loop that "auto" takes here, the native loop where it runs. The others are
-    compared with it, whichever is the fastest; they are sorted by their time in training.
+    `say` is told what is being done. The first row is the loop that "auto" takes here: the native
+    loop where it runs. The others are compared with it and sorted by their time in training.
     """
     params = jax.eval_shape(lambda: gruflax_params(CASE))
     usual = explain_loop(params, CASE.inputs()).gradient
     groups = []
     for mode, name in zip(MODES, ("the forward pass", "training"), strict=True):
         say(f"compiling and timing {name} ...")
-        groups.append(measure_group(CASE, mode, PEERS, budget))
+        groups.append(measure_group(CASE, mode, PEERS, SECONDS))
     table = new_table("loop", "forward", f"x {usual}", "training", f"x {usual}")
     reference = f"gruflax ({usual})"
     names = [result.name for result in groups[1].results]
