@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gruflax.bench import own_loops
+from gruflax.bench import measure, own_loops
 from gruflax.datasets import load_japanese_vowels
-from gruflax.demo import command, training
-from gruflax.functional import NativeInfo
+from gruflax.demo import command, run, training
+from gruflax.functional import LoopChoice, NativeInfo, native_info
 
 
 UNITS = 12
@@ -140,7 +140,7 @@ def trained(monkeypatch, template):
         correct = np.arange(270) % 3 > 0, np.arange(370) % 10 > 0
         return training.Outcome(template, np.zeros(epochs, np.float32), *correct, seconds=12.3)
 
-    monkeypatch.setattr(command, "train", train)
+    monkeypatch.setattr(run, "train", train)
 
 
 def test_results_are_shown_even_where_saving_fails(tmp_path, capsys, monkeypatch, trained):
@@ -158,17 +158,19 @@ def test_results_are_shown_even_where_saving_fails(tmp_path, capsys, monkeypatch
     assert written.err == line
 
 
-def test_a_pipe_gets_whole_lines_the_first_the_last_and_some_between(monkeypatch):
+def test_a_pipe_gets_whole_lines_of_each_part_and_of_some_epochs(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 6.5, 7.0, 8.0])
-    monkeypatch.setattr(command.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(run.time, "perf_counter", lambda: next(now))
     console = Console(file=io.StringIO(), width=80)
-    with command._progress(console, 5) as report:
+    with run._progress(console, 5) as report:
+        assert console.file.getvalue().startswith("compiling")
         for epoch in range(1, 6):
             report(epoch, 1 / epoch)
-    assert console.file.getvalue().splitlines() == [
+    assert console.file.getvalue().splitlines()[1:] == [
         "epoch 1/5, loss 1.000, 1.0 s",
         "epoch 3/5, loss 0.333, 6.5 s",
         "epoch 5/5, loss 0.200, 8.0 s",
+        "testing ...",
     ]
 
 
@@ -178,37 +180,69 @@ def test_a_terminal_of_any_width_gets_a_bar_and_a_table(colour, columns, templat
     console = Console(
         file=io.StringIO(), width=columns, force_terminal=True, _environ={"TERM": "xterm", **colour}
     )
-    with command._progress(console, 100) as report:
-        outcome = command.train(UNITS, 100, 0, report)
-    console.print(command._summary(outcome))
+    with run._progress(console, 100) as report:
+        outcome = run.train(UNITS, 100, 0, report)
+    console.print(run._summary(outcome))
     written = console.file.getvalue()
     assert ("\x1b[3" in written or "\x1b[9" in written) == (not colour)
     shown = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", written).replace("\r", "\n")
     lines = [line for line in shown.splitlines() if line.strip()]
     assert all(len(line) <= columns for line in lines)
+    assert re.fullmatch(r"compiling [━ ]+   0/100 loss \.\.\. 0:00:00", lines[0].rstrip())
     assert any(re.fullmatch(r"epoch ━+ 100/100 loss 0.010 \d:\d\d:\d\d", line) for line in lines)
     # No row is broken.
     assert "test accuracy  │ 90.00 % (333 of 370)" in shown
     assert "without dropout" in shown
 
 
-def test_other_processes_print_nothing(monkeypatch, capsys, trained):
-    monkeypatch.setattr(command.jax, "process_index", lambda: 1)
+@pytest.mark.parametrize("rank", ["JAX_PROCESS_ID", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_only_the_first_process_prints(monkeypatch, capsys, trained, rank, index):
+    monkeypatch.setenv(rank, str(index))
+    monkeypatch.setattr(run.jax, "process_index", lambda: index)
     command.main(["--epochs", "3"])
-    assert capsys.readouterr().out == ""
+    begins = [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert begins[:5] == ([] if index else ["A", "importing", "joining", "compiling", "epoch"])
 
 
 def test_loop_times_the_loops_of_this_machine(monkeypatch, capsys):
     monkeypatch.setattr(own_loops, "CASE", own_loops.Case(2, 3, 4, 5))
+    monkeypatch.setattr(own_loops, "SECONDS", 0.1)
     command.main(["--loop"])
     written = capsys.readouterr().out
+    assert re.match(r"Timing .*: about \d+ seconds", written)
+    assert written.count("compiling and timing") == 2
     rows = [line.split() for line in written.splitlines() if re.search(r"\d [mu]s", line)]
     assert {"scan", "chunked", "flax.linen"} <= {row[0] for row in rows}
     assert "2 sequences of 3 steps, 4 features and 5 units" in written
-    # The first row is what the others are compared with, and the fastest in training.
-    times = [row[1:] for row in rows]
-    assert times[0][2] == times[0][5] == "1.00"
-    assert all(float(row[5]) >= 1 for row in times)
+    assert rows[0][0] == ("native" if native_info().available else "chunked")
+    assert rows[0][3] == rows[0][6] == "1.00"
+
+
+@pytest.mark.parametrize("usual", ["native", "chunked"])
+def test_ratios_are_those_to_the_usual_loop_even_if_another_is_faster(monkeypatch, usual):
+    seconds = {"scan": 2.0, "chunked": 4.0, "native": 5.0, "flax.linen": 1.0}
+
+    def measured(case, mode, peers, seconds_in_all):
+        results = [
+            measure.Result(peer.name, peer.kind, measure.spread([seconds[name]]), None, None, "")
+            for peer in peers
+            if (name := peer.name.removeprefix("gruflax ").strip("()")) in seconds
+        ]
+        return measure.Group(case, mode, tuple(results), {})
+
+    monkeypatch.setattr(own_loops, "measure_group", measured)
+    monkeypatch.setattr(own_loops, "explain_loop", lambda *_: LoopChoice(usual, usual, ()))
+    said = []
+    table = own_loops.loops_table(said.append)
+    assert [line.split()[3] for line in said] == ["the", "training"]
+    headings = [column.header for column in table.columns]
+    assert headings == ["loop", "forward", f"x {usual}", "training", f"x {usual}"]
+    names, _, forward, _, training = ([*column.cells] for column in table.columns)
+    others = sorted(seconds.keys() - {usual}, key=seconds.__getitem__)
+    assert names == [usual, *others]
+    assert forward == training == [f"{seconds[name] / seconds[usual]:.2f}" for name in names]
+    assert forward[0] == "1.00" > forward[1]
 
 
 def test_loop_says_why_the_native_loop_is_missing():
@@ -224,33 +258,43 @@ def test_runs_as_a_module_without_a_terminal_or_a_warning():
 
 
 def interrupted(options, environment, until):
-    """Sends the demo a SIGINT after a line that begins so."""
+    """Sends the demo a SIGINT after a line that begins so; returns what it printed to pipes."""
     demo = subprocess.Popen(
         [sys.executable, "-m", "gruflax.demo", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        env={**os.environ, **environment},
     )
-    while not demo.stdout.readline().startswith(until):
+    lines = [demo.stdout.readline()]
+    while not lines[-1].startswith(until):
         assert demo.poll() is None
+        lines.append(demo.stdout.readline())
     demo.send_signal(signal.SIGINT)
-    _, errors = demo.communicate(timeout=60)
-    return demo.returncode, errors
+    output, errors = demo.communicate(timeout=60)
+    assert (demo.returncode, errors) == (130, "gruflax.demo: interrupted\n")
+    return "".join(lines) + output
 
 
-@pytest.mark.parametrize("moment", ["importing", "A masked GRU learns", "epoch 1/"])
-def test_ctrl_c_ends_it_at_any_moment_with_130(tmp_path, moment):
+@pytest.mark.parametrize("moment", ["compiling", "epoch 1/"])
+def test_ctrl_c_ends_it_at_any_moment_with_130(moment):
+    printed = interrupted(["--units", "2", "--epochs", "1000000"], {}, moment)
+    # The line is there before what it announces is over.
+    assert ("epoch" in printed) == (moment == "epoch 1/")
+
+
+@pytest.mark.parametrize("options", [[], ["--loop"]])
+def test_it_says_what_it_does_before_it_imports_jax(tmp_path, options):
     # Instead of JAX a module that is imported for ever, and that swallows exceptions.
     slow = (
-        "import time\nprint('importing')\nwhile True:\n    try: time.sleep(1)\n"
+        "import os, time\nos.write(1, b'slow\\n')\nwhile True:\n    try: time.sleep(1)\n"
         "    except BaseException: pass\n"
     )
     (tmp_path / "jax.py").write_text(slow)
     path = os.pathsep.join([str(tmp_path), str(pathlib.Path(__file__).parents[1])])
-    environment = {"PYTHONPATH": path} if moment == "importing" else {}
-    options = ["--units", "2", "--epochs", "1000000"]
-    assert interrupted(options, environment, moment) == (130, "gruflax.demo: interrupted\n")
+    printed = interrupted(options, {"PYTHONPATH": path}, "slow")
+    first = command.TIMING if options else command.INTRODUCTION
+    assert printed.splitlines() == [first, "importing JAX and Flax ...", "slow"]
 
 
 def test_help_explains_the_options_with_their_defaults(capsys):
