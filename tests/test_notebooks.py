@@ -26,8 +26,8 @@ def width(png):
     return struct.unpack(">I", png[16:20])[0]
 
 
-def test_they_are_ten_and_each_has_its_picture():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 11)]
+def test_they_are_twelve_and_each_has_its_picture():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 13)]
     assert [path.stem for path in PICTURES] == [path.stem for path in NOTEBOOKS]
 
 
@@ -42,6 +42,13 @@ def test_it_is_executed_in_order_and_without_complaints(path):
     top = "".join(cells[0]["source"])
     for heading in ("What it shows.", "How long it takes.", "What to try next."):
         assert f"**{heading}**" in top
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_short(path):
+    cells = cells_of(path)
+    assert len(cells) <= 48
+    assert max(len(cell["source"]) for cell in cells if cell["cell_type"] == "code") <= 40
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -17,6 +17,9 @@ BLOCKS = re.findall(
 # What must hold of the names that an example defines.
 RESULTS = {
     "A masked classifier": "(logits.argmax(axis=-1) == test.labels).mean() > 0.9",
+    "Several layers, two directions": "code.shape == (32, 64)",
+    "Seeds and ensembles": "logits.shape == (8, 370, 9) and "
+    "(logits.mean(axis=0).argmax(axis=-1) == test.labels).mean() > 0.9",
     "State from call to call": "outputs.shape == (32, 29, 64) and "
     "not variables['recurrent_state']['h'].any()",
     "Resets inside a sequence, for reinforcement learning": "outputs.shape == (32, 29, 64) and "
@@ -66,7 +69,7 @@ def test_an_example_runs_alone_and_twice(tmp_path, heading, block):
 
 
 def test_it_is_read_in_a_minute():
-    assert len(TEXT.splitlines()) <= 250
+    assert len(TEXT.splitlines()) <= 240
 
 
 def test_its_links_lead_somewhere():

@@ -226,7 +226,7 @@ class GRU(GRUBase, Layer):
     """A GRU over a sequence: Keras' `GRU` with its argument names, order and defaults.
 
     Parameters: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or
-    [3u]; columns z | r | h, as in Keras, and as `gruflax.functional.gru_sequence` takes them.
+    [3u]; columns z | r | h, as in Keras, and as `gruflax.gru_sequence` takes them.
 
     The arguments are in Keras' order. Keras does not have those from `loop` on; those from
     `recurrent_weight_dropout` on are keyword-only.
@@ -276,7 +276,7 @@ class GRU(GRUBase, Layer):
         implementation: 1 draws a dropout mask for each gate, 2 one mask for all gates; with
             recurrent dropout it is always 1, as in Keras. Default 2.
         time_major: whether time is the first axis of inputs, masks and outputs. Default False.
-        loop: name of the loop that runs the GRU, see `gruflax.functional.gru_sequence`. Default
+        loop: name of the loop that runs the GRU, see `gruflax.gru_sequence`. Default
             "auto".
         remat: whether only every sqrt(t)-th state is kept for the backward pass, which computes the
             others again. Default False.

@@ -350,7 +350,7 @@ class GRU(GRUBase, Layer):
         time_major: whether time is the first axis of inputs, masks and outputs. Default False.
         use_cudnn: True means `loop="cudnn"` and raises an error where cuDNN cannot run; "auto" and
             False leave the choice to `loop`. Default "auto".
-        loop: name of the loop that runs the GRU, see `gruflax.functional.gru_sequence`. Default
+        loop: name of the loop that runs the GRU, see `gruflax.gru_sequence`. Default
             "auto".
         remat: whether only every sqrt(t)-th state is kept for the backward pass, which computes the
             others again. Default False.
