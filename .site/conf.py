@@ -81,9 +81,9 @@ def place_links(app, docname, source):
 
     def place(match):
         target = PAGES.get(match[1], match[1])
-        return (
-            f"]({target})" if (pages / target).exists() else f"]({REPOSITORY}/blob/main/{target})"
-        )
+        if not (pages / target).exists() and pathlib.Path(target).exists():
+            target = f"{REPOSITORY}/blob/main/{target}"
+        return f"]({target})"
 
     if docname in ("index", "CHANGELOG", "CONTRIBUTING"):
         source[0] = re.sub(r"\]\((?!https?:|#)([^)]+)\)", place, source[0])
@@ -91,7 +91,7 @@ def place_links(app, docname, source):
 
 # Methods through which classes of gruflax call each other.
 INTERNAL = """cells dropout_key dropout_mask_count layers mirrored own_state params sequence
-    sequence_arguments states step_cell""".split()
+    sequence_arguments step_cell""".split()
 
 
 def only_own_members(app, what, name, member, skip, options):
