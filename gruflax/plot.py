@@ -91,9 +91,10 @@ def _draw_part(axes: "Axes", part: str, array: np.ndarray, units: Sequence[int] 
     axes.set_title(f"{part} gate" if gate else part, loc="left", fontsize="medium")
     axes.set_ylabel("unit")
     if units is not None:
-        # There is room for eight numbers.
+        # There is room for eight numbers; rows without one have a small tick.
         rows = range(0, len(units), -(-len(units) // 8))
         axes.set_yticks(rows, [str(units[row]) for row in rows], fontsize="small")
+        axes.set_yticks(range(len(units)), minor=True)
     axes.locator_params("x", integer=True)
     axes.figure.colorbar(picture, ax=axes, pad=0.02)
 

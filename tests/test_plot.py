@@ -76,6 +76,14 @@ def test_gates_of_some_units_in_given_axes(gates, drawn):
     assert [label.get_text() for label in drawn(panels[1]).get_yticklabels()] == ["2", "0"]
 
 
+def test_of_many_units_some_are_numbered_and_all_have_a_tick(drawn):
+    units = list(range(29, 5, -1))
+    (panel,) = plot.gates(Gates(*RANDOM.random((4, 5, 30))), units=units, parts=("update",))
+    numbers = [label.get_text() for label in drawn(panel).get_yticklabels()]
+    assert numbers == [str(unit) for unit in units[::3]]
+    assert len(panel.get_yticks(minor=True)) == 24 - len(numbers)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
