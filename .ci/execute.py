@@ -3,7 +3,8 @@
 
     python .ci/execute.py notebooks/11_*.ipynb
 
-Needs the extra `notebooks`. Progress bars are left out of what is stored, and the picture that
+Needs the extra `notebooks`, torch for the second half of 12, and a machine with nothing else to do
+for notebooks that measure times. Progress bars are left out of what is stored, and the picture that
 README.md shows of each notebook is written anew.
 """
 
@@ -23,19 +24,19 @@ def pictures_of(notebook):
 
 
 def is_progress(output):
-    """Tells whether an output is what a progress bar leaves behind: a widget, or nothing."""
+    """Tells whether an output is what a progress bar leaves behind: a widget, or an empty text."""
     data = output.get("data", {})
     widget = "application/vnd.jupyter.widget-view+json" in data
-    return widget or output.output_type == "display_data" and not "".join(data.values()).strip()
+    return widget or set(data) <= {"text/plain", "text/html"} and data.get("text/plain") == ""
 
 
 def execute(path):
     """Executes one notebook in its folder, and writes it and its picture."""
     notebook = nbformat.read(path, as_version=4)
     shown = path.parent / "pictures" / f"{path.stem}.png"
-    before = pictures_of(notebook)
+    before, old = pictures_of(notebook), shown.read_bytes() if shown.exists() else None
     # The last picture, unless it was another one.
-    index = before.index(shown.read_bytes()) if shown.exists() and before else -1
+    index = before.index(old) if old in before else -1
     client = nbclient.NotebookClient(
         notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": path.parent}}
     )
@@ -46,8 +47,8 @@ def execute(path):
         cell.metadata.pop("execution", None)
         if "outputs" in cell:
             cell.outputs = [each for each in cell.outputs if not is_progress(each)]
-    shown.write_bytes(pictures_of(notebook)[index])
     nbformat.write(notebook, path)
+    shown.write_bytes(pictures_of(notebook)[index])
 
 
 for name in sys.argv[1:]:

@@ -5,7 +5,9 @@ import pathlib
 import re
 
 from docutils import nodes
+from flax import nnx
 from sphinx import addnodes
+from sphinx.util.inspect import stringify_signature
 
 import gruflax
 import gruflax.compat.v1
@@ -105,12 +107,22 @@ def only_own_members(app, what, name, member, skip, options):
 
 
 def name_arguments(app, what, name, obj, options, lines):
-    """Lists the fields of a class as what they are for its users: arguments."""
+    """Lists fields of classes as arguments; makes no links of arguments and of Keras' names."""
     lines[:] = ["Args:" if line == "Attributes:" else line for line in lines]
+    own = inspect.signature(obj).parameters if what in ("function", "method") else ()
+    words = "|".join([rf"`({argument})`" for argument in own] + [r"(?<=Keras' )`(\w+)`"])
+    words += r"|(?<=Keras 3's )`(\w+)`"
+    lines[:] = [re.sub(words, r"`\g<0>`", line) for line in lines]
 
 
-def shorten(app, what, name, obj, options, signature, result):
-    """Leaves Flax's `parent`, which Flax itself sets, out of the arguments of linen modules."""
+def write_signature(app, what, name, obj, options, signature, result):
+    """Writes a constructor's arguments: without `parent`, which Flax sets, and in full for NNX."""
+    if what == "class" and isinstance(obj, type(nnx.Module)):
+        own = list(inspect.signature(obj.__init__).parameters.values())[1:]
+        if own[-1].name == "options":  # NNX's RNN hands them to the fields of its base
+            fields = inspect.signature(obj.__base__.__init__).parameters.values()
+            own[-1:] = [field for field in fields if field.name not in ("self", own[0].name)]
+        signature = stringify_signature(inspect.Signature(own), show_annotation=False)
     if signature is None:
         return None
     signature = re.sub(r", parent=<[^>]*>", "", signature)
@@ -134,4 +146,4 @@ def setup(app):
     app.connect("source-read", place_links)
     app.connect("autodoc-skip-member", only_own_members)
     app.connect("autodoc-process-docstring", name_arguments, priority=400)  # before napoleon
-    app.connect("autodoc-process-signature", shorten)
+    app.connect("autodoc-process-signature", write_signature)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# Okabe and Ito's colours; the last ones are faint on white.
+#: Seven colours by Okabe and Ito, which colour-blind people can tell apart; the last are faint.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+#: A grey for what is in the background.
 GREY = "#999999"
 SIZE = (5.0, 3.0)
 PARTS = ("update", "reset", "candidate", "state")

@@ -14,6 +14,8 @@ def from_flax_linen(params: Nested) -> Params:
 
     The recurrent bias of the update and the reset gate, which Flax does not have, is zeros.
 
+    For example::
+
         params = from_flax_linen(rnn.init(key, x)["params"])
         outputs, state = gruflax.gru_sequence(params, x)
 
@@ -39,6 +41,8 @@ def to_flax_linen(
     reset gate, where gruflax has two, so these are added up and cannot be separated again. A GRU
     without a bias gets a bias of zeros.
 
+    For example::
+
         cell = flax.linen.GRUCell(64)
         state, output = cell.apply({"params": to_flax_linen(gru, variables)}, state, x)
 
@@ -60,6 +64,8 @@ def from_flax_nnx(cell: object) -> Params:
     """Converts the parameters of a `flax.nnx.GRUCell`; exact, bit by bit.
 
     The recurrent bias, which NNX's cell does not have, is zeros.
+
+    For example::
 
         params = from_flax_nnx(nnx.GRUCell(12, 64, rngs=nnx.Rngs(0)))
         outputs, state = gruflax.gru_sequence(params, x)
@@ -85,6 +91,8 @@ def to_flax_nnx(
     The result computes the same function. NNX's cell has no recurrent bias, so the two biases of
     the update and the reset gate are added up, as in `to_flax_linen`.
 
+    For example::
+
         cell = nnx.GRUCell(12, 64, rngs=nnx.Rngs(0))
         nnx.update(cell, to_flax_nnx(gru, variables))
 
@@ -107,6 +115,8 @@ def from_equinox(cell: object) -> Params:
     """Converts the parameters of an `equinox.nn.GRUCell`; exact, bit by bit.
 
     The recurrent bias of the update and the reset gate, which Equinox does not have, is zeros.
+
+    For example::
 
         params = from_equinox(eqx.nn.GRUCell(12, 64, key=key))
         outputs, state = gruflax.gru_sequence(params, x)
@@ -188,6 +198,8 @@ def to_haiku(source: GRU | GRUCell | Nested, variables: Nested | None = None) ->
 
     A GRU without a bias gets a bias of zeros.
 
+    For example::
+
         params = {"gru": to_haiku(gruflax.GRU(64, reset_after=False), variables)}
         outputs, state = transformed.apply(params, key, x)
 
@@ -196,7 +208,7 @@ def to_haiku(source: GRU | GRUCell | Nested, variables: Nested | None = None) ->
         variables: the variables of the module; None, the default, if `source` is bare params.
 
     Returns:
-        The params as NumPy arrays: `w_i` [f, 3u], `w_h` [u, 3u] and `b` [3u].
+        A dict of NumPy arrays, `w_i` [f, 3u], `w_h` [u, 3u] and `b` [3u].
 
     Raises:
         TypeError: `source` or `variables` is of another type.

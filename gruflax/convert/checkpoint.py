@@ -31,6 +31,8 @@ _TREE = "gruflax.tree"
 def save_safetensors(path: Path, variables: Mapping[str, Tree]) -> None:
     """Saves the variables of a model under names like "params.kernel" and "recurrent_state.h".
 
+    For example::
+
         save_safetensors("gru.safetensors", variables)
 
     An existing file is replaced in one step, when the new one is complete. The metadata of the file
@@ -62,6 +64,8 @@ def save_safetensors(path: Path, variables: Mapping[str, Tree]) -> None:
 def load_safetensors(path: Path, variables: Mapping[str, Tree] | None = None) -> dict[str, Tree]:
     """Loads the variables that `save_safetensors` saved.
 
+    For example::
+
         variables = gru.init(key, x)
         variables = load_safetensors("gru.safetensors", variables)
 
@@ -73,8 +77,8 @@ def load_safetensors(path: Path, variables: Mapping[str, Tree] | None = None) ->
 
     Returns:
         NumPy arrays, nested as `variables` or, without it, in the dicts, tuples and lists that were
-        saved. If the file's metadata does not describe these, because gruflax 0.1 or another
-        program wrote it, the arrays are in dicts, and in tuples where all names are numbers from 0.
+        saved. If the file's metadata does not describe these, because another program
+        wrote it, the arrays are in dicts, and in tuples where all names are numbers from 0.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -27,6 +27,8 @@ class KerasLayer(Protocol):
 def from_keras(source: object, name: str | Sequence[str] | None = None, **fields: Any) -> Any:
     """Converts GRUs of Keras 1 to 3, tf.keras and tf-keras; exact, bit by bit.
 
+    For example::
+
         gru, variables = from_keras("model.keras", "encoder")
         outputs = gru.apply(variables, x)
 
@@ -87,6 +89,8 @@ def to_keras(
     variables: Nested | None = None,
 ) -> list[np.ndarray]:
     """Converts to the weight list of a Keras layer; exact, bit by bit.
+
+    For example::
 
         layer = keras.layers.GRU.from_config(gru.get_config())
         layer.build((None, None, 12))

@@ -76,6 +76,8 @@ def from_onnx(
     `learn_initial_state=True` and the parameter `initial_state`, if it is the same for the whole
     batch; an `initial_state` given to the call replaces it, as always.
 
+    For example::
+
         gru, variables = from_onnx("model.onnx")
         outputs = gru.apply(variables, x)
 

@@ -101,6 +101,8 @@ def to_onnx(
     does this function. ONNX's GRU has float16, float32, float64 and, from opset 22 on, bfloat16;
     of these onnxruntime runs float16 and float32 on a CPU.
 
+    For example::
+
         onnx.save(to_onnx(gru, variables), "gru.onnx")
         session = onnxruntime.InferenceSession("gru.onnx")
         (outputs,) = session.run(None, {"inputs": x})

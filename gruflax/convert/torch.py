@@ -39,6 +39,8 @@ def from_torch(
     end of a sequence are zeros (`zero_output_for_mask=True`), states are those at its end.
     `from_torch_state` and `to_torch_state` convert the states, torch's h_0 and h_n.
 
+    For example::
+
         gru, variables = from_torch(torch_gru)
         outputs = gru.apply(variables, x)
 
@@ -100,6 +102,8 @@ def to_torch(
 
     Arrays keep their dtype. bfloat16 is unknown to `torch.from_numpy`; it goes by float32, as
     `torch.from_numpy(v.astype("float32")).bfloat16()`.
+
+    For example::
 
         state_dict = to_torch(gru, variables)
         torch_gru = torch.nn.GRU(12, 64, batch_first=True)

@@ -39,7 +39,7 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 def hard_sigmoid_v1(x: jax.Array) -> jax.Array:
     """TensorFlow 1's piecewise linear sigmoid, `clip(0.2 x + 0.5, 0, 1)`.
 
-    Keras 3 gives the name `hard_sigmoid` to `relu6(x + 3) / 6`.
+    Keras 3 gives the name "hard_sigmoid" to `relu6(x + 3) / 6`.
     """
     return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
 

@@ -93,7 +93,7 @@ def gru_sequence(
             message names the argument.
 
     Sources: Keras 3's `GRU`; where versions and backends of Keras disagree, the guide to migrating
-    (`notebooks/10_migrating_from_keras.ipynb`) says which one this follows.
+    from Keras says which one this follows.
     """
     with mesh_of(inputs):
         call = make_call(

@@ -66,7 +66,7 @@ class GRUBase(Module):
 
     @property
     def num_feature_axes(self) -> int:
-        """Returns 1: an input step is `[..., f]`."""
+        """Returns 1, since an input step is `[..., f]`."""
         return 1
 
     @nn.nowrap
@@ -122,8 +122,7 @@ class GRUCell(GRUBase, nn.RNNCellBase):
 
     Dropout masks are drawn at each call from the "dropout" stream. In `flax.linen.RNN`,
     `split_rngs={"params": False, "dropout": False}` gives the same masks at every step, as in
-    Keras. The arguments are in Keras' order; those from `recurrent_weight_dropout` on are
-    keyword-only.
+    Keras. The arguments are in Keras' order; those from `dtype` on are keyword-only.
 
     Attributes:
         units: size u of the state.
@@ -228,8 +227,8 @@ class GRU(GRUBase, Layer):
     Parameters: `kernel` [f, 3u], `recurrent_kernel` [u, 3u] and `bias` [2, 3u] (`reset_after`) or
     [3u]; columns z | r | h, as in Keras, and as `gruflax.gru_sequence` takes them.
 
-    The arguments are in Keras' order. Keras does not have those from `loop` on; those from
-    `recurrent_weight_dropout` on are keyword-only.
+    The arguments are in Keras' order, followed by those that Keras does not have; those from
+    `dtype` on are keyword-only.
 
     Attributes:
         units: size u of the state.

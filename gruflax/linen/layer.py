@@ -205,7 +205,7 @@ class Layer(Module):
         reset_stored_state(self, self.stateful, states)
 
     def reset_state(self) -> None:
-        """Resets the stored state to zeros, as `reset_states()` does."""
+        """Resets the stored state to zeros, as ``reset_states()`` does."""
         self.reset_states()
 
 

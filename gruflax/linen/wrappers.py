@@ -112,7 +112,7 @@ class Bidirectional(Pair, Module):
             layer.reset_states(half)
 
     def reset_state(self) -> None:
-        """Resets the stored states to zeros, as `reset_states()` does."""
+        """Resets the stored states to zeros, as ``reset_states()`` does."""
         self.reset_states()
 
     @property
@@ -249,5 +249,5 @@ class Stack(Module):
                 layer.reset_states(state)
 
     def reset_state(self) -> None:
-        """Resets the stored states to zeros, as `reset_states()` does."""
+        """Resets the stored states to zeros, as ``reset_states()`` does."""
         self.reset_states()

@@ -111,7 +111,7 @@ class GRUBase(nnx.Module):
 
     @property
     def num_feature_axes(self) -> int:
-        """Returns 1: an input step is `[..., f]`."""
+        """Returns 1, since an input step is `[..., f]`."""
         return 1
 
     def initialize_carry(
@@ -169,6 +169,8 @@ class GRUBase(nnx.Module):
 @dataclasses.dataclass(eq=False, repr=False)
 class GRUCell(GRUBase, nnx.RNNCellBase):
     """One step of a GRU: Keras' `GRUCell` as a `flax.nnx` RNN cell.
+
+    For example::
 
         cell = gruflax.nnx.GRUCell(4, 8, rngs=nnx.Rngs(0))
         state = cell.initialize_carry(x.shape)
@@ -279,6 +281,8 @@ class GRUCell(GRUBase, nnx.RNNCellBase):
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class GRU(GRUBase, Layer):
     """A GRU over a sequence: Keras' `GRU` with its argument names and defaults.
+
+    For example::
 
         gru = gruflax.nnx.GRU(4, 8, return_sequences=True, dropout=0.1, rngs=nnx.Rngs(0))
         outputs = gru(inputs, mask=mask)

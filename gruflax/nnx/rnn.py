@@ -114,6 +114,8 @@ def _is_held(path: tuple[object, ...], variable: object) -> bool:
 class StackedRNNCells(nnx.RNNCellBase):
     """Several cells in a row as one cell: Keras' `StackedRNNCells` for NNX cells.
 
+    For example::
+
         cell = gruflax.nnx.StackedRNNCells([GRUCell(4, 8, rngs=rngs), GRUCell(8, 8, rngs=rngs)])
 
     The state is a tuple of the cells' states. `gruflax.nnx.RNN` runs cell after cell over the whole
@@ -205,6 +207,8 @@ class StackedRNNCells(nnx.RNNCellBase):
 
 class RNN(Layer):
     """Runs a cell over a sequence: Keras' `RNN` for Flax's NNX cells.
+
+    For example::
 
         rnn = gruflax.nnx.RNN(nnx.LSTMCell(4, 8, rngs=rngs), return_sequences=True)
         outputs = rnn(inputs, seq_lengths=lengths)

@@ -93,6 +93,8 @@ _COLLECTIONS = {"params": nnx.Param, "recurrent_state": RecurrentState}
 def to_linen_variables(module: nnx.Module) -> dict[str, PyTree]:
     """Returns a layer's variables in the form of the linen layer of the same arguments.
 
+    For example::
+
         gru = gruflax.nnx.GRU(4, 8, rngs=nnx.Rngs(0))
         outputs = gruflax.GRU(8).apply(gruflax.nnx.to_linen_variables(gru), inputs)
 
@@ -100,7 +102,8 @@ def to_linen_variables(module: nnx.Module) -> dict[str, PyTree]:
         module: a `gruflax.nnx` layer or cell.
 
     Returns:
-        `{"params": ...}`, with "recurrent_state" if a state is stored; the numbers are unchanged.
+        A dict `{"params": ...}`, with "recurrent_state" if a state is stored; the numbers are
+        unchanged.
     """
     collections = {name: _tree(module, kind) for name, kind in _COLLECTIONS.items()}
     return {name: tree for name, tree in collections.items() if tree}
@@ -108,6 +111,8 @@ def to_linen_variables(module: nnx.Module) -> dict[str, PyTree]:
 
 def from_linen_variables(module: nnx.Module, variables: Mapping[str, PyTree]) -> None:
     """Sets a layer's variables to those of the linen layer of the same arguments.
+
+    For example::
 
         variables = gruflax.GRU(8).init(key, inputs)
         gru = gruflax.nnx.GRU(4, 8, rngs=nnx.Rngs(0))

@@ -19,6 +19,8 @@ def total_loss(
 ) -> jax.Array:
     """Sums the regularisation losses of a model, to be added to a training loss.
 
+    For example::
+
         outputs, captured = nnx.capture(model, gruflax.nnx.ActivityLoss)(inputs)
         loss = mean_squared_error(outputs, targets) + gruflax.nnx.total_loss(model, captured)
 
@@ -43,6 +45,8 @@ def total_loss(
 
 def apply_constraints(module: nnx.Module, stacked_axis: StackedAxis = None) -> None:
     """Constrains a model's weights in place, as Keras' `fit` does after each update.
+
+    For example::
 
         optimizer.update(model, gradients)
         gruflax.nnx.apply_constraints(model)

@@ -29,6 +29,8 @@ from gruflax.nnx.rnn import RNN
 class Bidirectional(Pair, nnx.Module):
     """Runs two layers over a sequence in opposite directions: Keras' `Bidirectional`.
 
+    For example::
+
         both = gruflax.nnx.Bidirectional(gruflax.nnx.GRU(4, 8, rngs=rngs), rngs=rngs)
         outputs = both(inputs, mask=mask)
 

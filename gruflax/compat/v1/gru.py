@@ -319,7 +319,7 @@ class GRU(V1Module, Layer):
 
     @property
     def states(self) -> list[jax.Array | None]:
-        """Returns the stored state as v1 does: `[[b, u]]`, or `[None]` where nothing is stored."""
+        """Returns the stored state as v1 does, `[[b, u]]`, or `[None]` where nothing is stored."""
         bound = self.scope is not None
         return [self.get_variable(COLLECTION, "h") if bound else None]
 
