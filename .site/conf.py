@@ -106,13 +106,21 @@ def only_own_members(app, what, name, member, skip, options):
     return not (own and public and inspect.getdoc(member))
 
 
-def name_arguments(app, what, name, obj, options, lines):
-    """Lists fields of classes as arguments; makes no links of arguments and of Keras' names."""
-    lines[:] = ["Args:" if line == "Attributes:" else line for line in lines]
+def quote(app, what, name, obj, options, lines):
+    """Prepares a docstring: fields of classes are arguments; only what can be a name is a link."""
     own = inspect.signature(obj).parameters if what in ("function", "method") else ()
-    words = "|".join([rf"`({argument})`" for argument in own] + [r"(?<=Keras' )`(\w+)`"])
-    words += r"|(?<=Keras 3's )`(\w+)`"
-    lines[:] = [re.sub(words, r"`\g<0>`", line) for line in lines]
+
+    def quoted(match):
+        keras, double, word, letter = match.groups(default="")
+        if double:
+            return match[0]
+        name = re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", word) and word not in own and not keras
+        text = f"`{word}`" if name else f"``{word}``"
+        return keras + text + (rf"\ {letter}" if letter else "")
+
+    text = re.sub(r"(?m)^Attributes:$", "Args:", "\n".join(lines))
+    pattern = r"(Keras(?:'|\ 3's)\s+)?(?:(``.*?``)|`([^`]+)`)(\w?)"
+    lines[:] = re.sub(pattern, quoted, text, flags=re.DOTALL).split("\n")
 
 
 def write_signature(app, what, name, obj, options, signature, result):
@@ -123,6 +131,8 @@ def write_signature(app, what, name, obj, options, signature, result):
             fields = inspect.signature(obj.__base__.__init__).parameters.values()
             own[-1:] = [field for field in fields if field.name not in ("self", own[0].name)]
         signature = stringify_signature(inspect.Signature(own), show_annotation=False)
+    if what == "class" and issubclass(obj, nnx.Variable):
+        return "", result
     if signature is None:
         return None
     signature = re.sub(r", parent=<[^>]*>", "", signature)
@@ -145,5 +155,5 @@ def setup(app):
     app.connect("doctree-read", link_names)
     app.connect("source-read", place_links)
     app.connect("autodoc-skip-member", only_own_members)
-    app.connect("autodoc-process-docstring", name_arguments, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", quote, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", write_signature)
