@@ -21,7 +21,8 @@ def public_names(module):
     if hasattr(module, "__all__"):
         return set(module.__all__)
     functions = inspect.getmembers(module, inspect.isfunction)
-    return {name for name, each in functions if each.__module__ == module.__name__}
+    own = {name for name, each in functions if each.__module__ == module.__name__}
+    return {name for name in own if not name.startswith("_")}
 
 
 def names_on_the_site():
@@ -48,7 +49,7 @@ def test_every_public_name_is_on_it(module):
     assert wanted and wanted == names_on_the_site()[module.__name__] - {"COLOURS", "GREY"}
 
 
-@pytest.mark.parametrize("path", PACKAGE.rglob("*.py"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_examples_in_docstrings_are_code_blocks(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
